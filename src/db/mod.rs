@@ -1,0 +1,5 @@
+pub mod embedded;
+pub mod lane;
+pub mod migrate;
+pub mod pool;
+pub mod tx;

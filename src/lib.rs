@@ -1,0 +1,17 @@
+//! Tessera: member and coupon backend of a retail chain.
+
+pub mod app;
+pub mod chain;
+pub mod clock;
+pub mod config;
+pub mod coupon;
+pub mod db;
+pub mod event;
+pub mod http;
+pub mod id;
+pub mod member;
+pub mod partition;
+pub mod problem;
+pub mod secret;
+pub mod telemetry;
+pub mod verify;

@@ -1,0 +1,134 @@
+//! What can go wrong, by name: the one table of error codes of the API, and a refusal that a domain decides.
+//!
+//! A code never changes its meaning, its status or its title; a snapshot test freezes the table. This module knows
+//! nothing of HTTP libraries: `http::problem` alone renders RFC 9457.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+macro_rules! codes {
+    ($($variant:ident $name:literal $status:literal $title:literal),+ $(,)?) => {
+        /// A stable error code. The name is what clients compare.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum Code {
+            $(#[doc = $title] #[serde(rename = $name)] $variant,)+
+        }
+
+        impl Code {
+            /// Every code, in the order of the table.
+            pub const ALL: &[Code] = &[$(Code::$variant),+];
+
+            /// The name clients compare, and the last part of the problem's type.
+            pub const fn name(self) -> &'static str {
+                match self { $(Code::$variant => $name),+ }
+            }
+
+            /// The HTTP status that goes with the code.
+            pub const fn status(self) -> u16 {
+                match self { $(Code::$variant => $status),+ }
+            }
+
+            /// One line for people.
+            pub const fn title(self) -> &'static str {
+                match self { $(Code::$variant => $title),+ }
+            }
+        }
+    };
+}
+
+codes! {
+    // The request itself.
+    MalformedBody "malformed_body" 400 "The body is not well-formed JSON of the documented shape",
+    InvalidField "invalid_field" 422 "A field has a value that is not allowed",
+    MalformedPath "malformed_path" 404 "A part of the path is not a well-formed id",
+    MalformedQuery "malformed_query" 400 "The query string is not of the documented shape",
+    MalformedHeader "malformed_header" 400 "A header is missing or not of the documented shape",
+    UnsupportedMediaType "unsupported_media_type" 415 "The body must be application/json",
+    BodyTooLarge "body_too_large" 413 "The body is larger than this endpoint takes",
+    RouteNotFound "route_not_found" 404 "There is no such endpoint",
+    MethodNotAllowed "method_not_allowed" 405 "The endpoint does not answer this method",
+    RequestTimeout "request_timeout" 408 "The request did not arrive in time",
+    // The caller.
+    Unauthenticated "unauthenticated" 401 "A valid API key is required",
+    RoleForbidden "role_forbidden" 403 "The API key's role may not do this",
+    StoreForbidden "store_forbidden" 403 "The API key belongs to another store",
+    TooManyRequests "too_many_requests" 429 "This caller sends more requests than its limit",
+    TooManyBadCodes "too_many_bad_codes" 429 "This caller sent too many coupon codes that fail their check",
+    // Request numbers.
+    RequestNumberRequired "request_number_required" 400 "This write needs a request number",
+    RequestNumberExpired "request_number_expired" 422 "The request number's day is outside the accepted window",
+    RequestNumberReused "request_number_reused" 409 "The request number was used for a request with another meaning",
+    RequestNotFound "request_not_found" 404 "Nothing has been decided under this request number yet",
+    // Preconditions.
+    PreconditionRequired "precondition_required" 428 "This change needs an If-Match header",
+    PreconditionFailed "precondition_failed" 412 "The thing was changed by somebody else meanwhile",
+    // Stores.
+    StoreNotFound "store_not_found" 404 "There is no such store",
+    StoreExists "store_exists" 409 "A store with this id exists",
+    StoreClosed "store_closed" 422 "The store is closed",
+    // Members.
+    MemberNotFound "member_not_found" 404 "There is no such member",
+    MemberKeyTaken "member_key_taken" 409 "An identifier belongs to another member",
+    MemberFrozen "member_frozen" 422 "The member is frozen",
+    MemberCancelled "member_cancelled" 422 "The member is cancelled",
+    IdentifierInvalid "identifier_invalid" 422 "An identifier is not of its kind",
+    // Rules.
+    RuleNotFound "rule_not_found" 404 "There is no such coupon rule",
+    RuleNotActive "rule_not_active" 422 "The coupon rule is not active",
+    RuleStateForbidden "rule_state_forbidden" 409 "The coupon rule cannot go from its state to that one",
+    StockExhausted "stock_exhausted" 409 "The rule has no coupons left",
+    MemberLimitReached "member_limit_reached" 409 "The member has taken as many coupons of this rule as allowed",
+    // Coupons.
+    CouponCodeInvalid "coupon_code_invalid" 422 "The coupon code fails its check: mistyped or made up",
+    CouponNotFound "coupon_not_found" 404 "There is no such coupon",
+    CouponNotYetValid "coupon_not_yet_valid" 422 "The coupon is not valid yet",
+    CouponExpired "coupon_expired" 422 "The coupon has expired",
+    CouponVoid "coupon_void" 409 "The coupon was made void",
+    CouponLocked "coupon_locked" 409 "The coupon is locked by another order",
+    CouponAlreadyRedeemed "coupon_already_redeemed" 409 "The coupon was redeemed already",
+    CouponNotRedeemed "coupon_not_redeemed" 409 "The coupon has no use that could be reversed",
+    CouponBelowThreshold "coupon_below_threshold" 422 "The amount is below the coupon's threshold",
+    CouponCurrencyMismatch "coupon_currency_mismatch" 422 "The coupon is in another currency",
+    CouponHolderMismatch "coupon_holder_mismatch" 422 "The coupon is held by another member",
+    RedemptionNotFound "redemption_not_found" 404 "There is no such redemption",
+    RedemptionAlreadyReversed "redemption_already_reversed" 409 "The redemption was reversed already",
+    // Ours.
+    Unavailable "unavailable" 503 "The service cannot answer at the moment; try again",
+    Overloaded "overloaded" 503 "The service has more work waiting than it can do; try again",
+    OutcomeUnknown "outcome_unknown" 503 "The outcome could not be learnt; ask for it by its request number or send it again",
+    Internal "internal" 500 "Something went wrong on our side",
+}
+
+/// A decided 'no': what a caller is told, and what is stored under its request number.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Refusal {
+    pub code: Code,
+    /// One sentence about this occurrence. Ids and masks only, no personal data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Members added to the problem document, such as `redeemed_at`.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub extra: Map<String, Value>,
+}
+
+impl Refusal {
+    pub fn new(code: Code) -> Self {
+        Self { code, detail: None, extra: Map::new() }
+    }
+
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.extra.insert(name.to_owned(), value.into());
+        self
+    }
+}
+
+impl From<Code> for Refusal {
+    fn from(code: Code) -> Self {
+        Self::new(code)
+    }
+}
