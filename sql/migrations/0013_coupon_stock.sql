@@ -5,8 +5,6 @@ create table coupon_stock (
     issued bigint not null default 0,
     voided bigint not null default 0,
     retired bigint not null default 0, -- of issued - voided: rows whose month was retired
-    spent bigint not null default 0, -- discounts given, smallest unit
-    refunded bigint not null default 0, -- discounts taken back, smallest unit
     period integer not null default 0, -- 0 or business day since 2000-01-01
     store_no integer not null default 0,
     constraint coupon_stock_pk primary key (rule_id, period, store_no),

@@ -1,0 +1,26 @@
+-- coupon::store::find
+-- touches: coupon=1
+-- route: coupon=$1
+-- sample: select array[code_id] from coupon limit 1
+select
+    c.code_id,
+    c.rule_id,
+    c.issued_at,
+    c.valid_from,
+    c.valid_until,
+    c.member_id,
+    c.redemption_id,
+    c.redeemed_at,
+    c.lock_until,
+    c.legacy_key,
+    c.rule_version,
+    c.issue_store_no,
+    c.redeemed_store_no,
+    c.state,
+    c.uses,
+    c.cycles,
+    c.lock_order,
+    c.order_ref,
+    c.referrer
+from {coupon} c
+where c.code_id = any($1::bigint[])

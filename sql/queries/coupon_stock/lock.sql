@@ -1,0 +1,14 @@
+-- coupon::store::lock_stocks
+-- touches: coupon_stock=1
+-- route: coupon_stock=$1
+-- sample: select array[rule_id], array[period], array[store_no] from coupon_stock limit 1
+select
+    s.rule_id,
+    s.issued,
+    s.voided,
+    s.period,
+    s.store_no
+from unnest($1::bigint[], $2::integer[], $3::integer[]) with ordinality as t (rule_id, period, store_no, position)
+join {coupon_stock} s on s.rule_id = t.rule_id and s.period = t.period and s.store_no = t.store_no
+order by t.position
+for update of s

@@ -1,0 +1,13 @@
+-- coupon::store::update_stocks
+-- touches: coupon_stock=1
+-- route: coupon_stock=$1
+-- sample: select array[rule_id], array[period], array[store_no], array[issued], array[voided] from coupon_stock limit 1
+update {coupon_stock} s
+set
+    issued = t.issued,
+    voided = t.voided
+from unnest($1::bigint[], $2::integer[], $3::integer[], $4::bigint[], $5::bigint[])
+    as t (rule_id, period, store_no, issued, voided)
+where s.rule_id = t.rule_id
+    and s.period = t.period
+    and s.store_no = t.store_no

@@ -1,0 +1,10 @@
+-- member::store::standings
+-- touches: member=1
+-- route: member=$1
+-- sample: select array[member_id] from member limit 1
+select
+    m.member_id,
+    m.state,
+    m.kind
+from {member} m
+where m.member_id = any($1::bigint[])

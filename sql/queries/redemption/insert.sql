@@ -1,0 +1,19 @@
+-- coupon::store::insert_redemptions
+-- touches: redemption=1
+-- route: redemption=$1
+-- sample: select array[max(redemption_id) + 1], array[1::bigint], array[1::bigint], array[now()], array[2::bigint], array[1::bigint], array[null::bigint], array[null::bigint], array[1], array[1], array[null::integer], array[1::smallint], array[null::text], array['x'] from redemption having count(*) > 0
+insert into {redemption} (
+    redemption_id, code_id, rule_id, recorded_at, amount, discount, member_id, reverses, rule_version, store_no,
+    sequence, kind, register, order_ref
+)
+select
+    t.redemption_id, t.code_id, t.rule_id, t.recorded_at, t.amount, t.discount, t.member_id, t.reverses,
+    t.rule_version, t.store_no, t.sequence, t.kind, t.register, t.order_ref
+from unnest(
+    $1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::bigint[], $6::bigint[], $7::bigint[],
+    $8::bigint[], $9::integer[], $10::integer[], $11::integer[], $12::smallint[], $13::text[], $14::text[]
+) with ordinality as t (
+    redemption_id, code_id, rule_id, recorded_at, amount, discount, member_id, reverses, rule_version, store_no,
+    sequence, kind, register, order_ref, position
+)
+order by t.position

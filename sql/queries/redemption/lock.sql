@@ -1,0 +1,25 @@
+-- coupon::store::lock_redemptions
+-- touches: redemption=1
+-- route: redemption=$1
+-- sample: select array[redemption_id] from redemption limit 1
+select
+    r.redemption_id,
+    r.code_id,
+    r.rule_id,
+    r.recorded_at,
+    r.amount,
+    r.discount,
+    r.member_id,
+    r.reverses,
+    r.reversed,
+    r.rule_version,
+    r.store_no,
+    r.sequence,
+    r.kind,
+    r.reversed_whole,
+    r.register,
+    r.order_ref
+from unnest($1::bigint[]) with ordinality as t (redemption_id, position)
+join {redemption} r on r.redemption_id = t.redemption_id
+order by t.position
+for update of r

@@ -1,0 +1,82 @@
+//! A connection of the lane: its settings, and what happens when it is lost.
+
+use std::time::{Duration, Instant};
+
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+
+use super::LaneSettings;
+
+/// How long a failed connect answers for the requests that follow it, so that a dead database costs them nothing.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Generic plans, index access only: a plan made on a young, small leaf must still serve it when it has grown.
+pub(super) fn with_settings(options: PgConnectOptions, settings: &LaneSettings) -> PgConnectOptions {
+    let millis = |duration: Duration| duration.as_millis().to_string();
+    options
+        .application_name("tessera lane")
+        .statement_cache_capacity(settings.statements_max)
+        .options([
+            ("plan_cache_mode", "force_generic_plan".to_owned()),
+            ("enable_seqscan", "off".to_owned()),
+            ("enable_hashjoin", "off".to_owned()),
+            ("enable_mergejoin", "off".to_owned()),
+            ("jit", "off".to_owned()),
+            ("lock_timeout", millis(settings.lock_timeout)),
+            ("statement_timeout", millis(settings.statement_timeout)),
+            ("idle_in_transaction_session_timeout", millis(settings.batch_timeout * 2)),
+        ])
+}
+
+/// One connection, opened when it is needed and thrown away when it is in doubt.
+pub struct LaneConn {
+    options: PgConnectOptions,
+    open: Option<PgConnection>,
+    failed_at: Option<(Instant, std::sync::Arc<sqlx::Error>)>,
+}
+
+impl LaneConn {
+    pub fn new(options: PgConnectOptions) -> Self {
+        Self { options, open: None, failed_at: None }
+    }
+
+    /// The open connection, or a new one.
+    ///
+    /// # Errors
+    /// The connect error; for a short while after a failure the same one again without a new attempt.
+    pub async fn get(&mut self) -> Result<&mut PgConnection, std::sync::Arc<sqlx::Error>> {
+        if self.open.is_none() {
+            if let Some((at, error)) = &self.failed_at
+                && at.elapsed() < RETRY_PAUSE
+            {
+                return Err(error.clone());
+            }
+            match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&self.options)).await {
+                Ok(Ok(conn)) => {
+                    self.failed_at = None;
+                    self.open = Some(conn);
+                }
+                failed => {
+                    let error = std::sync::Arc::new(match failed {
+                        Ok(Err(error)) => error,
+                        _ => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
+                    });
+                    self.failed_at = Some((Instant::now(), error.clone()));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(self.open.as_mut().expect("it was opened above"))
+    }
+
+    /// Drops the connection without a word: the server rolls back what was open on it.
+    pub fn discard(&mut self) {
+        self.open = None;
+    }
+
+    pub(super) async fn close(mut self) {
+        if let Some(conn) = self.open.take() {
+            let _ = conn.close().await;
+        }
+    }
+}

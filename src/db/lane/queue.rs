@@ -1,0 +1,108 @@
+//! A bounded queue of non-empty buckets and the workers that empty them, one connection each.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use futures_util::FutureExt;
+use tokio::sync::{Notify, Semaphore};
+
+use super::{LaneError, conn::LaneConn};
+
+/// Something with requests waiting in it that a worker can serve. The bucket holds the requests; the queue holds only
+/// its turn, so what arrives before the turn comes joins the batch.
+pub(super) trait Bucket: Send + Sync {
+    /// Serves what waits. Must answer every request it takes.
+    fn serve<'c>(self: Arc<Self>, conn: &'c mut LaneConn) -> Pin<Box<dyn Future<Output = ()> + Send + 'c>>;
+}
+
+pub(super) struct Queue {
+    name: &'static str,
+    turns: Mutex<VecDeque<Arc<dyn Bucket>>>,
+    ready: Semaphore,
+    waiting: AtomicUsize,
+    waiting_max: usize,
+    stopping: AtomicBool,
+    workers: AtomicUsize,
+    worker_ended: Notify,
+}
+
+impl Queue {
+    pub(super) fn new(name: &'static str, waiting_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            turns: Mutex::default(),
+            ready: Semaphore::new(0),
+            waiting: AtomicUsize::new(0),
+            waiting_max,
+            stopping: AtomicBool::new(false),
+            workers: AtomicUsize::new(0),
+            worker_ended: Notify::new(),
+        })
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place for one request, or says why there is none. Freed by [`Queue::leave`].
+    pub(super) fn enter(&self) -> Result<(), LaneError> {
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(LaneError::Stopping);
+        }
+        if self.waiting.fetch_add(1, Ordering::AcqRel) >= self.waiting_max {
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
+            metrics::counter!("tessera_lane_rejected_total", "queue" => self.name).increment(1);
+            return Err(LaneError::Overloaded);
+        }
+        Ok(())
+    }
+
+    /// Frees the places of requests that a worker took.
+    pub(super) fn leave(&self, requests: usize) {
+        self.waiting.fetch_sub(requests, Ordering::AcqRel);
+    }
+
+    /// Gives a bucket a turn. Called when it goes from empty to not empty, or when a worker left some in it.
+    pub(super) fn push(&self, bucket: Arc<dyn Bucket>) {
+        self.turns.lock().expect("no code panics while it holds the turns").push_back(bucket);
+        self.ready.add_permits(1);
+    }
+
+    pub(super) fn spawn_worker(self: Arc<Self>, mut conn: LaneConn) {
+        self.workers.fetch_add(1, Ordering::AcqRel);
+        tokio::spawn(async move {
+            // `stop` closes the semaphore only when nothing waits any more.
+            while let Ok(turn) = self.ready.acquire().await {
+                turn.forget();
+                let bucket = self.turns.lock().expect("no code panics while it holds the turns").pop_front();
+                let Some(bucket) = bucket else { continue };
+                if std::panic::AssertUnwindSafe(bucket.serve(&mut conn)).catch_unwind().await.is_err() {
+                    // The requests of the batch learn of it by their dropped senders.
+                    conn.discard();
+                    tracing::error!(queue = self.name, "a batch of the lane panicked; its connection was closed");
+                }
+            }
+            conn.close().await;
+            self.workers.fetch_sub(1, Ordering::AcqRel);
+            self.worker_ended.notify_one();
+        });
+    }
+
+    pub(super) async fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        while self.waiting() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        self.ready.close();
+        while self.workers.load(Ordering::Acquire) > 0 {
+            self.worker_ended.notified().await;
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Reads: requests for the same leaf become one statement with an array of keys.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    hash::Hash,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use sqlx::PgConnection;
+use tokio::sync::oneshot;
+
+use super::{
+    Cost, LaneError, LaneSettings,
+    conn::LaneConn,
+    queue::{Bucket, Queue},
+};
+use crate::{db::is_connection_error, partition::Leaf};
+
+/// A query that finds rows by key on one leaf.
+pub trait Read: Send + Sync + 'static {
+    type Key: Clone + Eq + Hash + Send + Sync + 'static;
+    type Row: Clone + Send + Sync + 'static;
+
+    /// The leaf that holds the key.
+    fn leaf(&self, key: &Self::Key) -> Leaf;
+
+    /// One statement on one leaf. A key without a row is left out of the map.
+    fn fetch<'c>(
+        &'c self,
+        conn: &'c mut PgConnection,
+        leaf: Leaf,
+        keys: &'c [Self::Key],
+    ) -> impl Future<Output = Result<HashMap<Self::Key, Self::Row>, sqlx::Error>> + Send + 'c;
+}
+
+type Answer<R> = Result<(Option<<R as Read>::Row>, Cost), LaneError>;
+
+struct Waiting<R: Read> {
+    key: R::Key,
+    since: Instant,
+    answer: oneshot::Sender<Answer<R>>,
+}
+
+/// The entrance of one query. Cheap to clone.
+pub struct Reader<R: Read> {
+    shared: Arc<Shared<R>>,
+}
+
+impl<R: Read> Clone for Reader<R> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+struct Shared<R: Read> {
+    query: R,
+    leaves: Mutex<HashMap<Leaf, Arc<LeafBucket<R>>>>,
+    queue: Arc<Queue>,
+    settings: Arc<LaneSettings>,
+}
+
+struct LeafBucket<R: Read> {
+    leaf: Leaf,
+    waiting: Mutex<Vec<Waiting<R>>>,
+    shared: Arc<Shared<R>>,
+}
+
+impl<R: Read> Reader<R> {
+    pub(super) fn new(query: R, queue: Arc<Queue>, settings: Arc<LaneSettings>) -> Self {
+        Self { shared: Arc::new(Shared { query, leaves: Mutex::default(), queue, settings }) }
+    }
+
+    /// The row of one key, with what it cost.
+    ///
+    /// # Errors
+    /// [`LaneError`]: overloaded, unavailable, failed.
+    pub async fn find(&self, key: R::Key) -> Answer<R> {
+        let shared = &self.shared;
+        shared.queue.enter()?;
+        let (answer, answered) = oneshot::channel();
+        let leaf = shared.query.leaf(&key);
+        let bucket = Arc::clone(
+            shared.leaves.lock().expect("no code panics while it holds the leaves").entry(leaf).or_insert_with(|| {
+                Arc::new(LeafBucket { leaf, waiting: Mutex::default(), shared: Arc::clone(shared) })
+            }),
+        );
+        let was_empty = {
+            let mut waiting = bucket.waiting.lock().expect("no code panics while it holds the bucket");
+            waiting.push(Waiting { key, since: Instant::now(), answer });
+            waiting.len() == 1
+        };
+        if was_empty {
+            shared.queue.push(bucket);
+        }
+        answered.await.unwrap_or(Err(LaneError::Panicked))
+    }
+}
+
+impl<R: Read> LeafBucket<R> {
+    /// Takes what waits, up to a batch, and gives the rest another turn.
+    fn take(self: &Arc<Self>) -> Vec<Waiting<R>> {
+        let (taken, rest) = {
+            let mut waiting = self.waiting.lock().expect("no code panics while it holds the bucket");
+            let rest = waiting.len().saturating_sub(self.shared.settings.read_batch_max);
+            let keep = waiting.split_off(waiting.len() - rest);
+            (std::mem::replace(&mut *waiting, keep), rest)
+        };
+        self.shared.queue.leave(taken.len());
+        if rest > 0 {
+            self.shared.queue.push(Arc::clone(self) as Arc<dyn Bucket>);
+        }
+        let wait_max = self.shared.settings.wait_max;
+        let (live, late): (Vec<_>, Vec<_>) = taken
+            .into_iter()
+            .filter(|waiting| !waiting.answer.is_closed())
+            .partition(|waiting| waiting.since.elapsed() <= wait_max);
+        for waiting in late {
+            let _ = waiting.answer.send(Err(LaneError::Overloaded));
+        }
+        live
+    }
+
+    async fn run(&self, conn: &mut LaneConn, keys: &[R::Key]) -> Result<HashMap<R::Key, R::Row>, LaneError> {
+        // A read may be sent again: a connection that died while it was idle must not cost anyone an answer.
+        for attempt in 0.. {
+            let open = conn.get().await.map_err(LaneError::Unavailable)?;
+            let fetched = self.shared.query.fetch(open, self.leaf, keys);
+            match tokio::time::timeout(self.shared.settings.batch_timeout, fetched).await {
+                Ok(Ok(rows)) => return Ok(rows),
+                Ok(Err(error)) if is_connection_error(&error) => {
+                    conn.discard();
+                    if attempt > 0 {
+                        return Err(LaneError::Unavailable(Arc::new(error)));
+                    }
+                }
+                Ok(Err(error)) => return Err(LaneError::Failed(Arc::new(error))),
+                Err(_) => {
+                    conn.discard();
+                    return Err(LaneError::Unavailable(Arc::new(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))));
+                }
+            }
+        }
+        unreachable!("the loop above returns")
+    }
+}
+
+impl<R: Read> Bucket for LeafBucket<R> {
+    fn serve<'c>(self: Arc<Self>, conn: &'c mut LaneConn) -> Pin<Box<dyn Future<Output = ()> + Send + 'c>> {
+        Box::pin(async move {
+            let batch = self.take();
+            if batch.is_empty() {
+                return;
+            }
+            let mut keys: Vec<R::Key> = Vec::with_capacity(batch.len());
+            let mut seen = std::collections::HashSet::with_capacity(batch.len());
+            keys.extend(batch.iter().filter(|waiting| seen.insert(&waiting.key)).map(|waiting| waiting.key.clone()));
+            drop(seen);
+            let started = Instant::now();
+            let outcome = self.run(conn, &keys).await;
+            let alone = keys.len() == 1;
+            let cost = |waiting: &Waiting<R>| Cost {
+                statements: 1,
+                leaves: 1,
+                batch: batch.len() as u32,
+                queue: started - waiting.since,
+                database: started.elapsed(),
+            };
+            match outcome {
+                Ok(rows) => {
+                    let costs: Vec<Cost> = batch.iter().map(cost).collect();
+                    for (waiting, cost) in batch.into_iter().zip(costs) {
+                        let row = rows.get(&waiting.key).cloned();
+                        let _ = waiting.answer.send(Ok((row, cost)));
+                    }
+                }
+                // One key may have poisoned the batch: each on its own, so that it fails alone.
+                Err(LaneError::Failed(_)) if !alone => {
+                    let costs: Vec<Cost> = batch.iter().map(cost).collect();
+                    for (waiting, cost) in batch.into_iter().zip(costs) {
+                        let row = self.run(conn, std::slice::from_ref(&waiting.key)).await;
+                        let _ = waiting.answer.send(row.map(|mut rows| (rows.remove(&waiting.key), cost)));
+                    }
+                }
+                Err(error) => {
+                    for waiting in batch {
+                        let _ = waiting.answer.send(Err(error.clone()));
+                    }
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,424 @@
+//! Writes: the requests that wait become one transaction.
+//!
+//! A batch is run, committed once and answered one by one. What fails before COMMIT is sent is rolled back and, where
+//! it is the kind of failure that passes, run again; a batch that fails as a whole is run one request at a time, so
+//! that a poisoned request fails alone. An error after COMMIT was sent leaves the outcome unknown: it is looked up by
+//! request number and never executed again.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use sqlx::PgConnection;
+use tokio::sync::oneshot;
+
+use super::{
+    Cost, LaneError, LaneSettings,
+    conn::LaneConn,
+    queue::{Bucket, Queue},
+};
+use crate::{
+    db::{is_connection_error, is_retryable},
+    partition::{Leaf, Query},
+};
+
+/// How often a batch that failed in passing is run again, and the pause before each.
+const RETRY_PAUSES: [Duration; 3] = [Duration::from_millis(2), Duration::from_millis(15), Duration::from_millis(60)];
+const LOOK_UP_ATTEMPTS: u32 = 8;
+
+/// Why the body of a write gave up. The transaction is rolled back in every case.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    #[error("a statement failed")]
+    Sql(#[from] sqlx::Error),
+    /// Somebody's half-done work was in the way; running the batch again will meet its end.
+    #[error("the batch met work in flight: {0}")]
+    Again(&'static str),
+    /// A row that cannot be; names table, column and key.
+    #[error("inconsistent: {0}")]
+    Inconsistent(String),
+}
+
+/// One kind of write: decides and writes a batch inside a transaction that the lane began and will commit.
+pub trait Writer: Send + Sync + 'static {
+    type Op: Send + Sync + 'static;
+    type Answer: Clone + Send + 'static;
+
+    const NAME: &'static str;
+
+    /// Whether requests of this kind may share a transaction. What can fail on a constraint runs alone.
+    const BATCHED: bool = true;
+
+    /// How much of a batch this request takes; 1 is an ordinary one.
+    fn weight(&self, _op: &Self::Op) -> usize {
+        1
+    }
+
+    /// Decides every request, in order of arrival, and writes what was granted. No effect outside the transaction,
+    /// since it may be run again.
+    fn run<'t>(
+        &'t self,
+        tx: &'t mut Tx<'_>,
+        ops: &'t [Arc<Self::Op>],
+    ) -> impl Future<Output = Result<Vec<Self::Answer>, WriteError>> + Send + 't;
+
+    /// What became of a request whose COMMIT was answered by an error. Runs in a transaction that is rolled back, so it
+    /// may claim the number to wait for a commit still under way. `None`: it was not committed.
+    fn look_up<'t>(
+        &'t self,
+        tx: &'t mut Tx<'_>,
+        op: &'t Self::Op,
+    ) -> impl Future<Output = Result<Option<Self::Answer>, WriteError>> + Send + 't;
+}
+
+/// Where a statement is sent: to a leaf by name, or to the parent for rows of many leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    Leaf(Leaf),
+    /// With the number of leaves that the rows belong to.
+    Parent(u32),
+}
+
+/// The open transaction of a batch. Counts what is sent through it.
+pub struct Tx<'c> {
+    conn: &'c mut PgConnection,
+    statements: u32,
+    leaves: u32,
+    leaves_max: usize,
+}
+
+impl Tx<'_> {
+    /// The text of a statement for its target; counts it.
+    pub fn sql(&mut self, query: &'static Query, target: Target) -> &'static str {
+        self.statements += 1;
+        match target {
+            Target::Leaf(leaf) => {
+                self.leaves += 1;
+                query.on(&[leaf])
+            }
+            Target::Parent(leaves) => {
+                self.leaves += leaves;
+                query.parent()
+            }
+        }
+    }
+
+    /// Counts a statement on an unpartitioned table.
+    pub fn plain(&mut self) {
+        self.statements += 1;
+    }
+
+    pub fn conn(&mut self) -> &mut PgConnection {
+        self.conn
+    }
+
+    /// Splits rows by leaf, in the order that keeps batches from deadlocking: leaf, then key. A few leaves are
+    /// addressed one by one, many through the parent in the same order.
+    pub fn targets<T, K: Ord>(&self, rows: Vec<T>, leaf_and_key: impl Fn(&T) -> (Leaf, K)) -> Vec<(Target, Vec<T>)> {
+        split_by_leaf(rows, self.leaves_max, leaf_and_key)
+    }
+}
+
+fn split_by_leaf<T, K: Ord>(
+    mut rows: Vec<T>,
+    leaves_max: usize,
+    leaf_and_key: impl Fn(&T) -> (Leaf, K),
+) -> Vec<(Target, Vec<T>)> {
+    rows.sort_by_cached_key(&leaf_and_key);
+    let mut groups: Vec<(Leaf, Vec<T>)> = Vec::new();
+    for row in rows {
+        let leaf = leaf_and_key(&row).0;
+        match groups.last_mut() {
+            Some((last, group)) if *last == leaf => group.push(row),
+            _ => groups.push((leaf, vec![row])),
+        }
+    }
+    if groups.len() > leaves_max {
+        let leaves = groups.len() as u32;
+        vec![(Target::Parent(leaves), groups.into_iter().flat_map(|(_, rows)| rows).collect())]
+    } else {
+        groups.into_iter().map(|(leaf, rows)| (Target::Leaf(leaf), rows)).collect()
+    }
+}
+
+/// A batch of requests as a worker took it.
+pub struct Batch<W: Writer> {
+    requests: Vec<Waiting<W>>,
+}
+
+struct Waiting<W: Writer> {
+    op: Arc<W::Op>,
+    since: Instant,
+    answer: oneshot::Sender<Result<(W::Answer, Cost), LaneError>>,
+}
+
+/// The entrance of one kind of write. Cheap to clone.
+pub struct WriterHandle<W: Writer> {
+    bucket: Arc<WriterBucket<W>>,
+}
+
+impl<W: Writer> Clone for WriterHandle<W> {
+    fn clone(&self) -> Self {
+        Self { bucket: Arc::clone(&self.bucket) }
+    }
+}
+
+struct WriterBucket<W: Writer> {
+    writer: W,
+    waiting: Mutex<Vec<Waiting<W>>>,
+    queue: Arc<Queue>,
+    settings: Arc<LaneSettings>,
+}
+
+impl<W: Writer> WriterHandle<W> {
+    pub(super) fn new(writer: W, queue: Arc<Queue>, settings: Arc<LaneSettings>) -> Self {
+        Self { bucket: Arc::new(WriterBucket { writer, waiting: Mutex::default(), queue, settings }) }
+    }
+
+    /// Hands a request to the lane and waits for its answer. Dropping the future does not take the request back.
+    ///
+    /// # Errors
+    /// [`LaneError`]: overloaded, unavailable, outcome unknown, failed.
+    pub async fn write(&self, op: W::Op) -> Result<(W::Answer, Cost), LaneError> {
+        let bucket = &self.bucket;
+        bucket.queue.enter()?;
+        let (answer, answered) = oneshot::channel();
+        let was_empty = {
+            let mut waiting = bucket.waiting.lock().expect("no code panics while it holds the bucket");
+            waiting.push(Waiting { op: Arc::new(op), since: Instant::now(), answer });
+            waiting.len() == 1
+        };
+        if was_empty {
+            bucket.queue.push(Arc::clone(bucket) as Arc<dyn Bucket>);
+        }
+        answered.await.unwrap_or(Err(LaneError::Panicked))
+    }
+}
+
+/// How one attempt at a transaction ended.
+enum Attempt<A> {
+    Committed(Vec<A>),
+    /// Rolled back, or never begun. Safe to run again.
+    RolledBack(WriteError),
+    /// COMMIT was sent and answered by an error, or not at all.
+    Unknown,
+    Unreachable(Arc<sqlx::Error>),
+}
+
+impl<W: Writer> WriterBucket<W> {
+    /// Takes what waits, up to a batch, and gives the rest another turn at once, so that another worker can serve it.
+    fn take(self: &Arc<Self>) -> Batch<W> {
+        let batch_max = if W::BATCHED { self.settings.write_batch_max } else { 1 };
+        let (taken, rest) = {
+            let mut waiting = self.waiting.lock().expect("no code panics while it holds the bucket");
+            let mut weight = 0;
+            let fits = waiting
+                .iter()
+                .take_while(|one| {
+                    weight += self.writer.weight(&one.op);
+                    weight <= batch_max
+                })
+                .count()
+                .max(1)
+                .min(waiting.len());
+            let rest = waiting.split_off(fits);
+            let rest_len = rest.len();
+            (std::mem::replace(&mut *waiting, rest), rest_len)
+        };
+        self.queue.leave(taken.len());
+        if rest > 0 {
+            self.queue.push(Arc::clone(self) as Arc<dyn Bucket>);
+        }
+        // What waited too long is refused unexecuted. A caller that went away is served all the same: it was accepted.
+        let wait_max = self.settings.wait_max;
+        let (requests, late): (Vec<_>, Vec<_>) = taken.into_iter().partition(|one| one.since.elapsed() <= wait_max);
+        for one in late {
+            let _ = one.answer.send(Err(LaneError::Overloaded));
+        }
+        Batch { requests }
+    }
+
+    async fn attempt(&self, conn: &mut LaneConn, ops: &[Arc<W::Op>], cost: &mut Cost) -> Attempt<W::Answer> {
+        let open = match conn.get().await {
+            Ok(open) => open,
+            Err(error) => return Attempt::Unreachable(error),
+        };
+        let mut tx = Tx { conn: open, statements: 0, leaves: 0, leaves_max: self.settings.leaves_max };
+        let body = async {
+            sqlx::raw_sql("begin").execute(&mut *tx.conn).await?;
+            self.writer.run(&mut tx, ops).await
+        };
+        let decided = match tokio::time::timeout(self.settings.batch_timeout, body).await {
+            Ok(decided) => decided,
+            Err(_) => Err(WriteError::Sql(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
+        };
+        (cost.statements, cost.leaves) = (tx.statements, tx.leaves);
+        match decided {
+            Ok(answers) if answers.len() == ops.len() => {
+                match tokio::time::timeout(self.settings.batch_timeout, sqlx::raw_sql("commit").execute(&mut *tx.conn))
+                    .await
+                {
+                    Ok(Ok(_)) => Attempt::Committed(answers),
+                    _ => {
+                        conn.discard();
+                        Attempt::Unknown
+                    }
+                }
+            }
+            Ok(_) => {
+                roll_back(conn).await;
+                Attempt::RolledBack(WriteError::Inconsistent(format!("{} answered another number of requests", W::NAME)))
+            }
+            Err(WriteError::Sql(error)) if is_connection_error(&error) => {
+                conn.discard();
+                Attempt::RolledBack(WriteError::Sql(error))
+            }
+            Err(error) => {
+                roll_back(conn).await;
+                Attempt::RolledBack(error)
+            }
+        }
+    }
+
+    /// Runs a batch until it is committed, given up, or of unknown outcome.
+    async fn run(&self, conn: &mut LaneConn, ops: &[Arc<W::Op>], cost: &mut Cost) -> Vec<Result<W::Answer, LaneError>> {
+        let mut pauses = RETRY_PAUSES.into_iter();
+        let started = Instant::now();
+        loop {
+            let failure = match self.attempt(conn, ops, cost).await {
+                Attempt::Committed(answers) => return answers.into_iter().map(Ok).collect(),
+                Attempt::Unknown => return self.look_up(conn, ops).await,
+                Attempt::Unreachable(error) => return all_failed(ops, LaneError::Unavailable(error)),
+                Attempt::RolledBack(failure) => failure,
+            };
+            if passes(&failure)
+                && started.elapsed() < self.settings.wait_max
+                && let Some(pause) = pauses.next()
+            {
+                metrics::counter!("tessera_lane_retries_total", "writer" => W::NAME).increment(1);
+                tokio::time::sleep(pause).await;
+                continue;
+            }
+            if ops.len() > 1 && !matches!(&failure, WriteError::Sql(error) if is_connection_error(error)) {
+                return self.run_one_by_one(conn, ops).await;
+            }
+            return all_failed(ops, given_up(failure));
+        }
+    }
+
+    async fn run_one_by_one(&self, conn: &mut LaneConn, ops: &[Arc<W::Op>]) -> Vec<Result<W::Answer, LaneError>> {
+        metrics::counter!("tessera_lane_split_batches_total", "writer" => W::NAME).increment(1);
+        let mut answers = Vec::with_capacity(ops.len());
+        for op in ops {
+            // Boxed: this is the same future as the caller's, one level down, with batches of one.
+            let alone = Box::pin(self.run(conn, std::slice::from_ref(op), &mut Cost::default()));
+            answers.extend(alone.await);
+        }
+        answers
+    }
+
+    /// Learns the outcome of a transaction whose COMMIT went astray.
+    async fn look_up(&self, conn: &mut LaneConn, ops: &[Arc<W::Op>]) -> Vec<Result<W::Answer, LaneError>> {
+        metrics::counter!("tessera_lane_unknown_outcomes_total", "writer" => W::NAME).increment(ops.len() as u64);
+        let mut answers = Vec::with_capacity(ops.len());
+        for op in ops {
+            answers.push(self.look_up_one(conn, op).await.ok_or(LaneError::OutcomeUnknown));
+        }
+        answers
+    }
+
+    async fn look_up_one(&self, conn: &mut LaneConn, op: &W::Op) -> Option<W::Answer> {
+        for attempt in 0..LOOK_UP_ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(Duration::from_millis(50 << attempt.min(4))).await;
+            }
+            let Ok(open) = conn.get().await else { continue };
+            let mut tx = Tx { conn: open, statements: 0, leaves: 0, leaves_max: self.settings.leaves_max };
+            let body = async {
+                sqlx::raw_sql("begin").execute(&mut *tx.conn).await?;
+                self.writer.look_up(&mut tx, op).await
+            };
+            match tokio::time::timeout(self.settings.batch_timeout, body).await {
+                Ok(Ok(answer)) => {
+                    roll_back(conn).await;
+                    return answer;
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(writer = W::NAME, error = &error as &dyn std::error::Error, "look-up failed");
+                    roll_back(conn).await;
+                }
+                Err(_) => conn.discard(),
+            }
+        }
+        None
+    }
+}
+
+/// Ends a failed transaction. A connection that cannot say it did is closed: the server rolls back then.
+async fn roll_back(conn: &mut LaneConn) {
+    let rolled_back = match conn.get().await {
+        Ok(open) => {
+            matches!(
+                tokio::time::timeout(Duration::from_secs(1), sqlx::raw_sql("rollback").execute(open)).await,
+                Ok(Ok(_))
+            )
+        }
+        Err(_) => false,
+    };
+    if !rolled_back {
+        conn.discard();
+    }
+}
+
+fn passes(failure: &WriteError) -> bool {
+    match failure {
+        WriteError::Sql(error) => is_retryable(error),
+        WriteError::Again(_) => true,
+        WriteError::Inconsistent(_) => false,
+    }
+}
+
+fn given_up(failure: WriteError) -> LaneError {
+    match failure {
+        WriteError::Sql(error) if is_connection_error(&error) || is_retryable(&error) => {
+            LaneError::Unavailable(Arc::new(error))
+        }
+        // Lock or statement timeout: somebody holds the row for longer than a till can wait.
+        WriteError::Sql(error)
+            if matches!(crate::db::sqlstate(&error).as_deref(), Some("55P03" | "57014")) =>
+        {
+            LaneError::Unavailable(Arc::new(error))
+        }
+        WriteError::Sql(error) => LaneError::Failed(Arc::new(error)),
+        WriteError::Again(_) => LaneError::Overloaded,
+        WriteError::Inconsistent(what) => LaneError::Inconsistent(what.into()),
+    }
+}
+
+fn all_failed<A, T>(ops: &[T], error: LaneError) -> Vec<Result<A, LaneError>> {
+    ops.iter().map(|_| Err(error.clone())).collect()
+}
+
+impl<W: Writer> Bucket for WriterBucket<W> {
+    fn serve<'c>(self: Arc<Self>, conn: &'c mut LaneConn) -> Pin<Box<dyn Future<Output = ()> + Send + 'c>> {
+        Box::pin(async move {
+            let Batch { requests } = self.take();
+            if requests.is_empty() {
+                return;
+            }
+            let ops: Vec<Arc<W::Op>> = requests.iter().map(|one| Arc::clone(&one.op)).collect();
+            let started = Instant::now();
+            let mut cost = Cost { batch: ops.len() as u32, ..Cost::default() };
+            let answers = self.run(conn, &ops, &mut cost).await;
+            cost.database = started.elapsed();
+            metrics::histogram!("tessera_lane_batch_requests", "writer" => W::NAME).record(ops.len() as f64);
+            for (one, answer) in requests.into_iter().zip(answers) {
+                let cost = Cost { queue: started - one.since, ..cost };
+                let _ = one.answer.send(answer.map(|answer| (answer, cost)));
+            }
+        })
+    }
+}
