@@ -25,7 +25,7 @@ use sqlx::postgres::PgConnectOptions;
 pub use self::{
     conn::LaneConn,
     read::{Read, Reader},
-    write::{Batch, Target, Tx, WriteError, Writer, WriterHandle},
+    write::{Target, Tx, WriteError, Writer, WriterHandle, column, expect_rows},
 };
 use self::queue::Queue;
 

@@ -144,6 +144,19 @@ fn split_by_leaf<T, K: Ord>(
     }
 }
 
+/// One column of an array statement.
+pub fn column<T, V>(rows: &[T], value: impl Fn(&T) -> V) -> Vec<V> {
+    rows.iter().map(value).collect()
+}
+
+/// Every write says how many rows it must reach.
+pub fn expect_rows(table: &str, wanted: usize, reached: u64) -> Result<(), WriteError> {
+    if wanted as u64 == reached {
+        return Ok(());
+    }
+    Err(WriteError::Inconsistent(format!("{table}: {reached} rows written where {wanted} were meant")))
+}
+
 /// A batch of requests as a worker took it.
 pub struct Batch<W: Writer> {
     requests: Vec<Waiting<W>>,
