@@ -1,6 +1,7 @@
 //! Tessera: member and coupon backend of a retail chain.
 
 pub mod app;
+pub mod cache;
 pub mod chain;
 pub mod clock;
 pub mod config;
@@ -12,6 +13,7 @@ pub mod id;
 pub mod member;
 pub mod partition;
 pub mod problem;
+pub mod request;
 pub mod secret;
 pub mod telemetry;
 pub mod verify;

@@ -86,6 +86,7 @@ pub struct Redeemed {
     pub uses_max: i16,
     #[serde(serialize_with = "millis")]
     pub redeemed_at: DateTime<Utc>,
+    #[schema(value_type = String)]
     pub store_id: Arc<str>,
     pub order_ref: String,
 }
@@ -108,6 +109,7 @@ pub struct Reversed {
     pub expired: bool,
     #[serde(serialize_with = "millis")]
     pub reversed_at: DateTime<Utc>,
+    #[schema(value_type = String)]
     pub store_id: Arc<str>,
 }
 
@@ -141,12 +143,8 @@ pub(crate) fn millis<S: serde::Serializer>(at: &DateTime<Utc>, serializer: S) ->
 pub fn redeem(world: &mut World, op: &Redeem) -> Result<Redeemed, Refusal> {
     let coupon = world.coupons.get(&op.code_id).cloned().ok_or(Code::CouponNotFound)?;
     let rule = rule_of(world, &coupon);
-    let this = Use {
-        redemption_id: op.redemption_id,
-        at: world.now,
-        store_no: op.store_no,
-        order_ref: op.order_ref.clone(),
-    };
+    let this =
+        Use { redemption_id: op.redemption_id, at: world.now, store_no: op.store_no, order_ref: op.order_ref.clone() };
     let after = coupon.clone().redeem(this, rule.uses).map_err(|code| why_not(world, &coupon, code))?;
     if let Some(holder) = coupon.holder {
         check_standing(world.members.get(&holder), holder)?;
@@ -154,7 +152,8 @@ pub fn redeem(world: &mut World, op: &Redeem) -> Result<Redeemed, Refusal> {
     if op.member_id.is_some() && op.member_id != coupon.holder {
         return Err(Code::CouponHolderMismatch.into());
     }
-    let rule_state = *world.rule_states.get(&coupon.rule_id).expect("the writer loaded the state of every coupon's rule");
+    let rule_state =
+        *world.rule_states.get(&coupon.rule_id).expect("the writer loaded the state of every coupon's rule");
     if !rule_state.may_redeem() {
         return Err(Refusal::new(Code::RuleNotActive).with("rule_state", rule_state.name()));
     }
@@ -383,4 +382,3 @@ fn note(world: &mut World, event_id: EventId, kind: EventKind, code_id: CodeId, 
     });
     world.changed.events.push(NewEvent { event_id, kind, subject: code_id.get(), body });
 }
-

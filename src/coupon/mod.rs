@@ -211,7 +211,7 @@ mod tests {
         Use {
             redemption_id: RedemptionId::from_parts(Day::from_date("2026-11-22".parse().unwrap()), 1).unwrap(),
             at: at(0),
-            store_no: StoreNo::from_row(1),
+            store_no: StoreNo::new(1),
             order_ref: order.to_owned(),
         }
     }
@@ -244,7 +244,11 @@ mod tests {
                 assert_eq!((after.uses, after.last_use), (uses + 1, Some(used_by("a"))), "redeem, row {number}");
             }
             let after = before.reverse(used_by("a").redemption_id);
-            assert_eq!(after.as_ref().map(|c| c.state.clone()).map_err(|code| *code), reversed, "reverse, row {number}");
+            assert_eq!(
+                after.as_ref().map(|c| c.state.clone()).map_err(|code| *code),
+                reversed,
+                "reverse, row {number}"
+            );
             if let Ok(after) = after {
                 assert_eq!((after.uses, after.cycles), (uses - 1, 1), "reverse, row {number}");
             }

@@ -102,9 +102,7 @@ impl RuleState {
         match (self, next) {
             (same, next) if same == next => Ok(next),
             (Draft, Active | Ended) | (Active, Paused | Ended) | (Paused, Active | Ended) => Ok(next),
-            (from, to) => {
-                Err(Refusal::new(Code::RuleStateForbidden).with("from", from.name()).with("to", to.name()))
-            }
+            (from, to) => Err(Refusal::new(Code::RuleStateForbidden).with("from", from.name()).with("to", to.name())),
         }
     }
 
@@ -148,9 +146,15 @@ mod tests {
     fn a_rule_moves_only_along_the_table() {
         use RuleState::{Active, Draft, Ended, Paused};
         let allowed = [
-            (Draft, Draft), (Draft, Active), (Draft, Ended),
-            (Active, Active), (Active, Paused), (Active, Ended),
-            (Paused, Paused), (Paused, Active), (Paused, Ended),
+            (Draft, Draft),
+            (Draft, Active),
+            (Draft, Ended),
+            (Active, Active),
+            (Active, Paused),
+            (Active, Ended),
+            (Paused, Paused),
+            (Paused, Active),
+            (Paused, Ended),
             (Ended, Ended),
         ];
         for from in [Draft, Active, Paused, Ended] {

@@ -99,7 +99,10 @@ fn raw<T: Copy + Into<i64>>(ids: &[T]) -> Vec<i64> {
 }
 
 /// Locks coupons, in the order of the lock order, and reads them. Those that do not exist are left out.
-pub(super) async fn lock_coupons(tx: &mut Tx<'_>, code_ids: Vec<CodeId>) -> Result<HashMap<CodeId, Coupon>, WriteError> {
+pub(super) async fn lock_coupons(
+    tx: &mut Tx<'_>,
+    code_ids: Vec<CodeId>,
+) -> Result<HashMap<CodeId, Coupon>, WriteError> {
     let mut coupons = HashMap::with_capacity(code_ids.len());
     for (target, ids) in tx.targets(code_ids, |id| (coupon_leaf(*id), *id)) {
         let sql = tx.sql(query("coupon/lock"), target);
@@ -230,9 +233,9 @@ pub(super) async fn lock_member_rules(
         let rows: Vec<(MemberId, RuleId, i32)> =
             sqlx::query_as(sql).bind(&members).bind(&rules).fetch_all(tx.conn()).await?;
         expect_rows("member_rule", keys.len(), rows.len() as u64)?;
-        found.extend(rows.into_iter().map(|(member, rule, taken)| {
-            ((member, rule), MemberRule { taken, last_taken_at: None })
-        }));
+        found.extend(
+            rows.into_iter().map(|(member, rule, taken)| ((member, rule), MemberRule { taken, last_taken_at: None })),
+        );
     }
     Ok(found)
 }
@@ -268,9 +271,10 @@ pub(super) async fn lock_stocks(tx: &mut Tx<'_>, keys: Vec<StockKey>) -> Result<
         let rows: Vec<(RuleId, i64, i64, i32, i32)> =
             sqlx::query_as(sql).bind(&rules).bind(&periods).bind(&stores).fetch_all(tx.conn()).await?;
         expect_rows("coupon_stock", keys.len(), rows.len() as u64)?;
-        found.extend(rows.into_iter().map(|(rule, issued, voided, period, store)| {
-            ((rule, period, store), Stock { issued, voided })
-        }));
+        found.extend(
+            rows.into_iter()
+                .map(|(rule, issued, voided, period, store)| ((rule, period, store), Stock { issued, voided })),
+        );
     }
     Ok(found)
 }

@@ -165,7 +165,8 @@ async fn write(tx: &mut Tx<'_>, world: World) -> Result<(), WriteError> {
         store::insert_coupons(tx, &changed.new_coupons).await?;
     }
     if !changed.member_rules.is_empty() {
-        store::update_member_rules(tx, changed.member_rules.iter().map(|key| (*key, member_rules[key])).collect()).await?;
+        store::update_member_rules(tx, changed.member_rules.iter().map(|key| (*key, member_rules[key])).collect())
+            .await?;
     }
     if !changed.stocks.is_empty() {
         store::update_stocks(tx, changed.stocks.iter().map(|key| (*key, stocks[key])).collect()).await?;

@@ -1,4 +1,5 @@
 pub mod caller;
+pub mod input;
 pub mod limit;
 pub mod meter;
 pub mod openapi;

@@ -72,11 +72,7 @@ fn leaf(row: &Row) -> (Leaf, Row) {
 ///
 /// # Errors
 /// [`WriteError::Again`] when a row was in the way that is gone now.
-pub async fn claim(
-    tx: &mut Tx<'_>,
-    now: DateTime<Utc>,
-    tickets: &[Option<&Ticket>],
-) -> Result<Vec<Claim>, WriteError> {
+pub async fn claim(tx: &mut Tx<'_>, now: DateTime<Utc>, tickets: &[Option<&Ticket>]) -> Result<Vec<Claim>, WriteError> {
     let mut claims = vec![Claim::Won; tickets.len()];
     let mut first: HashMap<Row, usize> = HashMap::new();
     let mut wanted: Vec<(Row, i64)> = Vec::new();
@@ -142,11 +138,7 @@ pub async fn claim(
     Ok(claims)
 }
 
-async fn insert(
-    tx: &mut Tx<'_>,
-    now: DateTime<Utc>,
-    wanted: Vec<(Row, i64)>,
-) -> Result<HashSet<Row>, WriteError> {
+async fn insert(tx: &mut Tx<'_>, now: DateTime<Utc>, wanted: Vec<(Row, i64)>) -> Result<HashSet<Row>, WriteError> {
     let mut won = HashSet::with_capacity(wanted.len());
     for (target, rows) in tx.targets(wanted, |(row, _)| leaf(row)) {
         let sql = tx.sql(query("request/claim"), target);

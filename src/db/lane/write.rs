@@ -283,7 +283,10 @@ impl<W: Writer> WriterBucket<W> {
             }
             Ok(_) => {
                 roll_back(conn).await;
-                Attempt::RolledBack(WriteError::Inconsistent(format!("{} answered another number of requests", W::NAME)))
+                Attempt::RolledBack(WriteError::Inconsistent(format!(
+                    "{} answered another number of requests",
+                    W::NAME
+                )))
             }
             Err(WriteError::Sql(error)) if is_connection_error(&error) => {
                 conn.discard();
@@ -327,7 +330,8 @@ impl<W: Writer> WriterBucket<W> {
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
             // Boxed: this is the same future as the caller's, one level down, with batches of one.
-            let alone = Box::pin(self.run(conn, std::slice::from_ref(op), &mut Cost::default()));
+            let mut cost = Cost::default();
+            let alone = Box::pin(self.run(conn, std::slice::from_ref(op), &mut cost));
             answers.extend(alone.await);
         }
         answers
@@ -400,9 +404,7 @@ fn given_up(failure: WriteError) -> LaneError {
             LaneError::Unavailable(Arc::new(error))
         }
         // Lock or statement timeout: somebody holds the row for longer than a till can wait.
-        WriteError::Sql(error)
-            if matches!(crate::db::sqlstate(&error).as_deref(), Some("55P03" | "57014")) =>
-        {
+        WriteError::Sql(error) if matches!(crate::db::sqlstate(&error).as_deref(), Some("55P03" | "57014")) => {
             LaneError::Unavailable(Arc::new(error))
         }
         WriteError::Sql(error) => LaneError::Failed(Arc::new(error)),
