@@ -383,12 +383,8 @@ mod tests {
             task.abort();
         }
         let mut conn = office.get().await.expect("a connection");
-        let status: bool =
-            sqlx::query_scalar("select pg_current_xact_id_if_assigned() is null and now() = statement_timestamp()")
-                .fetch_one(&mut *conn)
-                .await
-                .expect("a row");
-        assert!(status, "the connection came inside a transaction");
+        let savepoint = sqlx::raw_sql("savepoint probe").execute(&mut *conn).await.expect_err("no transaction is open");
+        assert_eq!(crate::db::pool::sqlstate(&savepoint).as_deref(), Some("25P01"));
         drop(conn);
         let mut other = embedded.options(SUPERUSER, "postgres").connect().await.expect("a connection");
         let open: i64 = sqlx::query_scalar("select count(*) from pg_stat_activity where state like 'idle in%'")
