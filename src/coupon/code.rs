@@ -1,1 +1,245 @@
+//! The code on a coupon: 16 symbols of Crockford's base 32, shown in fours.
+//!
+//! 80 bits: issue day since 2000-01-01 (15), serial (41), check (24). Day and serial are the coupon's id. The serial
+//! is a keyed permutation of a counter, so it shows neither volume nor order and never repeats. The check is an HMAC
+//! of the id under the issue day's key: a made-up or mistyped code is refused without a query, but for one in 2^24.
+//!
+//! The id alone is not a secret and the code is: code text belongs in answers to whoever may use the coupon, not in
+//! logs. Codes of older systems are not this module's.
 
+use std::fmt;
+
+use aes_gcm_siv::KeyInit as _;
+use aes_gcm_siv::aes::Aes256;
+use aes_gcm_siv::aes::cipher::BlockCipherEncrypt;
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+use thiserror::Error;
+
+use crate::id::{CodeId, DAY_BITS, Day, IdError, NUMBER_BITS, NUMBER_END};
+
+/// Symbols of a code.
+pub const CODE_SYMBOLS: usize = 16;
+/// Longest text that is looked at; more separators than that is no code.
+pub const CODE_TEXT_BYTES_MAX: usize = 64;
+const CHECK_BITS: u32 = 24;
+const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+const _: () = assert!((DAY_BITS + NUMBER_BITS + CHECK_BITS) as usize == 5 * CODE_SYMBOLS);
+
+/// Why a text is not a code of this chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum BadCode {
+    #[error("a coupon code has {CODE_SYMBOLS} letters and digits")]
+    Length,
+    #[error("a coupon code has only digits and letters, and no U")]
+    Symbol,
+    #[error("the coupon code fails its check: it is mistyped or made up")]
+    Check,
+}
+
+/// A code that was minted here or passed its check.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CouponCode {
+    pub code_id: CodeId,
+    check: u32,
+}
+
+impl CouponCode {
+    fn bits(self) -> u128 {
+        (self.code_id.get() as u128) << CHECK_BITS | u128::from(self.check)
+    }
+}
+
+impl fmt::Display for CouponCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bits = self.bits();
+        let mut text = [b'-'; CODE_SYMBOLS + 3];
+        for symbol in 0..CODE_SYMBOLS {
+            let five = bits >> (5 * (CODE_SYMBOLS - 1 - symbol)) & 31;
+            text[symbol + symbol / 4] = ALPHABET[five as usize];
+        }
+        f.write_str(std::str::from_utf8(&text).expect("the alphabet is ASCII"))
+    }
+}
+
+impl fmt::Debug for CouponCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the code: with it, whoever reads a log could use the coupon.
+        write!(f, "CouponCode({:?})", self.code_id)
+    }
+}
+
+/// The keys of codes: makes, prints and reads them. Pure; costs under a microsecond.
+#[derive(Clone)]
+pub struct CodeKeys {
+    permutation: Permutation,
+    /// Ascending by first day, beginning with 2000-01-01.
+    checks: Vec<(Day, Hmac<Sha256>)>,
+}
+
+impl CodeKeys {
+    /// `checks` are the check keys with the first issue day of each, ascending, the first being 2000-01-01.
+    pub fn new(feistel: &[u8; 32], checks: impl IntoIterator<Item = (Day, [u8; 32])>) -> Self {
+        let checks: Vec<_> = checks
+            .into_iter()
+            .map(|(day, key)| (day, Hmac::new_from_slice(&key).expect("HMAC takes keys of any length")))
+            .collect();
+        assert!(
+            checks.first().is_some_and(|(day, _)| *day == Day::EPOCH) && checks.is_sorted_by(|a, b| a.0 < b.0),
+            "SecretFile refuses check keys that don't ascend from 2000-01-01"
+        );
+        Self { permutation: Permutation::new(feistel, NUMBER_BITS), checks }
+    }
+
+    /// The code of the `counter`th coupon ever, issued on `day`. The same counter on another day is another code.
+    ///
+    /// # Errors
+    /// [`IdError`] when day or counter don't fit.
+    pub fn mint(&self, day: Day, counter: i64) -> Result<CouponCode, IdError> {
+        if !(0..NUMBER_END).contains(&counter) {
+            return Err(IdError::Number { kind: "CodeId", number: counter });
+        }
+        let serial = self.permutation.permute(counter as u64) as i64;
+        Ok(self.code(CodeId::from_parts(day, serial)?))
+    }
+
+    /// The code of an id that is known to exist.
+    pub fn code(&self, code_id: CodeId) -> CouponCode {
+        CouponCode { code_id, check: self.check(code_id) }
+    }
+
+    /// The code of an id, as it is printed.
+    pub fn format(&self, code_id: CodeId) -> String {
+        self.code(code_id).to_string()
+    }
+
+    /// Reads a code in whatever way it was typed: case, hyphens and spaces don't matter, I and L are 1, O is 0.
+    ///
+    /// # Errors
+    /// [`BadCode`], in the order of its variants.
+    pub fn parse(&self, text: &str) -> Result<CodeId, BadCode> {
+        let bits = read_symbols(text)?;
+        let check = bits as u32 & ((1 << CHECK_BITS) - 1);
+        let code_id = CodeId::new((bits >> CHECK_BITS) as i64).expect("80 bits less 24 are day and serial");
+        if bool::from(check.ct_eq(&self.check(code_id))) { Ok(code_id) } else { Err(BadCode::Check) }
+    }
+
+    /// The counter that an id was minted from.
+    pub fn counter_of(&self, code_id: CodeId) -> i64 {
+        self.permutation.invert(code_id.number() as u64) as i64
+    }
+
+    fn check(&self, code_id: CodeId) -> u32 {
+        let at = self.checks.partition_point(|(from, _)| *from <= code_id.day());
+        let mut keyed = self.checks[at - 1].1.clone(); // the first begins with the first day an id can carry
+        keyed.update(&code_id.get().to_be_bytes());
+        let full = keyed.finalize().into_bytes();
+        u32::from_be_bytes([0, full[0], full[1], full[2]])
+    }
+}
+
+impl fmt::Debug for CodeKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let from: Vec<Day> = self.checks.iter().map(|(day, _)| *day).collect();
+        f.debug_struct("CodeKeys").field("checks_from", &from).finish_non_exhaustive()
+    }
+}
+
+fn read_symbols(text: &str) -> Result<u128, BadCode> {
+    if text.len() > CODE_TEXT_BYTES_MAX {
+        return Err(BadCode::Length);
+    }
+    let symbols = text.chars().filter(|c| !matches!(c, '-' | ' '));
+    if symbols.clone().count() != CODE_SYMBOLS {
+        return Err(BadCode::Length);
+    }
+    symbols.map(value_of).try_fold(0, |bits, five| Ok(bits << 5 | u128::from(five?)))
+}
+
+fn value_of(symbol: char) -> Result<u8, BadCode> {
+    let value = match symbol.to_ascii_uppercase() {
+        c @ '0'..='9' => c as u8 - b'0',
+        'O' => 0,
+        'I' | 'L' => 1,
+        c @ 'A'..='H' => c as u8 - b'A' + 10,
+        c @ 'J'..='K' => c as u8 - b'J' + 18,
+        c @ 'M'..='N' => c as u8 - b'M' + 20,
+        c @ 'P'..='T' => c as u8 - b'P' + 22,
+        c @ 'V'..='Z' => c as u8 - b'V' + 27,
+        _ => return Err(BadCode::Symbol),
+    };
+    Ok(value)
+}
+
+/// A keyed permutation of the numbers below 2^bits, `bits` odd: a balanced Feistel network one bit wider, walked until
+/// it comes back below. The round function is AES-256 of round and half.
+#[derive(Clone)]
+struct Permutation {
+    cipher: Aes256,
+    bits: u32,
+}
+
+impl Permutation {
+    /// As in NIST's FF1.
+    const ROUNDS: u8 = 10;
+
+    fn new(key: &[u8; 32], bits: u32) -> Self {
+        assert!(bits % 2 == 1 && bits < 63);
+        Self { cipher: Aes256::new(&(*key).into()), bits }
+    }
+
+    fn permute(&self, number: u64) -> u64 {
+        self.walk(number, Self::forward)
+    }
+
+    fn invert(&self, number: u64) -> u64 {
+        self.walk(number, Self::backward)
+    }
+
+    /// Ends, since the cycle of the wider permutation that `number` is on comes back to `number` itself; two steps on
+    /// average.
+    fn walk(&self, number: u64, step: impl Fn(&Self, u64) -> u64) -> u64 {
+        debug_assert!(number < 1 << self.bits);
+        let mut at = step(self, number);
+        while at >= 1 << self.bits {
+            at = step(self, at);
+        }
+        at
+    }
+
+    fn forward(&self, number: u64) -> u64 {
+        let (mut left, mut right) = self.split(number);
+        for round in 0..Self::ROUNDS {
+            (left, right) = (right, left ^ self.round(round, right));
+        }
+        left << self.half_bits() | right
+    }
+
+    fn backward(&self, number: u64) -> u64 {
+        let (mut left, mut right) = self.split(number);
+        for round in (0..Self::ROUNDS).rev() {
+            (left, right) = (right ^ self.round(round, left), left);
+        }
+        left << self.half_bits() | right
+    }
+
+    fn half_bits(&self) -> u32 {
+        self.bits.div_ceil(2)
+    }
+
+    fn split(&self, number: u64) -> (u64, u64) {
+        (number >> self.half_bits(), number & ((1 << self.half_bits()) - 1))
+    }
+
+    fn round(&self, round: u8, half: u64) -> u64 {
+        let mut block = [0; 16];
+        block[0] = round;
+        block[8..].copy_from_slice(&half.to_be_bytes());
+        let mut block = block.into();
+        self.cipher.encrypt_block(&mut block);
+        let mut first = [0; 8];
+        first.copy_from_slice(&block[..8]);
+        u64::from_be_bytes(first) & ((1 << self.half_bits()) - 1)
+    }
+}

@@ -1,0 +1,190 @@
+//! Encryption of personal data, blind indexes and the keys of coupon codes.
+//!
+//! - A value is encrypted with AES-256-GCM-SIV and bound to its table, column and row id: moved elsewhere, it does not
+//!   decrypt. The bytes are key id (1), nonce (12), ciphertext and tag (16).
+//! - A blind index is the first 128 bits of HMAC-SHA-256 of kind and normalised identifier. One or two key versions
+//!   live; whoever writes, writes both.
+//! - Keys come from a [`SecretFile`]. No key and no plaintext appears in `Debug`, in an error or in a log.
+//!
+//! Out of scope: which values are personal (each domain's store says), masking (`member::key`), hashes of tokens.
+
+mod file;
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use aes_gcm_siv::aead::{Aead, Payload};
+use aes_gcm_siv::{Aes256GcmSiv, KeyInit as _, Nonce};
+use hmac::{Hmac, Mac};
+use rand::RngCore;
+use rand::rngs::StdRng;
+use sha2::Sha256;
+use thiserror::Error;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::coupon::code::CodeKeys;
+
+pub use file::{BLIND_KEYS_MAX, FILE_BYTES_MAX, Key256, PII_KEYS_MAX, SecretFile, SecretFileError};
+
+const NONCE_BYTES: usize = 12;
+const TAG_BYTES: usize = 16;
+/// What encryption adds to the length of a value.
+pub const SEALED_OVERHEAD_BYTES: usize = 1 + NONCE_BYTES + TAG_BYTES;
+
+/// The keys at work. Share it by `Arc`.
+pub struct Secrets {
+    /// Current key first.
+    pii: Vec<(u8, Aes256GcmSiv)>,
+    /// Current version first.
+    blind: Vec<(i16, Hmac<Sha256>)>,
+    legacy: Hmac<Sha256>,
+    codes: CodeKeys,
+    /// A repeated nonce would reveal only that a value is the same as before in its place (SIV), but none repeats.
+    nonces: Mutex<StdRng>,
+}
+
+/// A stored value that does not decrypt. Names the place, never the content.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{table}.{column} of id {id} cannot be decrypted: {why}")]
+pub struct Undecryptable {
+    pub table: &'static str,
+    pub column: &'static str,
+    pub id: i64,
+    pub why: WhyUndecryptable,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum WhyUndecryptable {
+    #[error("it is shorter than any encrypted value")]
+    TooShort,
+    #[error("its key {0} is not in the secret file")]
+    UnknownKey(u8),
+    #[error("it was changed, moved from another place or encrypted with another key of the same number")]
+    Refused,
+    #[error("it is not text")]
+    NotText,
+}
+
+impl Secrets {
+    /// Readies the keys; `nonces` must come from the operating system outside tests.
+    pub fn new(file: &SecretFile, nonces: StdRng) -> Self {
+        Self {
+            pii: file.pii().map(|(id, key)| (id, Aes256GcmSiv::new(&(*key.bytes()).into()))).collect(),
+            blind: file.blind().map(|(version, key)| (version, mac(key.bytes()))).collect(),
+            legacy: mac(file.legacy().bytes()),
+            codes: CodeKeys::new(file.feistel().bytes(), file.checks().map(|(day, key)| (day, *key.bytes()))),
+            nonces: Mutex::new(nonces),
+        }
+    }
+
+    /// The keys of coupon codes.
+    pub fn codes(&self) -> &CodeKeys {
+        &self.codes
+    }
+
+    /// Encrypts a value for its place. `table` is the parent's name, whatever leaf the row is in.
+    pub fn encrypt(&self, table: &'static str, column: &'static str, id: i64, plain: &str) -> Vec<u8> {
+        let mut nonce = [0; NONCE_BYTES];
+        self.nonces.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut nonce);
+        let (key_id, cipher) = &self.pii[0];
+        let payload = Payload { msg: plain.as_bytes(), aad: &place(table, column, id) };
+        let sealed =
+            cipher.encrypt(&Nonce::from(nonce), payload).expect("AES-GCM-SIV refuses only what is longer than 64 GiB");
+        let mut out = Vec::with_capacity(1 + NONCE_BYTES + sealed.len());
+        out.push(*key_id);
+        out.extend_from_slice(&nonce);
+        out.extend_from_slice(&sealed);
+        out
+    }
+
+    /// Decrypts a value from its place.
+    ///
+    /// # Errors
+    /// [`Undecryptable`]: the row is damaged, or its key is missing here.
+    pub fn decrypt(
+        &self,
+        table: &'static str,
+        column: &'static str,
+        id: i64,
+        sealed: &[u8],
+    ) -> Result<String, Undecryptable> {
+        let refuse = |why| Undecryptable { table, column, id, why };
+        if sealed.len() < SEALED_OVERHEAD_BYTES {
+            return Err(refuse(WhyUndecryptable::TooShort));
+        }
+        let (key_id, rest) = (sealed[0], &sealed[1..]);
+        let (nonce, body) = rest.split_at(NONCE_BYTES);
+        let nonce: [u8; NONCE_BYTES] = nonce.try_into().expect("split at exactly this length");
+        let (_, cipher) =
+            self.pii.iter().find(|(known, _)| *known == key_id).ok_or(refuse(WhyUndecryptable::UnknownKey(key_id)))?;
+        let payload = Payload { msg: body, aad: &place(table, column, id) };
+        let plain = cipher.decrypt(&Nonce::from(nonce), payload).map_err(|_| refuse(WhyUndecryptable::Refused))?;
+        String::from_utf8(plain).map_err(|bad| {
+            drop(Zeroizing::new(bad.into_bytes()));
+            refuse(WhyUndecryptable::NotText)
+        })
+    }
+
+    /// Whether a value was encrypted with another key than the current one, so that rotation must write it again.
+    pub fn is_stale(&self, sealed: &[u8]) -> bool {
+        sealed.first() != Some(&self.pii[0].0)
+    }
+
+    /// The keys of an identifier in `member_key`, one for each live version, the current version first.
+    pub fn blind(&self, kind: u8, normalised: &str) -> Vec<(i16, Uuid)> {
+        self.blind.iter().map(|(version, keyed)| (*version, blind_with(keyed, kind, normalised))).collect()
+    }
+
+    /// The key of an identifier in the current version, for a lookup.
+    pub fn blind_current(&self, kind: u8, normalised: &str) -> (i16, Uuid) {
+        let (version, keyed) = &self.blind[0];
+        (*version, blind_with(keyed, kind, normalised))
+    }
+
+    /// The key of an older system's coupon code in `coupon_history_index`. Its key never rotates.
+    pub fn legacy(&self, normalised: &str) -> Uuid {
+        let mut keyed = self.legacy.clone();
+        keyed.update(normalised.as_bytes());
+        first_128(keyed)
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secrets")
+            .field("pii_ids", &self.pii.iter().map(|(id, _)| id).collect::<Vec<_>>())
+            .field("blind_versions", &self.blind.iter().map(|(version, _)| version).collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+fn mac(key: &[u8; 32]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(key).expect("HMAC takes keys of any length")
+}
+
+fn blind_with(keyed: &Hmac<Sha256>, kind: u8, normalised: &str) -> Uuid {
+    let mut keyed = keyed.clone();
+    keyed.update(&[kind]);
+    keyed.update(normalised.as_bytes());
+    first_128(keyed)
+}
+
+/// All 128 bits are the hash's: no UUID version or variant is set in them.
+fn first_128(keyed: Hmac<Sha256>) -> Uuid {
+    let full = keyed.finalize().into_bytes();
+    let mut first = [0; 16];
+    first.copy_from_slice(&full[..16]);
+    Uuid::from_bytes(first)
+}
+
+/// Associated data. Names are identifiers without NUL, so the parts can't run into each other.
+fn place(table: &str, column: &str, id: i64) -> Vec<u8> {
+    let mut place = Vec::with_capacity(table.len() + column.len() + 10);
+    place.extend_from_slice(table.as_bytes());
+    place.push(0);
+    place.extend_from_slice(column.as_bytes());
+    place.push(0);
+    place.extend_from_slice(&id.to_be_bytes());
+    place
+}
