@@ -10,6 +10,8 @@
 //!   of attempts less than 24 hours apart share one.
 //! - Numbers of different scopes, operations or kinds never share a key: the hash covers each part with its length.
 
+pub mod http;
+pub mod read;
 pub mod store;
 
 use std::fmt;
@@ -89,7 +91,7 @@ impl Source {
             return Ok(till);
         }
         let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
-        if text.is_empty() || text.len() > KEY_CHARS_MAX || !visible || text.starts_with("till:") {
+        if text.is_empty() || text.len() > KEY_CHARS_MAX || !visible {
             return Err(Refusal::new(Code::MalformedHeader)
                 .detail(format!(
                     "a request number is 1 to {KEY_CHARS_MAX} visible ASCII characters, or \
@@ -199,7 +201,19 @@ impl Window {
         Self { now, zone, days_back: DAYS_BACK, days_ahead: DAYS_AHEAD }
     }
 
-    fn today(&self) -> NaiveDate {
+    /// The first and the last day that are accepted.
+    pub fn bounds(&self) -> (NaiveDate, NaiveDate) {
+        let today = self.today();
+        (today - Days::new(self.days_back.into()), today + Days::new(self.days_ahead.into()))
+    }
+
+    pub fn contains(&self, day: NaiveDate) -> bool {
+        let (oldest, newest) = self.bounds();
+        (oldest..=newest).contains(&day)
+    }
+
+    /// The business day of now.
+    pub fn today(&self) -> NaiveDate {
         self.zone.day_of(self.now).to_date()
     }
 }
@@ -222,9 +236,8 @@ impl RequestNumber {
         let Some(day) = source.day(window.zone) else {
             return Ok(Self { key, days: ClaimDays::Two(today - Days::new(1), today) });
         };
-        let oldest = today - Days::new(window.days_back.into());
-        let newest = today + Days::new(window.days_ahead.into());
-        if day < oldest || day > newest {
+        let (oldest, newest) = window.bounds();
+        if !window.contains(day) {
             return Err(Refusal::new(Code::RequestNumberExpired)
                 .detail(format!("the number's day is {day}; accepted are {oldest} to {newest}"))
                 .with("day", day.to_string())
@@ -311,7 +324,10 @@ mod tests {
             ms >>= 5;
         }
         let source = Source::Key(format!("{}ABCDEFGHJKMNPQRS", String::from_utf8(text).unwrap()));
-        assert_eq!(number(&source, "2026-11-22T02:00:00Z").unwrap().days, ClaimDays::One(day("2026-11-22")));
+        assert_eq!(
+            number(&source, "2026-11-22T02:00:00Z").unwrap().days,
+            ClaimDays::One(day("2026-11-22"))
+        );
     }
 
     #[test]
@@ -368,8 +384,7 @@ mod tests {
 
     #[test]
     fn a_number_that_no_clock_made_floats() {
-        for text in ["7ZZZZZZZZZZZZZZZZZZZZZZZZZ", "00000000000000000000000000", "ffffffff-ffff-7fff-8fff-ffffffffffff"]
-        {
+        for text in ["7ZZZZZZZZZZZZZZZZZZZZZZZZZ", "00000000000000000000000000", "ffffffff-ffff-7fff-8fff-ffffffffffff"] {
             let number = number(&Source::Key(text.into()), "2026-11-22T02:00:00Z").unwrap();
             assert!(matches!(number.days, ClaimDays::Two(..)), "{text}");
         }
@@ -378,16 +393,10 @@ mod tests {
     #[test]
     fn numbers_are_read_from_text_and_only_in_one_spelling() {
         assert_eq!(Source::parse("till:S0001:2:2026-11-21:417").unwrap(), till("2026-11-21"));
-        for bad in [
-            "",
-            "a b",
-            "till:",
-            "till:S1:2:2026-11-21:007",
-            "till:S1:2:2026-11-21:+7",
-            "till:S1::2026-11-21:7",
-            "\u{e9}",
-            &"x".repeat(129),
-        ] {
+        for other in ["till:", "till:S1:2:2026-11-21:007", "till:S1:2:2026-11-21:+7", "till:S1::2026-11-21:7"] {
+            assert_eq!(Source::parse(other).unwrap(), Source::Key(other.into()), "{other}");
+        }
+        for bad in ["", "a b", "\u{e9}", &"x".repeat(129)] {
             assert_eq!(Source::parse(bad).unwrap_err().code, Code::MalformedHeader, "{bad}");
         }
         assert!(Source::parse(&"x".repeat(128)).is_ok());
