@@ -1,6 +1,7 @@
 //! Tessera: member and coupon backend of a retail chain.
 
 pub mod app;
+pub mod cache;
 pub mod chain;
 pub mod clock;
 pub mod config;

@@ -6,6 +6,7 @@
 pub mod cache;
 pub mod http;
 pub mod key;
+pub mod names;
 pub mod store;
 
 use chrono::{DateTime, Utc};

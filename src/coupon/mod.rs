@@ -1,1 +1,268 @@
+//! Coupons: rules, codes, issuing, redeeming, reversing.
+//!
+//! A coupon's row in `coupon` is the truth; `coupon_receive` (by holder) and `coupon_index` (by rule) are its index
+//! rows, written with it in one transaction and by [`store`] alone. What a request may do is decided in memory over
+//! locked rows ([`decide`]), so that a batch of requests is one transaction.
+//!
+//! # The transition table
+//!
+//! | state | redeem | reverse |
+//! |---|---|---|
+//! | issued, unlocked | redeemed when the last use is spent, else issued | issued if it has uses, else `coupon_not_redeemed` |
+//! | issued, locked by the same order | as unlocked, and the lock ends | as unlocked |
+//! | issued, locked by another order | `coupon_locked` | as unlocked |
+//! | redeemed | `coupon_already_redeemed` | issued |
+//! | void | `coupon_void` | `coupon_void` |
+//!
+//! A lock counts until `lock_until`; expired is a matter of the clock. When several things stand against a redemption,
+//! the caller learns the first of: not found, void, already redeemed, locked, member frozen or cancelled, rule paused,
+//! not yet valid, expired, other currency, below threshold.
+
 pub mod code;
+pub mod decide;
+pub mod rule;
+pub mod rule_cache;
+pub mod rule_store;
+pub mod store;
+pub mod world;
+pub mod writer;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    id::{CodeId, MemberId, RedemptionId, RuleId, StoreNo},
+    problem::{Code, Refusal},
+};
+
+/// A coupon as its row says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Coupon {
+    pub code_id: CodeId,
+    pub rule_id: RuleId,
+    pub rule_version: i32,
+    pub holder: Option<MemberId>,
+    pub issued_at: DateTime<Utc>,
+    pub valid_from: DateTime<Utc>,
+    /// Exclusive.
+    pub valid_until: DateTime<Utc>,
+    pub state: State,
+    /// Uses that stand.
+    pub uses: i16,
+    /// Reversals so far.
+    pub cycles: i16,
+    /// The latest use that stands, as far as the row knows.
+    pub last_use: Option<Use>,
+    pub issue_store_no: Option<StoreNo>,
+    pub referrer: Option<String>,
+    pub legacy_key: Option<Uuid>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum State {
+    Issued { lock: Option<Lock> },
+    Redeemed,
+    Void,
+}
+
+/// A hold of one order on a coupon.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lock {
+    pub order_ref: String,
+    pub until: DateTime<Utc>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Use {
+    pub redemption_id: RedemptionId,
+    pub at: DateTime<Utc>,
+    pub store_no: StoreNo,
+    pub order_ref: String,
+}
+
+/// The state that callers see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StateName {
+    Issued,
+    Locked,
+    Redeemed,
+    Void,
+    Expired,
+}
+
+impl State {
+    /// The number that rows carry.
+    pub fn number(&self) -> i16 {
+        match self {
+            State::Issued { .. } => 1,
+            State::Redeemed => 2,
+            State::Void => 3,
+        }
+    }
+}
+
+impl Coupon {
+    /// The lock that counts at this instant.
+    pub fn lock_at(&self, now: DateTime<Utc>) -> Option<&Lock> {
+        match &self.state {
+            State::Issued { lock: Some(lock) } if lock.until > now => Some(lock),
+            _ => None,
+        }
+    }
+
+    /// The state that callers see at this instant.
+    pub fn state_name(&self, now: DateTime<Utc>) -> StateName {
+        match &self.state {
+            State::Redeemed => StateName::Redeemed,
+            State::Void => StateName::Void,
+            State::Issued { .. } if self.valid_until <= now => StateName::Expired,
+            State::Issued { .. } if self.lock_at(now).is_some() => StateName::Locked,
+            State::Issued { .. } => StateName::Issued,
+        }
+    }
+
+    /// Spends one use.
+    ///
+    /// # Errors
+    /// `coupon_void`, `coupon_already_redeemed`, `coupon_locked`, by the transition table. The caller adds what only it
+    /// knows, such as the store's name.
+    pub fn redeem(self, this: Use, uses_max: i16) -> Result<Self, Code> {
+        match &self.state {
+            State::Void => Err(Code::CouponVoid),
+            State::Redeemed => Err(Code::CouponAlreadyRedeemed),
+            State::Issued { .. } if self.uses >= uses_max => Err(Code::CouponAlreadyRedeemed),
+            State::Issued { .. } if self.lock_at(this.at).is_some_and(|lock| lock.order_ref != this.order_ref) => {
+                Err(Code::CouponLocked)
+            }
+            State::Issued { .. } => {
+                let uses = self.uses + 1;
+                let state = if uses >= uses_max { State::Redeemed } else { State::Issued { lock: None } };
+                Ok(Self { uses, state, last_use: Some(this), ..self })
+            }
+        }
+    }
+
+    /// Takes one use back.
+    ///
+    /// # Errors
+    /// `coupon_void`, `coupon_not_redeemed`.
+    pub fn reverse(self, redemption_id: RedemptionId) -> Result<Self, Code> {
+        let state = match &self.state {
+            State::Void => return Err(Code::CouponVoid),
+            _ if self.uses == 0 => return Err(Code::CouponNotRedeemed),
+            State::Redeemed => State::Issued { lock: None },
+            State::Issued { .. } => self.state.clone(),
+        };
+        let last_use = self.last_use.filter(|last| last.redemption_id != redemption_id);
+        Ok(Self { uses: self.uses - 1, cycles: self.cycles.saturating_add(1), state, last_use, ..self })
+    }
+
+    /// Whether the clock allows a use.
+    ///
+    /// # Errors
+    /// `coupon_not_yet_valid`, `coupon_expired`, with the instant.
+    pub fn check_validity(&self, now: DateTime<Utc>) -> Result<(), Refusal> {
+        if now < self.valid_from {
+            return Err(Refusal::new(Code::CouponNotYetValid).with("valid_from", instant(self.valid_from)));
+        }
+        if now >= self.valid_until {
+            return Err(Refusal::new(Code::CouponExpired).with("valid_until", instant(self.valid_until)));
+        }
+        Ok(())
+    }
+}
+
+/// An instant as answers show it: UTC, milliseconds.
+pub fn instant(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Day;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+    }
+
+    fn coupon(state: State, uses: i16) -> Coupon {
+        Coupon {
+            code_id: CodeId::from_parts(Day::from_date("2026-11-22".parse().unwrap()), 7).unwrap(),
+            rule_id: "1".parse().unwrap(),
+            rule_version: 1,
+            holder: None,
+            issued_at: at(-100),
+            valid_from: at(-100),
+            valid_until: at(100),
+            state,
+            uses,
+            cycles: 0,
+            last_use: None,
+            issue_store_no: None,
+            referrer: None,
+            legacy_key: None,
+        }
+    }
+
+    fn used_by(order: &str) -> Use {
+        Use {
+            redemption_id: RedemptionId::from_parts(Day::from_date("2026-11-22".parse().unwrap()), 1).unwrap(),
+            at: at(0),
+            store_no: StoreNo::new(1),
+            order_ref: order.to_owned(),
+        }
+    }
+
+    fn locked(order: &str, until: i64) -> State {
+        State::Issued { lock: Some(Lock { order_ref: order.to_owned(), until: at(until) }) }
+    }
+
+    #[test]
+    fn every_row_of_the_transition_table_holds() {
+        let free = State::Issued { lock: None };
+        // state, uses, uses allowed, redeem by order 'a', reverse
+        let rows: [(State, i16, i16, Result<State, Code>, Result<State, Code>); 10] = [
+            (free.clone(), 0, 1, Ok(State::Redeemed), Err(Code::CouponNotRedeemed)),
+            (free.clone(), 0, 2, Ok(free.clone()), Err(Code::CouponNotRedeemed)),
+            (free.clone(), 1, 2, Ok(State::Redeemed), Ok(free.clone())),
+            (locked("a", 10), 0, 1, Ok(State::Redeemed), Err(Code::CouponNotRedeemed)),
+            (locked("a", 10), 1, 3, Ok(free.clone()), Ok(locked("a", 10))),
+            (locked("b", 10), 0, 1, Err(Code::CouponLocked), Err(Code::CouponNotRedeemed)),
+            (locked("b", 0), 0, 1, Ok(State::Redeemed), Err(Code::CouponNotRedeemed)),
+            (locked("b", 10), 1, 2, Err(Code::CouponLocked), Ok(locked("b", 10))),
+            (State::Redeemed, 1, 1, Err(Code::CouponAlreadyRedeemed), Ok(free)),
+            (State::Void, 0, 1, Err(Code::CouponVoid), Err(Code::CouponVoid)),
+        ];
+        for (number, (state, uses, uses_max, redeemed, reversed)) in rows.into_iter().enumerate() {
+            let before = coupon(state, uses);
+            let after = before.clone().redeem(used_by("a"), uses_max);
+            assert_eq!(after.as_ref().map(|c| c.state.clone()).map_err(|code| *code), redeemed, "redeem, row {number}");
+            if let Ok(after) = after {
+                assert_eq!((after.uses, after.last_use), (uses + 1, Some(used_by("a"))), "redeem, row {number}");
+            }
+            let after = before.reverse(used_by("a").redemption_id);
+            assert_eq!(
+                after.as_ref().map(|c| c.state.clone()).map_err(|code| *code),
+                reversed,
+                "reverse, row {number}"
+            );
+            if let Ok(after) = after {
+                assert_eq!((after.uses, after.cycles), (uses - 1, 1), "reverse, row {number}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_coupon_is_valid_from_its_first_instant_and_not_at_its_last() {
+        let coupon = coupon(State::Issued { lock: None }, 0);
+        let code = |at| coupon.check_validity(at).err().map(|refusal| refusal.code);
+        assert_eq!(code(at(-101)), Some(Code::CouponNotYetValid));
+        assert_eq!(code(at(-100)), None);
+        assert_eq!(code(at(99)), None);
+        assert_eq!(code(at(100)), Some(Code::CouponExpired));
+        assert_eq!(coupon.state_name(at(100)), StateName::Expired);
+    }
+}

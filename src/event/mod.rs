@@ -1,1 +1,51 @@
+//! The outbox: what happened, for feeds and for the caches of other nodes.
+//!
+//! An event is written in the transaction of the change it tells of. Bodies hold ids and masks, never personal data.
 
+pub mod store;
+
+use crate::id::EventId;
+
+/// What happened. The numbers stand in rows and never change their meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    MemberRegistered,
+    MemberChanged,
+    CouponsIssued,
+    CouponRedeemed,
+    CouponReversed,
+    RuleChanged,
+    StoreChanged,
+    ApiKeyChanged,
+}
+
+impl Kind {
+    const ALL: [(Kind, i16); 8] = [
+        (Kind::MemberRegistered, 1),
+        (Kind::MemberChanged, 2),
+        (Kind::CouponsIssued, 10),
+        (Kind::CouponRedeemed, 11),
+        (Kind::CouponReversed, 12),
+        (Kind::RuleChanged, 20),
+        (Kind::StoreChanged, 30),
+        (Kind::ApiKeyChanged, 40),
+    ];
+
+    pub fn number(self) -> i16 {
+        Self::ALL.into_iter().find(|(kind, _)| *kind == self).expect("every kind stands in the table").1
+    }
+
+    pub fn from_number(number: i16) -> Option<Self> {
+        Self::ALL.into_iter().find(|(_, of)| *of == number).map(|(kind, _)| kind)
+    }
+}
+
+/// An event to be written.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    pub event_id: EventId,
+    pub kind: Kind,
+    /// The id of what changed.
+    pub subject: i64,
+    pub body: serde_json::Value,
+}

@@ -22,12 +22,12 @@ use std::{sync::Arc, time::Duration};
 
 use sqlx::postgres::PgConnectOptions;
 
+use self::queue::Queue;
 pub use self::{
     conn::LaneConn,
     read::{Read, Reader},
-    write::{Batch, Target, Tx, WriteError, Writer, WriterHandle},
+    write::{Target, Tx, WriteError, Writer, WriterHandle, column, expect_rows},
 };
-use self::queue::Queue;
 
 /// Sizes and bounds of a lane.
 #[derive(Debug, Clone)]

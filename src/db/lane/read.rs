@@ -105,7 +105,8 @@ impl<R: Read> LeafBucket<R> {
         let (taken, rest) = {
             let mut waiting = self.waiting.lock().expect("no code panics while it holds the bucket");
             let rest = waiting.len().saturating_sub(self.shared.settings.read_batch_max);
-            let keep = waiting.split_off(waiting.len() - rest);
+            let batch = waiting.len() - rest;
+            let keep = waiting.split_off(batch);
             (std::mem::replace(&mut *waiting, keep), rest)
         };
         self.shared.queue.leave(taken.len());

@@ -144,6 +144,19 @@ fn split_by_leaf<T, K: Ord>(
     }
 }
 
+/// One column of an array statement.
+pub fn column<T, V>(rows: &[T], value: impl Fn(&T) -> V) -> Vec<V> {
+    rows.iter().map(value).collect()
+}
+
+/// Every write says how many rows it must reach.
+pub fn expect_rows(table: &str, wanted: usize, reached: u64) -> Result<(), WriteError> {
+    if wanted as u64 == reached {
+        return Ok(());
+    }
+    Err(WriteError::Inconsistent(format!("{table}: {reached} rows written where {wanted} were meant")))
+}
+
 /// A batch of requests as a worker took it.
 pub struct Batch<W: Writer> {
     requests: Vec<Waiting<W>>,
@@ -270,7 +283,10 @@ impl<W: Writer> WriterBucket<W> {
             }
             Ok(_) => {
                 roll_back(conn).await;
-                Attempt::RolledBack(WriteError::Inconsistent(format!("{} answered another number of requests", W::NAME)))
+                Attempt::RolledBack(WriteError::Inconsistent(format!(
+                    "{} answered another number of requests",
+                    W::NAME
+                )))
             }
             Err(WriteError::Sql(error)) if is_connection_error(&error) => {
                 conn.discard();
@@ -314,7 +330,8 @@ impl<W: Writer> WriterBucket<W> {
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
             // Boxed: this is the same future as the caller's, one level down, with batches of one.
-            let alone = Box::pin(self.run(conn, std::slice::from_ref(op), &mut Cost::default()));
+            let mut cost = Cost::default();
+            let alone = Box::pin(self.run(conn, std::slice::from_ref(op), &mut cost));
             answers.extend(alone.await);
         }
         answers
@@ -387,9 +404,7 @@ fn given_up(failure: WriteError) -> LaneError {
             LaneError::Unavailable(Arc::new(error))
         }
         // Lock or statement timeout: somebody holds the row for longer than a till can wait.
-        WriteError::Sql(error)
-            if matches!(crate::db::sqlstate(&error).as_deref(), Some("55P03" | "57014")) =>
-        {
+        WriteError::Sql(error) if matches!(crate::db::sqlstate(&error).as_deref(), Some("55P03" | "57014")) => {
             LaneError::Unavailable(Arc::new(error))
         }
         WriteError::Sql(error) => LaneError::Failed(Arc::new(error)),

@@ -1,0 +1,55 @@
+//! Names of stores by number, for answers that tell where something happened. A name never changes.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, RwLock},
+};
+
+use crate::{
+    db::lane::{Tx, WriteError},
+    id::StoreNo,
+};
+
+/// The map grows to the number of stores of the chain, some ten thousand.
+#[derive(Clone, Default)]
+pub struct StoreNames(Arc<RwLock<HashMap<StoreNo, Arc<str>>>>);
+
+impl StoreNames {
+    pub fn get(&self, store_no: StoreNo) -> Option<Arc<str>> {
+        self.0.read().expect("no code panics while it holds the names").get(&store_no).cloned()
+    }
+
+    pub fn put(&self, store_no: StoreNo, name: Arc<str>) {
+        self.0.write().expect("no code panics while it holds the names").insert(store_no, name);
+    }
+
+    /// The names of these stores; those not in memory are read on the batch's connection.
+    pub async fn of(
+        &self,
+        tx: &mut Tx<'_>,
+        wanted: BTreeSet<StoreNo>,
+    ) -> Result<HashMap<StoreNo, Arc<str>>, WriteError> {
+        let mut names = HashMap::with_capacity(wanted.len());
+        let mut missing = Vec::new();
+        for store_no in wanted {
+            match self.get(store_no) {
+                Some(name) => drop(names.insert(store_no, name)),
+                None => missing.push(store_no.get()),
+            }
+        }
+        if !missing.is_empty() {
+            tx.plain();
+            let rows: Vec<(StoreNo, String)> =
+                sqlx::query_as("select s.store_no, s.store_id from store s where s.store_no = any($1)")
+                    .bind(missing)
+                    .fetch_all(tx.conn())
+                    .await?;
+            for (store_no, name) in rows {
+                let name: Arc<str> = name.into();
+                self.put(store_no, Arc::clone(&name));
+                names.insert(store_no, name);
+            }
+        }
+        Ok(names)
+    }
+}

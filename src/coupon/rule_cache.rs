@@ -1,0 +1,90 @@
+//! Rules in memory. A version never changes; a head does, and is forgotten when an event says so.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use super::{
+    rule::{Rule, RuleVersion},
+    rule_store,
+    world::World,
+};
+use crate::{
+    cache::{Bypass, Cache},
+    db::lane::{Tx, WriteError},
+    id::RuleId,
+};
+
+/// A rule and its versions weigh about this much, in bytes.
+const WEIGHT: u32 = 512;
+const WEIGHT_MAX: u64 = 64 << 20;
+/// A pause reaches every node by the event; should that fail, by this.
+const HEAD_TTL: Duration = Duration::from_secs(5);
+const VERSION_TTL: Duration = Duration::from_secs(3600);
+
+#[derive(Clone)]
+pub struct RuleBook {
+    heads: Cache<RuleId, Rule>,
+    versions: Cache<(RuleId, i32), RuleVersion>,
+}
+
+impl RuleBook {
+    pub fn new(bypass: Bypass) -> Self {
+        Self {
+            heads: Cache::new("rule", WEIGHT_MAX, HEAD_TTL, bypass, |_, _| WEIGHT),
+            // What never changes need not be bypassed.
+            versions: Cache::new("rule_version", WEIGHT_MAX, VERSION_TTL, Bypass::default(), |_, _| WEIGHT),
+        }
+    }
+
+    /// A rule, from memory or the database.
+    pub async fn get<E, C>(
+        &self,
+        rule_id: RuleId,
+        connect: impl Future<Output = Result<C, E>> + Send,
+    ) -> Result<Option<Arc<Rule>>, E>
+    where
+        E: From<sqlx::Error> + Send + Sync + 'static,
+        C: std::ops::DerefMut<Target = sqlx::PgConnection> + Send,
+    {
+        let load = async {
+            let mut conn = connect.await?;
+            Ok::<_, E>(rule_store::find_rule(&mut conn, rule_id).await?)
+        };
+        Ok(self.heads.get(&rule_id, load).await?.map(|(rule, _)| rule))
+    }
+
+    pub async fn forget(&self, rule_id: RuleId) {
+        self.heads.forget(&rule_id).await;
+    }
+
+    pub fn forget_all(&self) {
+        self.heads.forget_all();
+    }
+
+    /// Brings a batch the versions and states that its coupons speak of.
+    pub(super) async fn load_for(&self, tx: &mut Tx<'_>, world: &mut World) -> Result<(), WriteError> {
+        let wanted: BTreeSet<(RuleId, i32)> =
+            world.coupons.values().map(|coupon| (coupon.rule_id, coupon.rule_version)).collect();
+        for (rule_id, version) in wanted {
+            let load = async {
+                tx.plain();
+                rule_store::find_version(tx.conn(), rule_id, version).await
+            };
+            let Some((found, _)) = self.versions.get(&(rule_id, version), load).await? else {
+                return Err(WriteError::Inconsistent(format!("coupon.rule_version {version} of {rule_id} is missing")));
+            };
+            world.rules.insert((rule_id, version), found);
+            if world.rule_states.contains_key(&rule_id) {
+                continue;
+            }
+            let load = async {
+                tx.plain();
+                rule_store::find_rule(tx.conn(), rule_id).await
+            };
+            let Some((head, _)) = self.heads.get(&rule_id, load).await? else {
+                return Err(WriteError::Inconsistent(format!("coupon.rule_id {rule_id} is no rule")));
+            };
+            world.rule_states.insert(rule_id, head.state);
+        }
+        Ok(())
+    }
+}

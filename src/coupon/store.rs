@@ -1,0 +1,398 @@
+//! The SQL of coupons, their index rows, counters and ledger.
+//!
+//! Lock order, here and wherever else these tables are written: `request`, `member_key`, `coupon`, `member`,
+//! `coupon_receive`, `coupon_index`, `coupon_history_index`, `member_rule`, `coupon_stock`, `redemption`, `event`;
+//! rows by (leaf, key). A base row and its index rows are written by [`insert_coupons`] and [`update_coupons`] and by
+//! nothing else.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::{
+    Coupon, Lock, State, Use,
+    world::{LedgerKind, MemberRule, Redemption, Stock, StockKey},
+};
+use crate::{
+    db::lane::{Tx, WriteError, column, expect_rows},
+    id::{CodeId, MemberId, RedemptionId, RuleId, StoreNo},
+    partition::{Leaf, plan, query},
+};
+
+#[derive(FromRow)]
+pub(super) struct CouponRow {
+    pub(super) code_id: CodeId,
+    rule_id: RuleId,
+    issued_at: DateTime<Utc>,
+    valid_from: DateTime<Utc>,
+    valid_until: DateTime<Utc>,
+    member_id: Option<MemberId>,
+    redemption_id: Option<RedemptionId>,
+    redeemed_at: Option<DateTime<Utc>>,
+    lock_until: Option<DateTime<Utc>>,
+    legacy_key: Option<Uuid>,
+    rule_version: i32,
+    issue_store_no: Option<StoreNo>,
+    redeemed_store_no: Option<StoreNo>,
+    state: i16,
+    uses: i16,
+    cycles: i16,
+    lock_order: Option<String>,
+    order_ref: Option<String>,
+    referrer: Option<String>,
+}
+
+impl CouponRow {
+    pub(super) fn into_coupon(self) -> Result<Coupon, WriteError> {
+        let impossible = |column: &str| {
+            Err(WriteError::Inconsistent(format!("coupon.{column} of code_id {} is impossible", self.code_id)))
+        };
+        let lock = match (self.lock_order, self.lock_until) {
+            (Some(order_ref), Some(until)) => Some(Lock { order_ref, until }),
+            (None, None) => None,
+            _ => return impossible("lock_until"),
+        };
+        let state = match (self.state, lock) {
+            (1, lock) => State::Issued { lock },
+            (2, None) => State::Redeemed,
+            (3, None) => State::Void,
+            _ => return impossible("state"),
+        };
+        let last_use = match (self.redemption_id, self.redeemed_at, self.redeemed_store_no, self.order_ref) {
+            (Some(redemption_id), Some(at), Some(store_no), Some(order_ref)) => {
+                Some(Use { redemption_id, at, store_no, order_ref })
+            }
+            (None, None, None, None) => None,
+            _ => return impossible("redemption_id"),
+        };
+        Ok(Coupon {
+            code_id: self.code_id,
+            rule_id: self.rule_id,
+            rule_version: self.rule_version,
+            holder: self.member_id,
+            issued_at: self.issued_at,
+            valid_from: self.valid_from,
+            valid_until: self.valid_until,
+            state,
+            uses: self.uses,
+            cycles: self.cycles,
+            last_use,
+            issue_store_no: self.issue_store_no,
+            referrer: self.referrer,
+            legacy_key: self.legacy_key,
+        })
+    }
+}
+
+fn coupon_leaf(code_id: CodeId) -> Leaf {
+    plan("coupon").leaf_i64(code_id.get())
+}
+
+fn ledger_leaf(redemption_id: RedemptionId) -> Leaf {
+    plan("redemption").leaf_i64(redemption_id.get())
+}
+
+fn raw<T: Copy + Into<i64>>(ids: &[T]) -> Vec<i64> {
+    ids.iter().map(|id| (*id).into()).collect()
+}
+
+/// Locks coupons, in the order of the lock order, and reads them. Those that do not exist are left out.
+pub(super) async fn lock_coupons(
+    tx: &mut Tx<'_>,
+    code_ids: Vec<CodeId>,
+) -> Result<HashMap<CodeId, Coupon>, WriteError> {
+    let mut coupons = HashMap::with_capacity(code_ids.len());
+    for (target, ids) in tx.targets(code_ids, |id| (coupon_leaf(*id), *id)) {
+        let sql = tx.sql(query("coupon/lock"), target);
+        let rows: Vec<CouponRow> = sqlx::query_as(sql).bind(raw(&ids)).fetch_all(tx.conn()).await?;
+        for row in rows {
+            coupons.insert(row.code_id, row.into_coupon()?);
+        }
+    }
+    Ok(coupons)
+}
+
+/// Writes new coupons with their index rows.
+pub(super) async fn insert_coupons(tx: &mut Tx<'_>, coupons: &[Coupon]) -> Result<(), WriteError> {
+    for (target, rows) in tx.targets(coupons.iter().collect(), |c| (coupon_leaf(c.code_id), c.code_id)) {
+        let sql = tx.sql(query("coupon/insert"), target);
+        let inserted = sqlx::query(sql)
+            .bind(column(&rows, |c| c.code_id.get()))
+            .bind(column(&rows, |c| c.rule_id.get()))
+            .bind(column(&rows, |c| c.issued_at))
+            .bind(column(&rows, |c| c.valid_from))
+            .bind(column(&rows, |c| c.valid_until))
+            .bind(column(&rows, |c| c.holder.map(MemberId::get)))
+            .bind(column(&rows, |c| c.rule_version))
+            .bind(column(&rows, |c| c.issue_store_no.map(StoreNo::get)))
+            .bind(column(&rows, |c| c.referrer.clone()))
+            .execute(tx.conn())
+            .await?;
+        expect_rows("coupon", rows.len(), inserted.rows_affected())?;
+    }
+    let held: Vec<(MemberId, &Coupon)> = coupons.iter().filter_map(|c| Some((c.holder?, c))).collect();
+    for (target, rows) in tx.targets(held, |(member, c)| (receive_leaf(*member), (*member, c.code_id))) {
+        let sql = tx.sql(query("coupon_receive/insert"), target);
+        let inserted = sqlx::query(sql)
+            .bind(column(&rows, |(member, _)| member.get()))
+            .bind(column(&rows, |(_, c)| c.code_id.get()))
+            .bind(column(&rows, |(_, c)| c.rule_id.get()))
+            .bind(column(&rows, |(_, c)| c.valid_until))
+            .bind(column(&rows, |(_, c)| c.state.number()))
+            .execute(tx.conn())
+            .await?;
+        expect_rows("coupon_receive", rows.len(), inserted.rows_affected())?;
+    }
+    for (target, rows) in tx.targets(coupons.iter().collect(), |c| (index_leaf(c.rule_id), (c.rule_id, c.code_id))) {
+        let sql = tx.sql(query("coupon_index/insert"), target);
+        let inserted = sqlx::query(sql)
+            .bind(column(&rows, |c| c.rule_id.get()))
+            .bind(column(&rows, |c| c.code_id.get()))
+            .bind(column(&rows, |c| c.valid_until))
+            .bind(column(&rows, |c| c.holder.map(MemberId::get)))
+            .bind(column(&rows, |c| c.state.number()))
+            .bind(column(&rows, |c| c.referrer.clone()))
+            .execute(tx.conn())
+            .await?;
+        expect_rows("coupon_index", rows.len(), inserted.rows_affected())?;
+    }
+    Ok(())
+}
+
+/// Writes coupons back after a transition; the index rows of those whose state changed with them. The rows are locked.
+pub(super) async fn update_coupons(tx: &mut Tx<'_>, coupons: &[(&Coupon, bool)]) -> Result<(), WriteError> {
+    let all: Vec<&Coupon> = coupons.iter().map(|(coupon, _)| *coupon).collect();
+    for (target, rows) in tx.targets(all, |c| (coupon_leaf(c.code_id), c.code_id)) {
+        let sql = tx.sql(query("coupon/update_use"), target);
+        let lock = |c: &Coupon| match &c.state {
+            State::Issued { lock } => lock.clone(),
+            State::Redeemed | State::Void => None,
+        };
+        let updated = sqlx::query(sql)
+            .bind(column(&rows, |c| c.code_id.get()))
+            .bind(column(&rows, |c| c.last_use.as_ref().map(|last| last.redemption_id.get())))
+            .bind(column(&rows, |c| c.last_use.as_ref().map(|last| last.at)))
+            .bind(column(&rows, |c| lock(c).map(|lock| lock.until)))
+            .bind(column(&rows, |c| c.last_use.as_ref().map(|last| last.store_no.get())))
+            .bind(column(&rows, |c| c.state.number()))
+            .bind(column(&rows, |c| c.uses))
+            .bind(column(&rows, |c| c.cycles))
+            .bind(column(&rows, |c| lock(c).map(|lock| lock.order_ref)))
+            .bind(column(&rows, |c| c.last_use.as_ref().map(|last| last.order_ref.clone())))
+            .execute(tx.conn())
+            .await?;
+        expect_rows("coupon", rows.len(), updated.rows_affected())?;
+    }
+    let moved = || coupons.iter().filter(|(_, state_changed)| *state_changed).map(|(coupon, _)| *coupon);
+    let held: Vec<(MemberId, &Coupon)> = moved().filter_map(|c| Some((c.holder?, c))).collect();
+    for (target, rows) in tx.targets(held, |(member, c)| (receive_leaf(*member), (*member, c.code_id))) {
+        let sql = tx.sql(query("coupon_receive/update_state"), target);
+        let updated = sqlx::query(sql)
+            .bind(column(&rows, |(member, _)| member.get()))
+            .bind(column(&rows, |(_, c)| c.code_id.get()))
+            .bind(column(&rows, |(_, c)| c.state.number()))
+            .execute(tx.conn())
+            .await?;
+        expect_rows("coupon_receive", rows.len(), updated.rows_affected())?;
+    }
+    for (target, rows) in tx.targets(moved().collect(), |c| (index_leaf(c.rule_id), (c.rule_id, c.code_id))) {
+        let sql = tx.sql(query("coupon_index/update_state"), target);
+        let updated = sqlx::query(sql)
+            .bind(column(&rows, |c| c.rule_id.get()))
+            .bind(column(&rows, |c| c.code_id.get()))
+            .bind(column(&rows, |c| c.state.number()))
+            .execute(tx.conn())
+            .await?;
+        expect_rows("coupon_index", rows.len(), updated.rows_affected())?;
+    }
+    Ok(())
+}
+
+fn receive_leaf(member_id: MemberId) -> Leaf {
+    plan("coupon_receive").leaf_i64(member_id.get())
+}
+
+fn index_leaf(rule_id: RuleId) -> Leaf {
+    plan("coupon_index").leaf_i64(rule_id.get())
+}
+
+/// Locks the counts of members by rule, making those that are missing.
+pub(super) async fn lock_member_rules(
+    tx: &mut Tx<'_>,
+    keys: Vec<(MemberId, RuleId)>,
+) -> Result<HashMap<(MemberId, RuleId), MemberRule>, WriteError> {
+    let mut found = HashMap::with_capacity(keys.len());
+    for (target, keys) in tx.targets(keys, |key| (plan("member_rule").leaf_i64(key.0.get()), *key)) {
+        let members = column(&keys, |(member, _)| member.get());
+        let rules = column(&keys, |(_, rule)| rule.get());
+        let sql = tx.sql(query("member_rule/insert_missing"), target);
+        sqlx::query(sql).bind(&members).bind(&rules).execute(tx.conn()).await?;
+        let sql = tx.sql(query("member_rule/lock"), target);
+        let rows: Vec<(MemberId, RuleId, i32)> =
+            sqlx::query_as(sql).bind(&members).bind(&rules).fetch_all(tx.conn()).await?;
+        expect_rows("member_rule", keys.len(), rows.len() as u64)?;
+        found.extend(
+            rows.into_iter().map(|(member, rule, taken)| ((member, rule), MemberRule { taken, last_taken_at: None })),
+        );
+    }
+    Ok(found)
+}
+
+pub(super) async fn update_member_rules(
+    tx: &mut Tx<'_>,
+    rows: Vec<((MemberId, RuleId), MemberRule)>,
+) -> Result<(), WriteError> {
+    for (target, rows) in tx.targets(rows, |(key, _)| (plan("member_rule").leaf_i64(key.0.get()), *key)) {
+        let sql = tx.sql(query("member_rule/update"), target);
+        let updated = sqlx::query(sql)
+            .bind(column(&rows, |((member, _), _)| member.get()))
+            .bind(column(&rows, |((_, rule), _)| rule.get()))
+            .bind(column(&rows, |(_, row)| row.taken))
+            .bind(column(&rows, |(_, row)| row.last_taken_at))
+            .execute(tx.conn())
+            .await?;
+        expect_rows("member_rule", rows.len(), updated.rows_affected())?;
+    }
+    Ok(())
+}
+
+/// Locks the stock rows of rules, making those that are missing.
+pub(super) async fn lock_stocks(tx: &mut Tx<'_>, keys: Vec<StockKey>) -> Result<HashMap<StockKey, Stock>, WriteError> {
+    let mut found = HashMap::with_capacity(keys.len());
+    for (target, keys) in tx.targets(keys, |key| (plan("coupon_stock").leaf_i64(key.0.get()), *key)) {
+        let rules = column(&keys, |key| key.0.get());
+        let periods = column(&keys, |key| key.1);
+        let stores = column(&keys, |key| key.2);
+        let sql = tx.sql(query("coupon_stock/insert_missing"), target);
+        sqlx::query(sql).bind(&rules).bind(&periods).bind(&stores).execute(tx.conn()).await?;
+        let sql = tx.sql(query("coupon_stock/lock"), target);
+        let rows: Vec<(RuleId, i64, i64, i32, i32)> =
+            sqlx::query_as(sql).bind(&rules).bind(&periods).bind(&stores).fetch_all(tx.conn()).await?;
+        expect_rows("coupon_stock", keys.len(), rows.len() as u64)?;
+        found.extend(
+            rows.into_iter()
+                .map(|(rule, issued, voided, period, store)| ((rule, period, store), Stock { issued, voided })),
+        );
+    }
+    Ok(found)
+}
+
+pub(super) async fn update_stocks(tx: &mut Tx<'_>, rows: Vec<(StockKey, Stock)>) -> Result<(), WriteError> {
+    for (target, rows) in tx.targets(rows, |(key, _)| (plan("coupon_stock").leaf_i64(key.0.get()), *key)) {
+        let sql = tx.sql(query("coupon_stock/update"), target);
+        let updated = sqlx::query(sql)
+            .bind(column(&rows, |(key, _)| key.0.get()))
+            .bind(column(&rows, |(key, _)| key.1))
+            .bind(column(&rows, |(key, _)| key.2))
+            .bind(column(&rows, |(_, stock)| stock.issued))
+            .bind(column(&rows, |(_, stock)| stock.voided))
+            .execute(tx.conn())
+            .await?;
+        expect_rows("coupon_stock", rows.len(), updated.rows_affected())?;
+    }
+    Ok(())
+}
+
+#[derive(FromRow)]
+pub(super) struct RedemptionRow {
+    pub(super) redemption_id: RedemptionId,
+    code_id: CodeId,
+    rule_id: RuleId,
+    recorded_at: DateTime<Utc>,
+    amount: i64,
+    discount: i64,
+    member_id: Option<MemberId>,
+    reverses: Option<RedemptionId>,
+    reversed: i64,
+    rule_version: i32,
+    store_no: StoreNo,
+    sequence: Option<i32>,
+    kind: i16,
+    reversed_whole: bool,
+    register: Option<String>,
+    order_ref: String,
+}
+
+impl RedemptionRow {
+    pub(super) fn into_redemption(self) -> Result<Redemption, WriteError> {
+        let kind = LedgerKind::from_number(self.kind).ok_or_else(|| {
+            WriteError::Inconsistent(format!("redemption.kind of {} is impossible", self.redemption_id))
+        })?;
+        Ok(Redemption {
+            redemption_id: self.redemption_id,
+            kind,
+            code_id: self.code_id,
+            rule_id: self.rule_id,
+            rule_version: self.rule_version,
+            member_id: self.member_id,
+            recorded_at: self.recorded_at,
+            amount: self.amount,
+            discount: self.discount,
+            reverses: self.reverses,
+            reversed: self.reversed,
+            reversed_whole: self.reversed_whole,
+            store_no: self.store_no,
+            register: self.register,
+            sequence: self.sequence,
+            order_ref: self.order_ref,
+        })
+    }
+}
+
+/// Locks ledger rows and reads them. Those that do not exist are left out.
+pub(super) async fn lock_redemptions(
+    tx: &mut Tx<'_>,
+    ids: Vec<RedemptionId>,
+) -> Result<HashMap<RedemptionId, Redemption>, WriteError> {
+    let mut found = HashMap::with_capacity(ids.len());
+    for (target, ids) in tx.targets(ids, |id| (ledger_leaf(*id), *id)) {
+        let sql = tx.sql(query("redemption/lock"), target);
+        let rows: Vec<RedemptionRow> = sqlx::query_as(sql).bind(raw(&ids)).fetch_all(tx.conn()).await?;
+        for row in rows {
+            found.insert(row.redemption_id, row.into_redemption()?);
+        }
+    }
+    Ok(found)
+}
+
+pub(super) async fn insert_redemptions(tx: &mut Tx<'_>, rows: &[Redemption]) -> Result<(), WriteError> {
+    for (target, rows) in tx.targets(rows.iter().collect(), |r| (ledger_leaf(r.redemption_id), r.redemption_id)) {
+        let sql = tx.sql(query("redemption/insert"), target);
+        let inserted = sqlx::query(sql)
+            .bind(column(&rows, |r| r.redemption_id.get()))
+            .bind(column(&rows, |r| r.code_id.get()))
+            .bind(column(&rows, |r| r.rule_id.get()))
+            .bind(column(&rows, |r| r.recorded_at))
+            .bind(column(&rows, |r| r.amount))
+            .bind(column(&rows, |r| r.discount))
+            .bind(column(&rows, |r| r.member_id.map(MemberId::get)))
+            .bind(column(&rows, |r| r.reverses.map(RedemptionId::get)))
+            .bind(column(&rows, |r| r.rule_version))
+            .bind(column(&rows, |r| r.store_no.get()))
+            .bind(column(&rows, |r| r.sequence))
+            .bind(column(&rows, |r| r.kind.number()))
+            .bind(column(&rows, |r| r.register.clone()))
+            .bind(column(&rows, |r| r.order_ref.clone()))
+            .execute(tx.conn())
+            .await?;
+        expect_rows("redemption", rows.len(), inserted.rows_affected())?;
+    }
+    Ok(())
+}
+
+/// Notes on uses that they were undone. The rows are locked.
+pub(super) async fn update_redemptions(tx: &mut Tx<'_>, rows: &[&Redemption]) -> Result<(), WriteError> {
+    for (target, rows) in tx.targets(rows.to_vec(), |r| (ledger_leaf(r.redemption_id), r.redemption_id)) {
+        let sql = tx.sql(query("redemption/update_reversed"), target);
+        let updated = sqlx::query(sql)
+            .bind(column(&rows, |r| r.redemption_id.get()))
+            .bind(column(&rows, |r| r.reversed))
+            .bind(column(&rows, |r| r.reversed_whole))
+            .execute(tx.conn())
+            .await?;
+        expect_rows("redemption", rows.len(), updated.rows_affected())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,27 @@
+//! The SQL of the outbox.
+
+use chrono::{DateTime, Utc};
+
+use super::NewEvent;
+use crate::{
+    db::lane::{Tx, WriteError, column, expect_rows},
+    partition::{plan, query},
+};
+
+/// Writes events in the transaction of what they tell of.
+pub async fn insert(tx: &mut Tx<'_>, now: DateTime<Utc>, events: &[NewEvent]) -> Result<(), WriteError> {
+    let leaf = |event: &&NewEvent| (plan("event").leaf_i64(event.event_id.get()), event.event_id);
+    for (target, rows) in tx.targets(events.iter().collect(), leaf) {
+        let sql = tx.sql(query("event/insert"), target);
+        let inserted = sqlx::query(sql)
+            .bind(column(&rows, |event| event.event_id.get()))
+            .bind(vec![now; rows.len()])
+            .bind(column(&rows, |event| event.subject))
+            .bind(column(&rows, |event| event.kind.number()))
+            .bind(column(&rows, |event| event.body.to_string()))
+            .execute(tx.conn())
+            .await?;
+        expect_rows("event", rows.len(), inserted.rows_affected())?;
+    }
+    Ok(())
+}

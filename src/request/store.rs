@@ -1,0 +1,217 @@
+//! Claiming request numbers and keeping their first answers.
+//!
+//! The claim is an insert: whoever's row stands is the one who decides. A claim that meets one in flight waits for its
+//! end. Numbers that are good for two days claim both rows and have won only with both.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::RequestNumber;
+use crate::{
+    db::lane::{Tx, WriteError, column, expect_rows},
+    partition::{Leaf, plan, query},
+    problem::{Code, Refusal},
+};
+
+/// A request number with the digest of what was asked under it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ticket {
+    pub number: RequestNumber,
+    pub digest: i64,
+}
+
+/// What was answered: a body for a status below 400, else a refusal, both as JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    pub body: Arc<str>,
+    /// Not decided now, but when the number was first used.
+    pub replayed: bool,
+}
+
+impl Answer {
+    /// The answer to a decision.
+    pub fn decided<T: Serialize>(status: u16, decision: Result<T, Refusal>) -> Self {
+        let (status, body) = match decision {
+            Ok(done) => (status, serde_json::to_string(&done)),
+            Err(refusal) => (refusal.code.status(), serde_json::to_string(&refusal)),
+        };
+        let body = body.expect("answers are plain structs with string keys, which always serialise");
+        Self { status, body: body.into(), replayed: false }
+    }
+
+    fn refused(code: Code) -> Self {
+        Self::decided::<()>(0, Err(code.into()))
+    }
+}
+
+/// What became of one request's claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// The request is the first: decide it.
+    Won,
+    /// It was answered before, or its number stands for something else.
+    Answered(Answer),
+    /// Another request of the same batch has the number: it gets the answer of that one, or `request_number_reused`.
+    Follows(usize),
+}
+
+type Row = (NaiveDate, Uuid);
+
+fn leaf(row: &Row) -> (Leaf, Row) {
+    (plan("request").leaf_date(row.0), *row)
+}
+
+/// Claims the numbers of a batch. `None` is a request without a number, which is always decided.
+///
+/// # Errors
+/// [`WriteError::Again`] when a row was in the way that is gone now.
+pub async fn claim(tx: &mut Tx<'_>, now: DateTime<Utc>, tickets: &[Option<&Ticket>]) -> Result<Vec<Claim>, WriteError> {
+    let mut claims = vec![Claim::Won; tickets.len()];
+    let mut first: HashMap<Row, usize> = HashMap::new();
+    let mut wanted: Vec<(Row, i64)> = Vec::new();
+    for (position, ticket) in tickets.iter().enumerate() {
+        let Some(ticket) = ticket else { continue };
+        let rows = || ticket.number.days.iter().map(|day| (day, ticket.number.key));
+        if let Some(leader) = rows().find_map(|row| first.get(&row)) {
+            claims[position] = if tickets[*leader].is_some_and(|of| of.digest == ticket.digest) {
+                Claim::Follows(*leader)
+            } else {
+                Claim::Answered(Answer::refused(Code::RequestNumberReused))
+            };
+            continue;
+        }
+        for row in rows() {
+            first.insert(row, position);
+            wanted.push((row, ticket.digest));
+        }
+    }
+    let won = insert(tx, now, wanted).await?;
+
+    let mut lost: Vec<Row> = Vec::new();
+    let mut give_back: Vec<Row> = Vec::new();
+    for (row, position) in &first {
+        let ticket = tickets[*position].expect("only requests with a ticket were entered");
+        let whole = ticket.number.days.iter().all(|day| won.contains(&(day, ticket.number.key)));
+        match (whole, won.contains(row)) {
+            (true, _) => {}
+            (false, true) => give_back.push(*row),
+            (false, false) => lost.push(*row),
+        }
+    }
+    if lost.is_empty() {
+        return Ok(claims);
+    }
+    delete(tx, give_back).await?;
+    let answers = find(tx, lost.clone()).await?;
+    // The older day first: of two answers the first one counts.
+    lost.sort_unstable();
+    for row in lost {
+        let position = first[&row];
+        if claims[position] != Claim::Won {
+            continue;
+        }
+        let ticket = tickets[position].expect("only requests with a ticket were entered");
+        let Some((digest, answer)) = answers.get(&row) else {
+            return Err(WriteError::Again("a claim that was in the way is gone"));
+        };
+        claims[position] = Claim::Answered(if *digest == ticket.digest {
+            answer.clone()
+        } else {
+            Answer::refused(Code::RequestNumberReused)
+        });
+    }
+    // Who follows a request that turned out to be a replay gets the same replay.
+    for position in 0..claims.len() {
+        if let Claim::Follows(leader) = claims[position]
+            && let Claim::Answered(answer) = &claims[leader]
+        {
+            claims[position] = Claim::Answered(answer.clone());
+        }
+    }
+    Ok(claims)
+}
+
+async fn insert(tx: &mut Tx<'_>, now: DateTime<Utc>, wanted: Vec<(Row, i64)>) -> Result<HashSet<Row>, WriteError> {
+    let mut won = HashSet::with_capacity(wanted.len());
+    for (target, rows) in tx.targets(wanted, |(row, _)| leaf(row)) {
+        let sql = tx.sql(query("request/claim"), target);
+        let inserted: Vec<Row> = sqlx::query_as(sql)
+            .bind(vec![now; rows.len()])
+            .bind(column(&rows, |(_, digest)| *digest))
+            .bind(column(&rows, |((_, key), _)| *key))
+            .bind(column(&rows, |((day, _), _)| *day))
+            .fetch_all(tx.conn())
+            .await?;
+        won.extend(inserted);
+    }
+    Ok(won)
+}
+
+async fn find(tx: &mut Tx<'_>, rows: Vec<Row>) -> Result<HashMap<Row, (i64, Answer)>, WriteError> {
+    let mut found = HashMap::with_capacity(rows.len());
+    for (target, rows) in tx.targets(rows, leaf) {
+        let sql = tx.sql(query("request/find"), target);
+        let read: Vec<(NaiveDate, Uuid, i64, Option<i16>, Option<String>)> = sqlx::query_as(sql)
+            .bind(column(&rows, |row| row.0))
+            .bind(column(&rows, |row| row.1))
+            .fetch_all(tx.conn())
+            .await?;
+        for (day, key, digest, status, answer) in read {
+            let (Some(status), Some(body)) = (status, answer) else {
+                return Err(WriteError::Inconsistent(format!("request.answer of ({day}, {key}) is missing")));
+            };
+            let answer = Answer { status: status as u16, body: body.into(), replayed: true };
+            found.insert((day, key), (digest, answer));
+        }
+    }
+    Ok(found)
+}
+
+/// Stores the answers of requests whose claim was won, in the transaction of their effects.
+pub async fn update_answers(tx: &mut Tx<'_>, answers: &[(&Ticket, &Answer)]) -> Result<(), WriteError> {
+    let rows = answers
+        .iter()
+        .flat_map(|(ticket, answer)| ticket.number.days.iter().map(move |day| ((day, ticket.number.key), *answer)))
+        .collect();
+    for (target, rows) in tx.targets(rows, |(row, _)| leaf(row)) {
+        let sql = tx.sql(query("request/update_answer"), target);
+        let updated = sqlx::query(sql)
+            .bind(column(&rows, |(row, _)| row.0))
+            .bind(column(&rows, |(row, _)| row.1))
+            .bind(column(&rows, |(_, answer)| answer.status as i16))
+            .bind(column(&rows, |(_, answer)| answer.body.to_string()))
+            .execute(tx.conn())
+            .await?;
+        expect_rows("request", rows.len(), updated.rows_affected())?;
+    }
+    Ok(())
+}
+
+async fn delete(tx: &mut Tx<'_>, rows: Vec<Row>) -> Result<(), WriteError> {
+    for (target, rows) in tx.targets(rows, leaf) {
+        let sql = tx.sql(query("request/delete"), target);
+        let deleted = sqlx::query(sql)
+            .bind(column(&rows, |row| row.0))
+            .bind(column(&rows, |row| row.1))
+            .execute(tx.conn())
+            .await?;
+        expect_rows("request", rows.len(), deleted.rows_affected())?;
+    }
+    Ok(())
+}
+
+/// What became of a request whose COMMIT went astray. Claims the number, which waits for a commit under way: a plain
+/// read could say 'absent' too early. The caller rolls back.
+pub async fn look_up(tx: &mut Tx<'_>, now: DateTime<Utc>, ticket: &Ticket) -> Result<Option<Answer>, WriteError> {
+    Ok(match claim(tx, now, &[Some(ticket)]).await?.remove(0) {
+        Claim::Answered(answer) => Some(Answer { replayed: false, ..answer }),
+        Claim::Won | Claim::Follows(_) => None,
+    })
+}
