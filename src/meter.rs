@@ -6,6 +6,8 @@
 use std::ops::AddAssign;
 use std::time::Duration;
 
+use crate::db::lane::Cost;
+
 /// The database's part in one answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Meter {
@@ -31,6 +33,18 @@ impl Meter {
 
     pub fn add_queue(&mut self, waited: Duration) {
         self.queue_us = self.queue_us.saturating_add(micros(waited));
+    }
+}
+
+impl From<Cost> for Meter {
+    fn from(cost: Cost) -> Self {
+        Self {
+            statements: cost.statements,
+            leaves: cost.leaves,
+            db_us: micros(cost.database),
+            queue_us: micros(cost.queue),
+            cached: false,
+        }
     }
 }
 

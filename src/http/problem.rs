@@ -11,6 +11,7 @@ use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use crate::db::lane::LaneError;
 use crate::db::pool;
 use crate::meter::Meter;
 use crate::problem::{Code, Refusal};
@@ -47,6 +48,11 @@ impl ApiError {
     /// A failure with a code of its own, such as `unavailable`, whose causes go to the log.
     pub fn failed(code: Code, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::of(Cause::Failed { code, incident: Uuid::now_v7(), source: source.into() })
+    }
+
+    /// 503 `unavailable`: something that we need does not answer; the causes go to the log.
+    pub fn unavailable(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::failed(Code::Unavailable, source)
     }
 
     /// 422 `invalid_field`: a well-formed value that is not allowed.
@@ -94,6 +100,11 @@ impl ApiError {
             tracing::warn!(%incident, code = code.name(), causes, "a request could not be served");
         }
     }
+}
+
+/// 422 `invalid_field`, as a refusal.
+pub fn invalid_field(field: &str, reason: impl Into<String>) -> Refusal {
+    Refusal::invalid_field(field, reason)
 }
 
 /// The error and its sources, outermost first.
@@ -219,6 +230,19 @@ impl From<pool::Error> for ApiError {
             // A full pool is ordinary under load: the metric counts it, the log need not.
             pool::Error::Busy => Code::Overloaded.into(),
             error => Self::failed(error.code(), error),
+        }
+    }
+}
+
+impl From<LaneError> for ApiError {
+    fn from(error: LaneError) -> Self {
+        match error {
+            // Ordinary under load and at the end: counted by the lane, not logged for each request.
+            LaneError::Overloaded => Code::Overloaded.into(),
+            LaneError::Stopping => Refusal::new(Code::Unavailable).detail("the service is stopping").into(),
+            LaneError::OutcomeUnknown => Self::failed(Code::OutcomeUnknown, error),
+            LaneError::Unavailable(_) => Self::failed(Code::Unavailable, error),
+            LaneError::Failed(_) | LaneError::Inconsistent(_) | LaneError::Panicked => Self::internal(error),
         }
     }
 }

@@ -201,20 +201,20 @@ impl Window {
         Self { now, zone, days_back: DAYS_BACK, days_ahead: DAYS_AHEAD }
     }
 
-    /// The first and the last day that are accepted.
-    pub fn bounds(&self) -> (NaiveDate, NaiveDate) {
+    /// The chain's business day now.
+    pub fn today(&self) -> NaiveDate {
+        self.zone.day_of(self.now).to_date()
+    }
+
+    /// The first and the last day that a number may have now.
+    pub fn days(&self) -> (NaiveDate, NaiveDate) {
         let today = self.today();
         (today - Days::new(self.days_back.into()), today + Days::new(self.days_ahead.into()))
     }
 
     pub fn contains(&self, day: NaiveDate) -> bool {
-        let (oldest, newest) = self.bounds();
+        let (oldest, newest) = self.days();
         (oldest..=newest).contains(&day)
-    }
-
-    /// The business day of now.
-    pub fn today(&self) -> NaiveDate {
-        self.zone.day_of(self.now).to_date()
     }
 }
 
@@ -236,8 +236,8 @@ impl RequestNumber {
         let Some(day) = source.day(window.zone) else {
             return Ok(Self { key, days: ClaimDays::Two(today - Days::new(1), today) });
         };
-        let (oldest, newest) = window.bounds();
         if !window.contains(day) {
+            let (oldest, newest) = window.days();
             return Err(Refusal::new(Code::RequestNumberExpired)
                 .detail(format!("the number's day is {day}; accepted are {oldest} to {newest}"))
                 .with("day", day.to_string())
