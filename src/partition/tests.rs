@@ -94,7 +94,7 @@ async fn upkeep_is_idempotent_and_says_how_far_leaves_reach() {
     assert_eq!((first.created.len(), first.analysed.len()), (0, plans().iter().count()));
     let second = upkeep::run(&mut locked, plans(), &ask()).await.unwrap();
     assert!(second.created.is_empty() && second.granted.is_empty() && second.indexes_built.is_empty());
-    assert!(second.expired.is_empty() && second.existing > 200, "{second:?}");
+    assert!(second.expired.is_empty() && second.existing > 150, "{second:?}");
     assert!(second.ahead.iter().all(|ahead| ahead.enough), "{:?}", second.ahead);
 
     let owner: String =
@@ -365,8 +365,10 @@ async fn a_detachment_that_a_reader_stopped_is_finished_later() {
     let mut locked = Locked::open(db.options(), plans(), Duration::from_millis(300)).await.unwrap();
     create_leaf(&mut locked, leaf).await.unwrap();
     let mut reader = db.connect().await;
-    // Holds the parent, which the second half of the detachment waits for, and not the leaf.
-    execute(&mut reader, "begin; lock table only redemption in access share mode").await;
+    // Holds the parent and a snapshot, which the second half of the detachment waits for, and not the leaf.
+    let hold = "begin isolation level repeatable read; lock table only redemption in access share mode; \
+                select count(*) from setting";
+    execute(&mut reader, hold).await;
     let stopped = expire::run(&mut locked, plans(), today(), noon(), &pace()).await;
     assert!(matches!(stopped, Err(DdlError::Database(_))), "{stopped:?}");
     let pending: i64 = value(locked.conn(), "select count(*) from pg_inherits where inhdetachpending").await;
