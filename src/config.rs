@@ -68,8 +68,14 @@ pub struct DatabaseSettings {
           value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub office_connections: u16,
     /// Callers that may wait for an office connection before the next is refused.
-    #[arg(long, env = "TESSERA_OFFICE_QUEUE_MAX", default_value_t = 256, global = true, hide_short_help = true,
-          value_name = "N")]
+    #[arg(
+        long,
+        env = "TESSERA_OFFICE_QUEUE_MAX",
+        default_value_t = 256,
+        global = true,
+        hide_short_help = true,
+        value_name = "N"
+    )]
     pub office_queue_max: usize,
     /// How long a caller waits for an office connection.
     #[arg(long, env = "TESSERA_OFFICE_WAIT", default_value = "2s", value_parser = parse_duration, global = true,
@@ -154,7 +160,13 @@ pub struct SecretSettings {
     #[arg(long, env = "TESSERA_SECRETS_FILE", global = true, value_name = "FILE")]
     pub secrets_file: Option<PathBuf>,
     /// Command that prints what the file would hold; used in place of the file.
-    #[arg(long, env = "TESSERA_SECRETS_COMMAND", global = true, value_name = "COMMAND", conflicts_with = "secrets_file")]
+    #[arg(
+        long,
+        env = "TESSERA_SECRETS_COMMAND",
+        global = true,
+        value_name = "COMMAND",
+        conflicts_with = "secrets_file"
+    )]
     pub secrets_command: Option<String>,
 }
 
@@ -198,12 +210,24 @@ pub struct ServerSettings {
           value_parser = clap::value_parser!(u16).range(1..=256))]
     pub http_workers: Option<u16>,
     /// Open connections; more wait in the listen queue.
-    #[arg(long, env = "TESSERA_CONNECTIONS_MAX", default_value_t = 25_000, global = true, hide_short_help = true,
-          value_name = "N")]
+    #[arg(
+        long,
+        env = "TESSERA_CONNECTIONS_MAX",
+        default_value_t = 25_000,
+        global = true,
+        hide_short_help = true,
+        value_name = "N"
+    )]
     pub connections_max: usize,
     /// Largest request body in bytes.
-    #[arg(long, env = "TESSERA_BODY_BYTES_MAX", default_value_t = 65_536, global = true, hide_short_help = true,
-          value_name = "BYTES")]
+    #[arg(
+        long,
+        env = "TESSERA_BODY_BYTES_MAX",
+        default_value_t = 65_536,
+        global = true,
+        hide_short_help = true,
+        value_name = "BYTES"
+    )]
     pub body_bytes_max: usize,
     /// Time for a request's head to arrive.
     #[arg(long, env = "TESSERA_HEAD_TIMEOUT", default_value = "5s", value_parser = parse_duration, global = true,
@@ -289,8 +313,14 @@ pub struct LaneSettings {
 #[command(next_help_heading = "Caches")]
 pub struct CacheSettings {
     /// Bytes that all caches together may take.
-    #[arg(long, env = "TESSERA_CACHE_BYTES_MAX", default_value_t = 268_435_456, global = true, hide_short_help = true,
-          value_name = "BYTES")]
+    #[arg(
+        long,
+        env = "TESSERA_CACHE_BYTES_MAX",
+        default_value_t = 268_435_456,
+        global = true,
+        hide_short_help = true,
+        value_name = "BYTES"
+    )]
     pub cache_bytes_max: u64,
     /// Longest time an entry is believed.
     #[arg(long, env = "TESSERA_CACHE_TTL", default_value = "60s", value_parser = parse_duration, global = true,
@@ -307,20 +337,44 @@ pub struct CacheSettings {
 #[command(next_help_heading = "Limits")]
 pub struct LimitSettings {
     /// Requests a second of one API key; 0 is no limit.
-    #[arg(long, env = "TESSERA_RATE_PER_SECOND", default_value_t = 2_000, global = true, hide_short_help = true,
-          value_name = "N")]
+    #[arg(
+        long,
+        env = "TESSERA_RATE_PER_SECOND",
+        default_value_t = 2_000,
+        global = true,
+        hide_short_help = true,
+        value_name = "N"
+    )]
     pub rate_per_second: u32,
     /// Requests one API key may send at once above its rate.
-    #[arg(long, env = "TESSERA_RATE_BURST", default_value_t = 4_000, global = true, hide_short_help = true,
-          value_name = "N")]
+    #[arg(
+        long,
+        env = "TESSERA_RATE_BURST",
+        default_value_t = 4_000,
+        global = true,
+        hide_short_help = true,
+        value_name = "N"
+    )]
     pub rate_burst: u32,
     /// Coupon codes that fail their check, per API key and minute, before it is told to wait; 0 is no limit.
-    #[arg(long, env = "TESSERA_BAD_CODES_PER_MINUTE", default_value_t = 30, global = true, hide_short_help = true,
-          value_name = "N")]
+    #[arg(
+        long,
+        env = "TESSERA_BAD_CODES_PER_MINUTE",
+        default_value_t = 30,
+        global = true,
+        hide_short_help = true,
+        value_name = "N"
+    )]
     pub bad_codes_per_minute: u32,
     /// Failed authentications per address and minute before it is told to wait; 0 is no limit.
-    #[arg(long, env = "TESSERA_BAD_KEYS_PER_MINUTE", default_value_t = 60, global = true, hide_short_help = true,
-          value_name = "N")]
+    #[arg(
+        long,
+        env = "TESSERA_BAD_KEYS_PER_MINUTE",
+        default_value_t = 60,
+        global = true,
+        hide_short_help = true,
+        value_name = "N"
+    )]
     pub bad_keys_per_minute: u32,
 }
 

@@ -140,7 +140,8 @@ impl Cluster {
             return Ok(None);
         }
         let stderr = String::from_utf8_lossy(&output.stderr);
-        let said = stderr.lines().filter(|line| line.contains("error") || line.contains("fatal") || line.contains("FATAL"));
+        let said =
+            stderr.lines().filter(|line| line.contains("error") || line.contains("fatal") || line.contains("FATAL"));
         let said: Vec<&str> = said.collect();
         Ok(Some(if said.is_empty() { stderr.trim().replace('\n', " ") } else { said.join("; ") }))
     }

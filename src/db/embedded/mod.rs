@@ -67,14 +67,18 @@ pub enum EmbeddedError {
     #[error("the disk of the data directory {} is full ({free_mib} MiB free, {wanted_mib} MiB wanted); free some space \
              or choose another with --data-dir", .dir.display())]
     DiskFull { dir: PathBuf, free_mib: u64, wanted_mib: u64 },
-    #[error("no PostgreSQL server 15 or later was found ({looked}); install it (Debian: apt-get install postgresql), \
-             name its directory with --pg-bin, or name a database with --database-url")]
+    #[error(
+        "no PostgreSQL server 15 or later was found ({looked}); install it (Debian: apt-get install postgresql), \
+             name its directory with --pg-bin, or name a database with --database-url"
+    )]
     NoBinaries { looked: String },
     #[error("the data in {} was made by PostgreSQL {data}, but only {found} was found; install PostgreSQL {data}, or \
              bring the data over with pg_upgrade", .dir.display())]
     WrongMajor { dir: PathBuf, data: u32, found: String },
-    #[error("PostgreSQL does not run as root, and neither user `postgres` nor `nobody` exists; create one with \
-             `useradd --system postgres`, or start Tessera as an ordinary user")]
+    #[error(
+        "PostgreSQL does not run as root, and neither user `postgres` nor `nobody` exists; create one with \
+             `useradd --system postgres`, or start Tessera as an ordinary user"
+    )]
     NoUser,
     #[error("user {user}, as whom PostgreSQL runs when Tessera is root, cannot reach {}, because {} is closed to it; \
              choose --data-dir in a place it can reach, such as /var/lib/tessera, or open that directory with chmod o+x",
