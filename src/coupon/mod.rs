@@ -20,6 +20,8 @@
 
 pub mod code;
 pub mod decide;
+pub mod desk;
+pub mod read;
 pub mod rule;
 pub mod rule_cache;
 pub mod rule_store;

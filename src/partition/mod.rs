@@ -5,11 +5,16 @@
 //! refused by PostgreSQL, so a mistake here can't corrupt; there is never a default partition. Nothing here knows what a
 //! coupon or a member is, except expiry, which takes index rows along with the coupons of a retired month.
 
+mod ddl;
+pub mod expire;
 mod plan;
+pub mod proof;
 mod query;
 mod router;
 mod sql;
+pub mod upkeep;
 
+pub use ddl::{Attached, DdlError, LeafOutcome, Locked, REPORT_ROLE, SERVICE_ROLE, attached, create_leaf};
 pub use plan::{Encoding, Expire, Plan, PlanError, Plans, Range, Retain, Split, Step, plan, plans};
 pub use query::{Claim, Query, QueryError, Route, Touch, load, queries, query};
 pub use router::Leaf;

@@ -171,7 +171,7 @@ impl Plan {
         let written: Written = match toml::from_str(text) {
             Ok(written) => written,
             Err(error) => {
-                let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+                let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
                 return fail(&format!("line {line}"), error.message());
             }
         };

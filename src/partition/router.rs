@@ -88,12 +88,14 @@ impl Plans {
     pub fn leaf_named(&self, name: &str) -> Option<Leaf> {
         // `coupon_m2026_11` could be read under `coupon` only, but `a_b` and `a` may both be tables: try each prefix.
         let cuts = name.match_indices('_').map(|(at, _)| at);
-        cuts.filter_map(|at| self.get(&name[..at])?.leaf_suffixed(&name[at + 1..])).next()
+        cuts.filter_map(|at| self.get(&name[..at])?.leaf_of_name(name)).next()
     }
 }
 
 impl Plan {
-    fn leaf_suffixed(&'static self, suffix: &str) -> Option<Leaf> {
+    /// The leaf of this table that has that name.
+    pub fn leaf_of_name(&'static self, name: &str) -> Option<Leaf> {
+        let suffix = name.strip_prefix(self.table.as_str())?.strip_prefix('_')?;
         let (letter, digits) = suffix.split_at_checked(1)?;
         let leaf = match (&self.split, letter) {
             (Split::Hash { .. }, "h") => Leaf { plan: self, no: digits.parse().ok()? },
@@ -106,7 +108,7 @@ impl Plan {
             }
             _ => return None,
         };
-        (leaf.to_string() == format!("{}_{suffix}", self.table)).then_some(leaf)
+        (leaf.to_string() == name).then_some(leaf)
     }
 }
 
