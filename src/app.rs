@@ -23,7 +23,7 @@ use crate::{
         rule_cache::RuleBook,
     },
     db::{
-        lane::{Lane, LaneSettings, Reader},
+        lane::{Lane, Reader},
         pool::{self, Office},
     },
     id::{BlockError, Counter, LeaseError, MemberIdMinter, NodeLease, lease_block},
@@ -79,7 +79,7 @@ impl App {
     ) -> Result<Arc<Self>, StartError> {
         let zone = Zone::new(settings.chain.zone);
         let office = Office::new(connect.clone(), &settings.database.office());
-        let lane = Lane::start(connect, lane_settings(&settings));
+        let lane = Lane::start(connect, settings.lane.lane());
         let lease = {
             let mut conn = office.get().await?;
             NodeLease::acquire(&mut conn, holder).await?
@@ -141,23 +141,6 @@ impl App {
             tracing::warn!(error = &error as &dyn std::error::Error, "the node number lapses by itself");
         }
         self.office.close();
-    }
-}
-
-fn lane_settings(settings: &Settings) -> LaneSettings {
-    let lane = &settings.lane;
-    LaneSettings {
-        read_connections: lane.lane_readers.into(),
-        write_connections: lane.lane_writers.into(),
-        read_batch_max: lane.read_batch_max.into(),
-        write_batch_max: lane.write_batch_max.into(),
-        read_queue_max: lane.read_queue_max,
-        write_queue_max: lane.write_queue_max,
-        leaves_max: lane.parent_from_leaves.into(),
-        statements_max: lane.lane_statements_max,
-        lock_timeout: lane.lane_lock_timeout,
-        statement_timeout: lane.lane_statement_timeout,
-        ..LaneSettings::default()
     }
 }
 

@@ -39,8 +39,10 @@ pub enum BootError {
     #[error("the secrets file {} is not there, but this database was filled with it; put the copy you kept in its place, \
              since without it no phone number can be read and no coupon checked", .0.display())]
     SecretsLost(PathBuf),
-    #[error("the secrets are not those this database was filled with; use the right ones (--secrets-file, \
-             --secrets-command)")]
+    #[error(
+        "the secrets are not those this database was filled with; use the right ones (--secrets-file, \
+             --secrets-command)"
+    )]
     SecretsForeign,
     #[error("the directory for the secrets file, {}, cannot be made ({cause}); choose another with --secrets-file",
             .dir.display())]
@@ -60,6 +62,8 @@ pub struct Ground {
     pub service: PgConnectOptions,
     /// How migrations and partitions' upkeep connect.
     pub owner: PgConnectOptions,
+    /// What this start did to the schema of a database of our own.
+    pub migrated: Option<Migrated>,
 }
 
 impl Ground {
@@ -92,7 +96,7 @@ impl Ground {
         }
         match Self::start(settings, clock, zone).await {
             Err(BootError::Embedded(EmbeddedError::InUse { .. })) => {
-                Ok(Self::reached(None, &Reach::of(&settings.database.data_dir)?))
+                Ok(Self::reached(None, &Reach::of(&settings.database.data_dir)?, None))
             }
             other => other,
         }
@@ -101,12 +105,12 @@ impl Ground {
     fn named(settings: &Settings) -> Option<Self> {
         let service = settings.database.database_url.as_ref()?.options();
         let owner = settings.database.owner_url.as_ref().map_or_else(|| service.clone(), |url| url.options());
-        Some(Self { embedded: None, service, owner })
+        Some(Self { embedded: None, service, owner, migrated: None })
     }
 
-    fn reached(embedded: Option<Embedded>, reach: &Reach) -> Self {
+    fn reached(embedded: Option<Embedded>, reach: &Reach, migrated: Option<Migrated>) -> Self {
         let (service, owner) = (reach.options(role::SERVICE, DATABASE), reach.options(role::OWNER, DATABASE));
-        Self { embedded, service, owner }
+        Self { embedded, service, owner, migrated }
     }
 
     async fn start(settings: &Settings, clock: &Clock, zone: Zone) -> Result<Self, BootError> {
@@ -125,7 +129,7 @@ impl Ground {
         }
         .await;
         match made {
-            Ok(_) => Ok(Self::reached(Some(embedded), &reach)),
+            Ok(migrated) => Ok(Self::reached(Some(embedded), &reach, Some(migrated))),
             Err(error) => {
                 embedded.stop().await;
                 Err(error)
@@ -226,8 +230,10 @@ pub async fn secrets(
     now: DateTime<Utc>,
 ) -> Result<SecretFile, BootError> {
     const SETTING: &str = "secrets_fingerprint";
-    let recorded: Option<String> =
-        sqlx::query_scalar("select value from setting where name = $1").bind(SETTING).fetch_optional(&mut *conn).await?;
+    let recorded: Option<String> = sqlx::query_scalar("select value from setting where name = $1")
+        .bind(SETTING)
+        .fetch_optional(&mut *conn)
+        .await?;
     let secrets = match &settings.secrets.secrets_command {
         Some(command) => SecretFile::load_command(command)?,
         None => {

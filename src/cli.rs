@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use rand::{SeedableRng, rngs::StdRng};
 
 use crate::{
-    boot::{self, BootError, Ground},
+    boot::{self, Ground},
     clock::{Clock, Zone},
     config::Settings,
     db::migrate,
@@ -203,8 +203,14 @@ async fn command(
     match command {
         Command::Serve(_) | Command::Openapi => unreachable!("handled before a database is opened"),
         Command::Migrate => {
-            let within = settings.database.connect_timeout;
-            let migrated = boot::migrate_and_upkeep(&ground.owner, within, clock.now(), zone).await?;
+            // A database of our own was migrated when it was started.
+            let migrated = match ground.migrated {
+                Some(migrated) => migrated,
+                None => {
+                    let within = settings.database.connect_timeout;
+                    boot::migrate_and_upkeep(&ground.owner, within, clock.now(), zone).await?
+                }
+            };
             match migrated.before {
                 Some(before) if before == migrated.after => println!("The schema is at version {before} already."),
                 Some(before) => println!("The schema went from version {before} to {}.", migrated.after),
@@ -258,7 +264,9 @@ async fn serve_on(
     let scheme = if settings.server.tls_cert.is_some() { "https" } else { "http" };
     println!("API: {scheme}://{address}  docs: {scheme}://{address}/docs  metrics: {scheme}://{address}/metrics");
     match ground.embedded() {
-        Some(embedded) => println!("Database: {} ({})", embedded.pgdata().display(), embedded.url("postgres", "tessera")),
+        Some(embedded) => {
+            println!("Database: {} ({})", embedded.pgdata().display(), embedded.url("postgres", "tessera"))
+        }
         None => println!("Database: {}", crate::config::place(&ground.service)),
     }
     match &settings.secrets.secrets_command {
@@ -276,7 +284,9 @@ fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
                 "the address {address} is in use by another program; stop that one or choose another with --listen"
             ),
             ErrorKind::PermissionDenied => {
-                format!("the address {address} is not for this user (ports below 1024 are for root); choose another with --listen")
+                format!(
+                    "the address {address} is not for this user (ports below 1024 are for root); choose another with --listen"
+                )
             }
             ErrorKind::AddrNotAvailable => {
                 format!("the address {address} is not one of this machine; choose another with --listen")
@@ -336,8 +346,7 @@ async fn partitions(
         }
         PartitionsCommand::Upkeep { from } => {
             let mut locked = Locked::open(&ground.owner, partition::plans(), UPKEEP_PATIENCE).await?;
-            let ask =
-                upkeep::Ask { today, now, from: *from, leaves_only: false, pace: expire::Pace::default() };
+            let ask = upkeep::Ask { today, now, from: *from, leaves_only: false, pace: expire::Pace::default() };
             let report = upkeep::run(&mut locked, partition::plans(), &ask).await?;
             locked.close().await?;
             for leaf in &report.created {
@@ -356,8 +365,7 @@ async fn partitions(
         }
         PartitionsCommand::Expire => {
             let mut locked = Locked::open(&ground.owner, partition::plans(), UPKEEP_PATIENCE).await?;
-            let retired =
-                expire::run(&mut locked, partition::plans(), today, now, &expire::Pace::default()).await?;
+            let retired = expire::run(&mut locked, partition::plans(), today, now, &expire::Pace::default()).await?;
             locked.close().await?;
             println!("{} leaves were due", retired.len());
             for retired in &retired {
@@ -439,12 +447,7 @@ mod calls {
         Err(Failure("not connected".to_owned()))
     }
 
-    pub async fn verify(
-        _ground: &Ground,
-        _settings: &Settings,
-        _clock: &Clock,
-        _repair: bool,
-    ) -> Result<(), Failure> {
+    pub async fn verify(_ground: &Ground, _settings: &Settings, _clock: &Clock, _repair: bool) -> Result<(), Failure> {
         Err(Failure("not connected".to_owned()))
     }
 }
@@ -452,6 +455,8 @@ mod calls {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+
+    use crate::boot::BootError;
 
     use super::*;
 

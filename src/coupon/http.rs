@@ -17,7 +17,7 @@ use crate::{
     http::{
         Answer, ApiError, At, Caller, Json, Number, Reply, Routes, TillNumber,
         app::Shell,
-        input::{Int, int, present},
+        input::{Int, present},
     },
     id::{CodeId, Day, MemberId, RedemptionId, RuleId},
     problem::{Code, Refusal},

@@ -21,8 +21,8 @@ use fs2::FileExt;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use cluster::Cluster;
-pub(crate) use cluster::short as short_io;
 pub use cluster::effective_uid;
+pub(crate) use cluster::short as short_io;
 use supervisor::Supervisor;
 
 /// The superuser of an embedded cluster.

@@ -40,9 +40,8 @@ pub struct LaneSettings {
     pub read_batch_max: usize,
     /// Requests in one write transaction; 1 turns batching off.
     pub write_batch_max: usize,
-    /// Requests that may wait.
-    pub read_queue_max: usize,
-    pub write_queue_max: usize,
+    /// Requests that may wait, for reads and for writes each.
+    pub queue_max: usize,
     /// Up to so many leaves a write statement addresses them one by one; above it goes through the parent.
     pub leaves_max: usize,
     /// Prepared statements kept per connection: about 35 KiB each in the backend.
@@ -63,8 +62,7 @@ impl Default for LaneSettings {
             write_connections: 2,
             read_batch_max: 256,
             write_batch_max: 64,
-            read_queue_max: 8192,
-            write_queue_max: 4096,
+            queue_max: 4096,
             leaves_max: 6,
             statements_max: 512,
             wait_max: Duration::from_secs(3),
@@ -136,8 +134,8 @@ impl Lane {
     pub fn start(connect: PgConnectOptions, settings: LaneSettings) -> Self {
         let connect = conn::with_settings(connect, &settings);
         let lane = Self {
-            reads: Queue::new("read", settings.read_queue_max),
-            writes: Queue::new("write", settings.write_queue_max),
+            reads: Queue::new("read", settings.queue_max),
+            writes: Queue::new("write", settings.queue_max),
             settings: Arc::new(settings),
         };
         for (queue, workers) in
