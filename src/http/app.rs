@@ -96,6 +96,7 @@ pub fn routes() -> Routes {
     [
         ops::routes(),
         crate::chain::http::routes(),
+        crate::member::http::routes(),
         crate::coupon::rule_http::routes(),
         crate::coupon::http::routes(),
         crate::request::http::routes(),

@@ -32,6 +32,7 @@ pub const ACCESS: &[(&str, &[Role])] = &[
     ("register_member", &[Pos, Marketing, Ops, Admin]),
     ("lookup_member", &[Pos, Marketing, Ops, Admin]),
     ("get_member", &[Pos, Marketing, Ops, Admin]),
+    ("update_member", &[Pos, Ops, Admin]),
     // Rules.
     ("create_rule", &[Marketing, Admin]),
     ("list_rules", &[Marketing, Ops, Admin]),

@@ -20,6 +20,8 @@
 //! Changing: `member_not_found`, `precondition_failed`, `member_cancelled`.
 
 pub mod cache;
+pub mod desk;
+pub mod http;
 pub mod key;
 pub mod patch;
 pub mod register;
@@ -201,18 +203,18 @@ impl Identifiers {
             }
         }
         if given.external.len() > EXTERNAL_MAX {
-            return Err(invalid_field("external", &format!("must be at most {EXTERNAL_MAX} identifiers")));
+            return Err(Refusal::invalid_field("external", format!("must be at most {EXTERNAL_MAX} identifiers")));
         }
         for (position, text) in given.external.iter().enumerate() {
             let field = format!("external[{position}]");
             let Some(identifier) = external(text, &field)? else { continue };
             if found.contains(&identifier) {
-                return Err(invalid_field(&field, "was given before"));
+                return Err(Refusal::invalid_field(&field, "was given before"));
             }
             found.push(identifier);
         }
         if found.is_empty() {
-            return Err(invalid_field("", "one of phone, email, username, card and external is needed"));
+            return Err(invalid_body("one of phone, email, username, card and external is needed"));
         }
         Ok(Self(found))
     }
@@ -260,14 +262,14 @@ fn bad_identifier(bad: &key::BadIdentifier, field: &str) -> Refusal {
 /// `invalid_field`
 pub fn check_birthday(birthday: NaiveDate, today: NaiveDate) -> Result<(), Refusal> {
     if birthday.year() < BIRTH_YEAR_MIN || birthday > today {
-        return Err(invalid_field("birthday", &format!("must be a day from {BIRTH_YEAR_MIN}-01-01 to today")));
+        return Err(Refusal::invalid_field("birthday", format!("must be a day from {BIRTH_YEAR_MIN}-01-01 to today")));
     }
     Ok(())
 }
 
-fn invalid_field(field: &str, reason: &str) -> Refusal {
-    let detail = if field.is_empty() { reason.to_owned() } else { format!("{field}: {reason}") };
-    Refusal::new(Code::InvalidField).detail(detail).with("field", field).with("reason", reason)
+/// What no single field is to blame for.
+fn invalid_body(reason: &str) -> Refusal {
+    Refusal::invalid_field("", reason).detail(reason)
 }
 
 /// What anybody may see of a name. One star whatever its length, so that the length does not show.
