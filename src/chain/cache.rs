@@ -70,7 +70,7 @@ impl KeyCache {
         let outcome = self
             .keys
             .entry(key_id.to_owned())
-            .and_try_compute_with(|present| async {
+            .and_try_compute_with(|present| async move {
                 Ok(match present {
                     Some(_) => Op::Nop,
                     None => load().await?.map_or(Op::Nop, |key| Op::Put(Arc::new(key))),
@@ -111,6 +111,15 @@ impl KeyCache {
         }
         self.believe_since(began);
         Ok(())
+    }
+
+    /// A key that is in memory without a database, and believed as if one had been asked.
+    #[cfg(test)]
+    pub(crate) async fn put_for_tests(&self, key: Arc<ApiKey>) {
+        if !self.is_believable() {
+            self.believe_since(self.elapsed_ms() + millis(Duration::from_secs(3600)));
+        }
+        self.keys.insert(key.key_id.clone(), key).await;
     }
 
     fn believe_since(&self, began_ms: u64) {

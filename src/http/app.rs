@@ -9,13 +9,13 @@ use std::time::Duration;
 use actix_web::dev::Service;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::web::{self, Bytes, Data, ServiceConfig};
-use actix_web::{App, HttpRequest, HttpServer, guard};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, ResponseError, guard};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::extract::BodyLimit;
 use super::gate::{Gate, InFlight};
 use super::limit::{LimitSettings, Limits};
-use super::problem::{ApiError, route_not_found};
+use super::problem::route_not_found;
 use super::route::{Route, Routes};
 use super::{openapi, ops};
 use crate::chain::cache::KeyCache;
@@ -137,8 +137,8 @@ impl Api {
     }
 }
 
-async fn not_found(request: HttpRequest) -> ApiError {
-    route_not_found(request.path())
+async fn not_found(request: HttpRequest) -> HttpResponse {
+    route_not_found(request.path()).error_response()
 }
 
 /// Serves until `shutdown` is ready, then takes no new connection, finishes the requests it has begun and returns.
@@ -157,17 +157,14 @@ pub async fn serve(
     let (api, data) = (Api::new(routes()), Data::from(Arc::clone(&shell)));
     let server = HttpServer::new(move || {
         let (api, data, more) = (api.clone(), data.clone(), more.clone());
-        App::new()
-            .configure(more)
-            .configure(move |config| api.configure(config, &data))
-            .wrap_fn(|request, service| {
-                let answer = service.call(request);
-                async move {
-                    let mut response = answer.await?;
-                    response.headers_mut().insert(NOSNIFF.0, NOSNIFF.1);
-                    Ok(response)
-                }
-            })
+        App::new().configure(more).configure(move |config| api.configure(config, &data)).wrap_fn(|request, service| {
+            let answer = service.call(request);
+            async move {
+                let mut response = answer.await?;
+                response.headers_mut().insert(NOSNIFF.0, NOSNIFF.1);
+                Ok(response)
+            }
+        })
     })
     .workers(settings.workers)
     .max_connections(settings.connections_max.div_ceil(settings.workers.max(1)))

@@ -103,7 +103,7 @@ impl Limits {
         let taken = self.bad_codes.take(caller.bucket(), now);
         if taken.is_ok() && self.bad_codes.look(caller.bucket(), now).is_err() {
             metrics::counter!("tessera_bad_code_floods_total").increment(1);
-            tracing::warn!(key_id = caller.key_id, name = caller.name, "too many bad coupon codes: refusing its codes");
+            tracing::warn!(key_id = caller.key_id, name = %caller.name, "too many bad coupon codes: refusing its codes");
         }
         match taken {
             Ok(()) => Code::CouponCodeInvalid.into(),

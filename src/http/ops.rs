@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use actix_web::http::header;
 use actix_web::web::{self, Bytes, Data};
-use actix_web::{HttpResponse, Resource};
+use actix_web::{HttpRequest, HttpResponse, Resource, ResponseError};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_swagger_ui::Config;
@@ -142,10 +142,10 @@ pub fn docs() -> Resource {
         .app_data(Data::from(Arc::new(config)))
         .route(web::get().to(get_docs))
         .route(web::head().to(get_docs))
-        .default_service(web::to(async || method_not_allowed("GET, HEAD")))
+        .default_service(web::to(async || method_not_allowed("GET, HEAD").error_response()))
 }
 
-async fn get_docs(request: actix_web::HttpRequest, config: Data<Config<'static>>) -> Result<HttpResponse, ApiError> {
+async fn get_docs(request: HttpRequest, config: Data<Config<'static>>) -> Result<HttpResponse, ApiError> {
     let Some(file) = request.match_info().get("file") else {
         // The page's own links are relative to /docs/.
         return Ok(HttpResponse::PermanentRedirect().insert_header((header::LOCATION, "/docs/")).finish());
