@@ -8,7 +8,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use clap::{Args, Parser, ValueEnum};
 use sqlx::postgres::PgConnectOptions;
 
-use crate::db::pool::OfficeSettings;
+use crate::db::{lane, pool::OfficeSettings};
 
 /// Everything that can be set. Built by clap, or field by field from `Settings::default()` in tests.
 #[derive(Debug, Clone, Args)]
@@ -238,7 +238,7 @@ pub struct ServerSettings {
           hide_short_help = true, value_name = "TIME")]
     pub body_timeout: Duration,
     /// Time after which a request that waits for us is answered 503.
-    #[arg(long, env = "TESSERA_ANSWER_TIMEOUT", default_value = "10s", value_parser = parse_duration, global = true,
+    #[arg(long, env = "TESSERA_ANSWER_TIMEOUT", default_value = "15s", value_parser = parse_duration, global = true,
           hide_short_help = true, value_name = "TIME")]
     pub answer_timeout: Duration,
     /// How long an idle connection is kept.
@@ -266,10 +266,6 @@ pub struct LaneSettings {
     #[arg(long, env = "TESSERA_LANE_READERS", default_value_t = 4, global = true, hide_short_help = true,
           value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub lane_readers: u16,
-    /// Connections that read when they wait for the disk.
-    #[arg(long, env = "TESSERA_LANE_READERS_MAX", default_value_t = 16, global = true, hide_short_help = true,
-          value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub lane_readers_max: u16,
     /// Connections that write: more only thin the batches.
     #[arg(long, env = "TESSERA_LANE_WRITERS", default_value_t = 2, global = true, hide_short_help = true,
           value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -282,18 +278,22 @@ pub struct LaneSettings {
     #[arg(long, env = "TESSERA_WRITE_BATCH_MAX", default_value_t = 64, global = true, hide_short_help = true,
           value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub write_batch_max: u16,
-    /// Leaves of one table from which a batch goes through the parent.
-    #[arg(long, env = "TESSERA_PARENT_FROM_LEAVES", default_value_t = 6, global = true, hide_short_help = true,
-          value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    pub parent_from_leaves: u16,
-    /// Reads that may wait; one more is answered 503.
-    #[arg(long, env = "TESSERA_READ_QUEUE_MAX", default_value_t = 8192, global = true, hide_short_help = true,
+    /// Leaves of one table that a batch addresses one by one; with more it goes through the parent.
+    #[arg(long, env = "TESSERA_LEAVES_MAX", default_value_t = 6, global = true, hide_short_help = true,
+          value_name = "N", value_parser = clap::value_parser!(u16).range(0..=4096))]
+    pub leaves_max: u16,
+    /// Reads, and writes, that may wait; one more is answered 503.
+    #[arg(long, env = "TESSERA_QUEUE_MAX", default_value_t = 4096, global = true, hide_short_help = true,
           value_name = "N", value_parser = parse_positive)]
-    pub read_queue_max: usize,
-    /// Writes that may wait; one more is answered 503.
-    #[arg(long, env = "TESSERA_WRITE_QUEUE_MAX", default_value_t = 4096, global = true, hide_short_help = true,
-          value_name = "N", value_parser = parse_positive)]
-    pub write_queue_max: usize,
+    pub queue_max: usize,
+    /// What waited longer for its turn is answered 503, not executed.
+    #[arg(long, env = "TESSERA_LANE_WAIT_MAX", default_value = "3s", value_parser = parse_duration, global = true,
+          hide_short_help = true, value_name = "TIME")]
+    pub lane_wait_max: Duration,
+    /// Longest time of one batch, seen from this side of the connection.
+    #[arg(long, env = "TESSERA_BATCH_TIMEOUT", default_value = "10s", value_parser = parse_duration, global = true,
+          hide_short_help = true, value_name = "TIME")]
+    pub batch_timeout: Duration,
     /// Longest statement of the lane.
     #[arg(long, env = "TESSERA_LANE_STATEMENT_TIMEOUT", default_value = "5s", value_parser = parse_duration,
           global = true, hide_short_help = true, value_name = "TIME")]
@@ -306,6 +306,24 @@ pub struct LaneSettings {
     #[arg(long, env = "TESSERA_LANE_STATEMENTS_MAX", default_value_t = 512, global = true, hide_short_help = true,
           value_name = "N", value_parser = parse_positive)]
     pub lane_statements_max: usize,
+}
+
+impl LaneSettings {
+    pub fn lane(&self) -> lane::LaneSettings {
+        lane::LaneSettings {
+            read_connections: usize::from(self.lane_readers),
+            write_connections: usize::from(self.lane_writers),
+            read_batch_max: usize::from(self.read_batch_max),
+            write_batch_max: usize::from(self.write_batch_max),
+            queue_max: self.queue_max,
+            leaves_max: usize::from(self.leaves_max),
+            statements_max: self.lane_statements_max,
+            wait_max: self.lane_wait_max,
+            batch_timeout: self.batch_timeout,
+            lock_timeout: self.lane_lock_timeout,
+            statement_timeout: self.lane_statement_timeout,
+        }
+    }
 }
 
 /// What is kept in memory.

@@ -1,8 +1,10 @@
 //! Tessera: member and coupon backend of a retail chain.
 
 pub mod app;
+pub mod boot;
 pub mod cache;
 pub mod chain;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod coupon;

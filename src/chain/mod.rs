@@ -3,6 +3,7 @@
 //! Both are office tables. Every change is one conditional statement, so there is no read that a write depends on.
 //! Stores are closed, never deleted: ledgers name them. Regions, registers and external systems come later.
 
+pub mod book;
 pub mod cache;
 pub mod http;
 pub mod key;

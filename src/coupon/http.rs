@@ -15,11 +15,9 @@ use crate::{
     app::App,
     chain::{StoreId, StoreState},
     http::{
-        Answer, ApiError, Caller, Json, Number, Path, Reply, Routes, TillNumber,
+        Answer, ApiError, At, Caller, Json, Number, Reply, Routes, TillNumber,
         app::Shell,
-        input::{Int, int, present},
-        number::HEADER,
-        problem::invalid_field,
+        input::{Int, present},
     },
     id::{CodeId, Day, MemberId, RedemptionId, RuleId},
     problem::{Code, Refusal},
@@ -98,7 +96,7 @@ pub struct IssueBody {
     /// 1 if absent.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    count: Option<Int<1, ISSUE_COUNT_MAX>>,
+    count: Option<Int<1, { ISSUE_COUNT_MAX }>>,
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     referrer: Option<Referrer>,
@@ -115,7 +113,7 @@ async fn issue_coupons(
     shell: Data<Shell>,
     caller: Caller,
     number: Number,
-    Path(rule_id): Path<RuleId>,
+    At(rule_id): At<RuleId>,
     Json(body): Json<IssueBody>,
 ) -> Reply<Issued> {
     let number = number.of(&caller, Operation::Issue, TillNumber::default(), &window(&app, &shell))?;
@@ -187,7 +185,7 @@ async fn get_coupon(
     app: Data<App>,
     shell: Data<Shell>,
     caller: Caller,
-    Path(code): Path<CodeText>,
+    At(code): At<CodeText>,
 ) -> Reply<CouponView> {
     let code_id = code.read(&app, &shell, &caller)?;
     let (found, cost) = app.desk.find_coupon(code_id).await?;
@@ -238,7 +236,7 @@ async fn redeem_coupon(
     shell: Data<Shell>,
     caller: Caller,
     number: Number,
-    Path(code): Path<CodeText>,
+    At(code): At<CodeText>,
     Json(body): Json<RedeemBody>,
 ) -> Reply<Redeemed> {
     let code_id = code.read(&app, &shell, &caller)?;
@@ -297,7 +295,7 @@ async fn reverse_coupon(
     shell: Data<Shell>,
     caller: Caller,
     number: Number,
-    Path(code): Path<CodeText>,
+    At(code): At<CodeText>,
     Json(body): Json<ReverseBody>,
 ) -> Reply<Reversed> {
     let code_id = code.read(&app, &shell, &caller)?;
@@ -340,7 +338,7 @@ impl TillFields<'_> {
         operation: Operation,
     ) -> Result<(Till, RequestNumber), ApiError> {
         caller.must_be_at(self.store_id)?;
-        let store = app.stores.get(self.store_id, shell).await?;
+        let store = app.stores.get(self.store_id).await?;
         if store.state != StoreState::Open {
             return Err(Refusal::new(Code::StoreClosed).with("store_id", self.store_id.as_str()).into());
         }
@@ -354,7 +352,7 @@ impl TillFields<'_> {
         let number = number.of(caller, operation, natural, &window)?;
         let business_date = self.business_date.unwrap_or_else(|| window.today());
         if !window.contains(business_date) {
-            return Err(invalid_field("business_date", "is too far from today").into());
+            return Err(ApiError::invalid_field("business_date", "is too far from today"));
         }
         let till = Till {
             store_no: store.store_no,
@@ -427,7 +425,7 @@ async fn get_redemption(
     app: Data<App>,
     shell: Data<Shell>,
     caller: Caller,
-    Path(redemption_id): Path<RedemptionId>,
+    At(redemption_id): At<RedemptionId>,
 ) -> Reply<RedemptionView> {
     let (found, cost) = app.desk.find_redemption(redemption_id).await?;
     let row: Redemption = found.ok_or(Code::RedemptionNotFound).map_err(Refusal::new)?;
@@ -447,7 +445,7 @@ async fn get_redemption(
         member_id: row.member_id,
         business_date: row.redemption_id.day(),
         recorded_at: row.recorded_at,
-        store_id: app.stores.name(row.store_no, &shell).await?.to_string(),
+        store_id: app.stores.name(row.store_no).await?.to_string(),
         register: row.register,
         sequence: row.sequence,
         order_ref: row.order_ref,
@@ -466,7 +464,7 @@ impl From<DeskError> for ApiError {
             DeskError::Lane(error) => error.into(),
             DeskError::Office(error) => error.into(),
             // Numbers come from the database: without it there are none.
-            DeskError::Numbers(_) => Self::unavailable(error),
+            DeskError::Numbers(_) => Self::failed(Code::Unavailable, error),
             DeskError::Id(_) => Self::internal(error),
         }
     }

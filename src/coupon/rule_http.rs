@@ -12,9 +12,8 @@ use super::{
 use crate::{
     app::App,
     http::{
-        Answer, ApiError, ETag, IfMatch, Json, Path, Reply, Routes,
+        Answer, ApiError, At, ETag, IfMatch, Json, Reply, Routes,
         input::{Int, present},
-        problem::invalid_field,
     },
     id::RuleId,
     problem::{Code, Refusal},
@@ -190,18 +189,18 @@ async fn create_rule(app: Data<App>, Json(new): Json<NewRule>) -> Reply<RuleView
         ValidityBody::Relative(relative) => Validity::DaysAfterIssue(relative.days_after_issue.get() as i32),
         ValidityBody::Fixed(FixedValidity { from, until }) => {
             if from.is_some_and(|from| from >= until) {
-                return Err(invalid_field("validity.until", "must be after from").into());
+                return Err(ApiError::invalid_field("validity.until", "must be after from"));
             }
             for (field, at) in [("validity.from", from), ("validity.until", Some(until))] {
                 if at.is_some_and(|at| !(2000..2090).contains(&chrono::Datelike::year(&at))) {
-                    return Err(invalid_field(field, "must lie between the years 2000 and 2089").into());
+                    return Err(ApiError::invalid_field(field, "must lie between the years 2000 and 2089"));
                 }
             }
             Validity::Fixed { from, until }
         }
     };
     let version = RuleVersion {
-        rule_id: app.minter.mint_rule().map_err(ApiError::unavailable)?,
+        rule_id: app.minter.mint_rule().map_err(|error| ApiError::failed(Code::Unavailable, error))?,
         version: 1,
         name: new.name.into_string(),
         discount: new.discount,
@@ -224,7 +223,7 @@ async fn create_rule(app: Data<App>, Json(new): Json<NewRule>) -> Reply<RuleView
 /// Get a rule
 #[utoipa::path(get, path = "/v1/coupon-rules/{rule_id}", tag = "rules", params(("rule_id" = RuleId, Path)), responses(
     (status = 200, description = "The rule", body = RuleView, headers(("ETag" = String)))))]
-async fn get_rule(app: Data<App>, Path(rule_id): Path<RuleId>) -> Reply<RuleView> {
+async fn get_rule(app: Data<App>, At(rule_id): At<RuleId>) -> Reply<RuleView> {
     let rule = app.desk.rule(rule_id).await?.ok_or(Refusal::new(Code::RuleNotFound))?;
     Ok(answer(&rule))
 }
@@ -233,9 +232,9 @@ async fn get_rule(app: Data<App>, Path(rule_id): Path<RuleId>) -> Reply<RuleView
 ///
 /// Nothing of it is issued or redeemed until it is resumed. Every node follows within a second.
 #[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/pause", tag = "rules",
-    params(("rule_id" = RuleId, Path), ("If-Match" = Option<String>, Header, description = "The `ETag` that was seen, or `*`")),
+    params(("rule_id" = RuleId, Path), ("If-Match" = inline(Option<IfMatch>), Header)),
     responses((status = 200, description = "The rule", body = RuleView, headers(("ETag" = String)))))]
-async fn pause_rule(app: Data<App>, Path(rule_id): Path<RuleId>, seen: Option<IfMatch>) -> Reply<RuleView> {
+async fn pause_rule(app: Data<App>, At(rule_id): At<RuleId>, seen: Option<IfMatch>) -> Reply<RuleView> {
     set_state(&app, rule_id, seen, RuleState::Paused).await
 }
 
@@ -243,9 +242,9 @@ async fn pause_rule(app: Data<App>, Path(rule_id): Path<RuleId>, seen: Option<If
 ///
 /// From draft or paused to active.
 #[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/resume", tag = "rules",
-    params(("rule_id" = RuleId, Path), ("If-Match" = Option<String>, Header, description = "The `ETag` that was seen, or `*`")),
+    params(("rule_id" = RuleId, Path), ("If-Match" = inline(Option<IfMatch>), Header)),
     responses((status = 200, description = "The rule", body = RuleView, headers(("ETag" = String)))))]
-async fn resume_rule(app: Data<App>, Path(rule_id): Path<RuleId>, seen: Option<IfMatch>) -> Reply<RuleView> {
+async fn resume_rule(app: Data<App>, At(rule_id): At<RuleId>, seen: Option<IfMatch>) -> Reply<RuleView> {
     set_state(&app, rule_id, seen, RuleState::Active).await
 }
 
@@ -253,9 +252,9 @@ async fn resume_rule(app: Data<App>, Path(rule_id): Path<RuleId>, seen: Option<I
 ///
 /// For good: nothing of it is issued any more; what was issued may be redeemed until it expires.
 #[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/end", tag = "rules",
-    params(("rule_id" = RuleId, Path), ("If-Match" = Option<String>, Header, description = "The `ETag` that was seen, or `*`")),
+    params(("rule_id" = RuleId, Path), ("If-Match" = inline(Option<IfMatch>), Header)),
     responses((status = 200, description = "The rule", body = RuleView, headers(("ETag" = String)))))]
-async fn end_rule(app: Data<App>, Path(rule_id): Path<RuleId>, seen: Option<IfMatch>) -> Reply<RuleView> {
+async fn end_rule(app: Data<App>, At(rule_id): At<RuleId>, seen: Option<IfMatch>) -> Reply<RuleView> {
     set_state(&app, rule_id, seen, RuleState::Ended).await
 }
 

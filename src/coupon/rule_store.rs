@@ -141,13 +141,11 @@ pub async fn update_state(
     rule_id: RuleId,
     state: RuleState,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "update coupon_rule set state = $3, revision = revision + 1, updated_at = $2 where rule_id = $1",
-    )
-    .bind(rule_id)
-    .bind(now)
-    .bind(state.number())
-    .execute(conn)
-    .await?;
+    sqlx::query("update coupon_rule set state = $3, revision = revision + 1, updated_at = $2 where rule_id = $1")
+        .bind(rule_id)
+        .bind(now)
+        .bind(state.number())
+        .execute(conn)
+        .await?;
     Ok(())
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Kind, NewEvent};
 use crate::{
-    db::lane::{Tx, WriteError, column, expect_rows},
+    db::lane::{Target, Tx, WriteError, column, expect_rows},
     id::EventId,
     partition::{plan, query},
 };
@@ -25,6 +25,13 @@ pub async fn insert(tx: &mut Tx<'_>, now: DateTime<Utc>, events: &[NewEvent]) ->
         expect_rows("event", rows.len(), inserted.rows_affected())?;
     }
     Ok(())
+}
+
+/// Whether an event stands, and so what it tells of. Does not wait for one under way.
+pub async fn exists(tx: &mut Tx<'_>, event_id: EventId) -> Result<bool, WriteError> {
+    let sql = tx.sql(query("event/find"), Target::Leaf(plan("event").leaf_i64(event_id.get())));
+    let row: Option<(EventId,)> = sqlx::query_as(sql).bind([event_id]).fetch_optional(tx.conn()).await?;
+    Ok(row.is_some())
 }
 
 /// Writes one event in a transaction of the office, such as a change of a rule.

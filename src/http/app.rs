@@ -93,7 +93,16 @@ impl Shell {
 
 /// All that is served, in the order of the document. Each domain adds its own here.
 pub fn routes() -> Routes {
-    [ops::routes(), crate::chain::http::routes()].into_iter().flatten().collect()
+    [
+        ops::routes(),
+        crate::chain::http::routes(),
+        crate::coupon::rule_http::routes(),
+        crate::coupon::http::routes(),
+        crate::request::http::routes(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// What is the same for every worker: routes and their rendered document.

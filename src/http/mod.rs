@@ -11,6 +11,7 @@ pub mod caller;
 pub mod extract;
 mod gate;
 pub mod input;
+mod lane;
 pub mod limit;
 pub mod meter;
 pub mod number;

@@ -14,6 +14,11 @@ mod router;
 mod sql;
 pub mod upkeep;
 
+#[cfg(test)]
+mod testdb;
+#[cfg(test)]
+mod tests;
+
 pub use ddl::{Attached, DdlError, LeafOutcome, Locked, REPORT_ROLE, SERVICE_ROLE, attached, create_leaf};
 pub use plan::{Encoding, Expire, Plan, PlanError, Plans, Range, Retain, Split, Step, plan, plans};
 pub use query::{Claim, Query, QueryError, Route, Touch, load, queries, query};

@@ -235,7 +235,10 @@ fn literal(text: Option<&str>) -> String {
 struct Executed {
     /// (table, leaf)
     leaves: BTreeSet<(String, String)>,
+    /// Read by a sequential scan.
     scanned_whole: BTreeSet<String>,
+    /// Read through an index from one end to the other: what a missing predicate looks like without sequential scans.
+    walked_whole: BTreeSet<(String, String)>,
     rows: f64,
     nodes: Vec<String>,
 }
@@ -267,6 +270,10 @@ fn judge(
     }
     let failures = &mut row.failures;
     failures.extend(executed.scanned_whole.iter().map(|leaf| format!("{leaf} is read as a whole")));
+    let wide = |table: &String| matches!(row.claims.get(table), Some(Claim::All { .. }));
+    for (_, leaf) in executed.walked_whole.iter().filter(|(table, _)| !wide(table)) {
+        failures.push(format!("{leaf} is read as a whole, through an index without a condition"));
+    }
     if rows == 0.0 {
         failures.push("nothing is found or written with the sample's key".to_owned());
     }
@@ -311,11 +318,22 @@ fn visit(node: &Value, parents: &BTreeMap<String, String>, executed: &mut Execut
             executed.rows += node["Actual Rows"].as_f64().unwrap_or(0.0) * loops;
             if kind == "Seq Scan" || kind == "Sample Scan" {
                 executed.scanned_whole.insert(relation.to_owned());
+            } else if !bounded(node) {
+                executed.walked_whole.insert((table.clone(), relation.to_owned()));
             }
         }
     }
     for child in node["Plans"].as_array().into_iter().flatten() {
         visit(child, parents, executed);
+    }
+}
+
+/// Whether a scan by index has a condition for the index.
+fn bounded(node: &Value) -> bool {
+    match node["Node Type"].as_str().unwrap_or_default() {
+        "Index Scan" | "Index Only Scan" | "Bitmap Index Scan" => node.get("Index Cond").is_some(),
+        "Bitmap Heap Scan" | "BitmapAnd" | "BitmapOr" => node["Plans"].as_array().into_iter().flatten().all(bounded),
+        _ => true,
     }
 }
 

@@ -10,6 +10,8 @@
 //!   of attempts less than 24 hours apart share one.
 //! - Numbers of different scopes, operations or kinds never share a key: the hash covers each part with its length.
 
+pub mod http;
+pub mod read;
 pub mod store;
 
 use std::fmt;

@@ -21,7 +21,8 @@ use fs2::FileExt;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use cluster::Cluster;
-pub(super) use cluster::short as short_io;
+pub use cluster::effective_uid;
+pub(crate) use cluster::short as short_io;
 use supervisor::Supervisor;
 
 /// The superuser of an embedded cluster.
@@ -111,10 +112,58 @@ impl EmbeddedError {
     }
 }
 
+/// The way to an embedded server: the directory of its socket.
+#[derive(Debug, Clone)]
+pub struct Reach {
+    pub socket_dir: PathBuf,
+}
+
+impl Reach {
+    /// The way to the server that another process runs on a data directory.
+    ///
+    /// # Errors
+    /// When there is no such directory.
+    pub fn of(data_dir: &std::path::Path) -> Result<Self, EmbeddedError> {
+        let dir = std::fs::canonicalize(data_dir)
+            .map_err(EmbeddedError::io(format!("looking for the data directory {}", data_dir.display())))?;
+        Ok(Self { socket_dir: cluster::socket_dir(&dir) })
+    }
+
+    /// How to reach `database` as `role`.
+    pub fn options(&self, role: &str, database: &str) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass()
+            .host("localhost")
+            .socket(&self.socket_dir)
+            .port(PORT)
+            .username(role)
+            .database(database)
+            .ssl_mode(PgSslMode::Disable)
+    }
+
+    /// The same as a URL that sqlx, libpq and psql take.
+    pub fn url(&self, role: &str, database: &str) -> String {
+        let socket_dir: String = self
+            .socket_dir
+            .display()
+            .to_string()
+            .bytes()
+            .map(|b| {
+                if b.is_ascii_alphanumeric() || b"-._~".contains(&b) {
+                    char::from(b).to_string()
+                } else {
+                    format!("%{b:02X}")
+                }
+            })
+            .collect();
+        format!("postgres://{role}@{socket_dir}:{PORT}/{database}")
+    }
+}
+
 /// A running server. Dropping it stops the server and waits; [`Embedded::stop`] does so without blocking the runtime.
 pub struct Embedded {
     supervisor: Option<Supervisor>,
     cluster: Arc<Cluster>,
+    reach: Reach,
     fresh: bool,
     /// Held for the life of the server; the lock goes with it.
     _lock: File,
@@ -143,7 +192,8 @@ impl Embedded {
         let (cluster, fresh) = Cluster::open_or_create(&dir, settings)?;
         let cluster = Arc::new(cluster);
         let supervisor = Supervisor::start(Arc::clone(&cluster), settings.start_max)?;
-        Ok(Self { supervisor: Some(supervisor), cluster, fresh, _lock: lock })
+        let reach = Reach { socket_dir: cluster.socket_dir.clone() };
+        Ok(Self { supervisor: Some(supervisor), cluster, reach, fresh, _lock: lock })
     }
 
     /// True when this start made the cluster.
@@ -153,37 +203,17 @@ impl Embedded {
 
     /// How to reach `database` as `role`.
     pub fn options(&self, role: &str, database: &str) -> PgConnectOptions {
-        PgConnectOptions::new_without_pgpass()
-            .host("localhost")
-            .socket(&self.cluster.socket_dir)
-            .port(PORT)
-            .username(role)
-            .database(database)
-            .ssl_mode(PgSslMode::Disable)
+        self.reach.options(role, database)
     }
 
     /// The same as a URL that sqlx, libpq and psql take.
     pub fn url(&self, role: &str, database: &str) -> String {
-        let socket_dir: String = self
-            .cluster
-            .socket_dir
-            .display()
-            .to_string()
-            .bytes()
-            .map(|b| {
-                if b.is_ascii_alphanumeric() || b"-._~".contains(&b) {
-                    char::from(b).to_string()
-                } else {
-                    format!("%{b:02X}")
-                }
-            })
-            .collect();
-        format!("postgres://{role}@{socket_dir}:{PORT}/{database}")
+        self.reach.url(role, database)
     }
 
-    /// Directory of the Unix socket.
-    pub fn socket_dir(&self) -> &std::path::Path {
-        &self.cluster.socket_dir
+    /// The way to the server, for others who outlive this value.
+    pub fn reach(&self) -> &Reach {
+        &self.reach
     }
 
     /// Directory of the server's programs (`psql`, `pg_basebackup`), for tests and tools.

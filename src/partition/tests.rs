@@ -1,0 +1,501 @@
+//! Tests against PostgreSQL: the router's oracle, DDL beside readers and crashes, the proof's failures, expiry.
+
+use std::time::Duration;
+
+use chrono::NaiveDate;
+use rand::{RngCore, SeedableRng};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection, Executor};
+use uuid::Uuid;
+
+use super::ddl::{DdlError, LeafOutcome, Locked, create_leaf};
+use super::expire::{self, Fate, Walked};
+use super::router::day_number;
+use super::testdb::{TestDb, ask, execute, noon, pace, today, value};
+use super::upkeep::{self, Ask};
+use super::{Leaf, Query, attached, plan, plans, proof};
+
+fn day(text: &str) -> NaiveDate {
+    text.parse().unwrap()
+}
+
+fn key(date: &str, number: i64) -> i64 {
+    day_number(day(date)) << 41 | number
+}
+
+fn sqlstate(error: &sqlx::Error) -> String {
+    error.as_database_error().and_then(|error| error.code()).map_or_else(|| error.to_string(), Into::into)
+}
+
+// The router
+
+#[tokio::test]
+async fn the_router_hashes_as_postgresql_does() {
+    let keys: usize = if std::env::var_os("TESSERA_LONG").is_some() { 1_000_000 } else { 100_000 };
+    let seed = std::env::var("TESSERA_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_261_122);
+    println!("TESSERA_SEED={seed}");
+    let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+    let mut numbers = vec![0, 1, -1, 15, 16, i64::MAX, i64::MIN, i64::MAX - 1, i64::MIN + 1];
+    numbers.extend((0..63).flat_map(|bit| [1_i64 << bit, -(1_i64 << bit), (1 << bit) - 1]));
+    numbers.extend((0..keys).map(|_| rng.next_u64() as i64));
+    let mut uuids = vec![Uuid::nil(), Uuid::max()];
+    uuids.extend((0..128).map(|bit| Uuid::from_u128(1 << bit)));
+    uuids.extend((0..keys).map(|_| Uuid::from_u128(u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64()))));
+
+    let db = TestDb::new().await;
+    let mut conn = db.connect().await;
+    for chunk in numbers.chunks(50_000) {
+        let leaves: Vec<i32> = chunk.iter().map(|key| plan("member").leaf_i64(*key).no).collect();
+        let wrong: Vec<i64> = sqlx::query_scalar(
+            "select k from unnest($1::bigint[], $2::integer[]) t (k, no)
+             where not satisfies_hash_partition('member'::regclass, 16, no, k)",
+        )
+        .bind(chunk)
+        .bind(leaves)
+        .fetch_all(&mut conn)
+        .await
+        .unwrap();
+        assert_eq!(wrong, Vec::<i64>::new(), "seed {seed}");
+    }
+    for chunk in uuids.chunks(50_000) {
+        let leaves: Vec<i32> = chunk.iter().map(|key| plan("member_key").leaf_uuid(*key).no).collect();
+        let wrong: Vec<Uuid> = sqlx::query_scalar(
+            "select k from unnest($1::uuid[], $2::integer[]) t (k, no)
+             where not satisfies_hash_partition('member_key'::regclass, 16, no, k)",
+        )
+        .bind(chunk)
+        .bind(leaves)
+        .fetch_all(&mut conn)
+        .await
+        .unwrap();
+        assert_eq!(wrong, Vec::<Uuid>::new(), "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn a_row_sent_to_the_wrong_leaf_is_refused() {
+    let db = TestDb::new().await;
+    let mut conn = db.service().await;
+    let right = plan("event").leaf_date(today());
+    let row = format!("values ({}, now(), 1, 1)", key("2026-11-22", 1));
+    let into = |leaf: Leaf| format!("insert into {leaf} (event_id, created_at, subject, kind) {row}");
+    let error = conn.execute(AssertSqlSafe(into(right.step(1)))).await.unwrap_err();
+    assert_eq!(sqlstate(&error), "23514");
+    execute(&mut conn, &into(right)).await;
+}
+
+// Leaves
+
+#[tokio::test]
+async fn upkeep_is_idempotent_and_says_how_far_leaves_reach() {
+    let db = TestDb::new().await;
+    let mut locked = db.locked().await;
+    let first = upkeep::run(&mut locked, plans(), &ask()).await.unwrap();
+    assert_eq!((first.created.len(), first.analysed.len()), (0, plans().iter().count()));
+    let second = upkeep::run(&mut locked, plans(), &ask()).await.unwrap();
+    assert!(second.created.is_empty() && second.granted.is_empty() && second.indexes_built.is_empty());
+    assert!(second.expired.is_empty() && second.existing > 150, "{second:?}");
+    assert!(second.ahead.iter().all(|ahead| ahead.enough), "{:?}", second.ahead);
+
+    let owner: String =
+        value(locked.conn(), "select pg_get_userbyid(relowner)::text from pg_class where relname = 'coupon_m2026_11'")
+            .await;
+    assert_eq!(owner, "tessera_owner");
+    let options: Vec<String> =
+        value(locked.conn(), "select reloptions from pg_class where relname = 'coupon_m2026_11'").await;
+    assert_eq!(options, ["fillfactor=85"]);
+    let late = upkeep::ahead(&mut db.service().await, plans(), today() + chrono::TimeDelta::days(3)).await.unwrap();
+    let event = late.iter().find(|ahead| ahead.table == "event").unwrap();
+    assert_eq!((event.leaves, event.enough), (Some(1), false));
+}
+
+#[tokio::test]
+async fn leaves_of_the_past_are_made_on_request() {
+    let db = TestDb::new().await;
+    let mut locked = db.locked().await;
+    let past = Ask { from: Some(day("2026-09-01")), leaves_only: true, ..ask() };
+    let report = upkeep::run(&mut locked, plans(), &past).await.unwrap();
+    assert!(report.created.contains(&plan("coupon").leaf_date(day("2026-09-01"))));
+    let rights: bool =
+        value(locked.conn(), "select has_table_privilege('tessera_service', 'coupon_m2026_09', 'delete')").await;
+    assert!(rights);
+}
+
+#[tokio::test]
+async fn two_processes_make_leaves_one_after_the_other() {
+    let db = TestDb::new().await;
+    let next = Ask { today: day("2027-02-01"), leaves_only: true, ..ask() };
+    let run = || async {
+        let mut locked = db.locked().await;
+        let report = upkeep::run(&mut locked, plans(), &next).await.unwrap();
+        locked.close().await.unwrap();
+        report.created.len()
+    };
+    let (one, two) = tokio::join!(run(), run());
+    assert!(one.min(two) == 0 && one.max(two) > 0, "{one} and {two}");
+
+    let _holder = db.locked().await;
+    let refused = Locked::open(db.options(), plans(), Duration::from_millis(50)).await;
+    assert!(matches!(refused, Err(DdlError::Busy)));
+}
+
+#[tokio::test]
+async fn a_leaf_is_made_while_readers_and_writers_hold_the_table() {
+    let db = TestDb::new().await;
+    let mut reader = db.service().await;
+    execute(&mut reader, "begin; select count(*) from coupon").await;
+    let mut writer = db.service().await;
+    execute(&mut writer, "begin; update coupon set uses = uses where code_id = 1").await;
+    let mut locked = db.locked().await;
+    let leaf = plan("coupon").leaf_date(day("2028-01-01"));
+    assert_eq!(create_leaf(&mut locked, leaf).await.unwrap(), LeafOutcome::Created);
+    assert_eq!(create_leaf(&mut locked, leaf).await.unwrap(), LeafOutcome::Existing);
+    execute(&mut reader, "select count(*) from coupon; commit").await;
+}
+
+#[tokio::test]
+async fn a_leaf_that_a_crash_left_unattached_is_picked_up_with_its_rows() {
+    let db = TestDb::new().await;
+    let mut locked = db.locked().await;
+    let leaf = plan("event").leaf_date(day("2027-01-05"));
+    execute(locked.conn(), &format!("create table {leaf} (like event including all)")).await;
+    let row = format!(
+        "insert into {leaf} (event_id, created_at, subject, kind) values ({}, now(), 1, 1)",
+        key("2027-01-05", 1)
+    );
+    execute(locked.conn(), &row).await;
+    assert_eq!(create_leaf(&mut locked, leaf).await.unwrap(), LeafOutcome::PickedUp);
+    assert_eq!(value::<i64>(&mut db.service().await, &format!("select count(*) from {leaf}")).await, 1);
+    let left: i64 = value(locked.conn(), "select count(*) from pg_constraint where conname like '%\\_bounds'").await;
+    assert_eq!(left, 0, "the constraint that saves the scan does not stay");
+}
+
+#[tokio::test]
+async fn something_else_under_a_leafs_name_is_left_alone() {
+    let db = TestDb::new().await;
+    let mut locked = db.locked().await;
+    let leaf = plan("event").leaf_date(day("2027-01-05"));
+    execute(locked.conn(), &format!("create view {leaf} as select 1 as one")).await;
+    assert!(matches!(create_leaf(&mut locked, leaf).await, Err(DdlError::Foreign { .. })));
+    let wrong = leaf.step(1);
+    execute(locked.conn(), &format!("create table {wrong} partition of event {}", leaf.for_values())).await;
+    let error = attached(locked.conn(), plan("event")).await.unwrap_err();
+    assert!(matches!(error, DdlError::Foreign { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_missing_role_is_said_before_anything_changes() {
+    let db = TestDb::new().await;
+    let mut conn = db.connect().await;
+    execute(&mut conn, "drop table coupon cascade").await;
+    let refused = Locked::open(db.options(), plans(), Duration::from_secs(1)).await;
+    assert!(matches!(refused, Err(DdlError::ParentMissing(table)) if table == "coupon"));
+}
+
+#[tokio::test]
+async fn a_new_index_is_built_leaf_by_leaf_and_a_broken_one_goes_first() {
+    let db = TestDb::new().await;
+    let mut locked = db.locked().await;
+    execute(locked.conn(), "create index redemption_rule on only redemption (rule_id)").await;
+    execute(
+        locked.conn(),
+        "create index broken on redemption_m2026_11 (amount); set role postgres; \
+         update pg_index set indisvalid = false where indexrelid = 'broken'::regclass; set role tessera_owner",
+    )
+    .await;
+    let report = upkeep::run(&mut locked, plans(), &Ask { leaves_only: true, ..ask() }).await.unwrap();
+    assert_eq!(report.indexes_dropped, ["broken"]);
+    assert!(report.indexes_built.contains(&"redemption_m2026_11_rule".to_owned()), "{:?}", report.indexes_built);
+    let valid: bool =
+        value(locked.conn(), "select indisvalid from pg_index where indexrelid = 'redemption_rule'::regclass").await;
+    assert!(valid);
+}
+
+// Expiry
+
+const OLD: &str = "2023-09-10";
+
+/// A database with a month of `coupons` coupons of two rules and three members, four void, all over.
+async fn retired_month(coupons: i64) -> (TestDb, Leaf) {
+    let db = TestDb::new().await;
+    let leaf = plan("coupon").leaf_date(day(OLD));
+    let mut locked = db.locked().await;
+    create_leaf(&mut locked, leaf).await.unwrap();
+    let first = key(OLD, 0);
+    let rows = format!(
+        "insert into coupon (code_id, rule_id, issued_at, valid_from, valid_until, member_id, legacy_key, rule_version,
+             issue_store_no, state)
+         select {first} + n, 100 + n % 2, '{OLD}', '{OLD}', '2023-12-01', case when n % 5 > 0 then n % 3 end,
+             case when n % 4 = 0 then ('00000000-0000-0000-0000-' || lpad(n::text, 12, '0'))::uuid end, 1, 7,
+             case when n % 10 = 0 then 3 when n % 3 = 0 then 2 else 1 end
+         from generate_series(1, {coupons}) n;
+         insert into coupon_receive (member_id, code_id, rule_id, valid_until, state)
+             select member_id, code_id, rule_id, valid_until, state from coupon where member_id is not null;
+         insert into coupon_index (rule_id, code_id, valid_until, member_id, state)
+             select rule_id, code_id, valid_until, member_id, state from coupon;
+         insert into coupon_history_index (legacy_key, code_id)
+             select legacy_key, code_id from coupon where legacy_key is not null;
+         insert into member_rule (member_id, rule_id, taken)
+             select member_id, rule_id, count(*) filter (where state <> 3) from coupon_receive group by 1, 2;
+         insert into coupon_stock (rule_id, issued, voided)
+             select rule_id, count(*), count(*) filter (where state = 3) from coupon_index group by 1;
+         insert into coupon_stock (rule_id, period, store_no, issued, voided)
+             select rule_id, {period}, 7, count(*), count(*) filter (where state = 3) from coupon_index group by 1",
+        period = day_number(day(OLD)),
+    );
+    execute(locked.conn(), &rows).await;
+    locked.close().await.unwrap();
+    (db, leaf)
+}
+
+/// Counts that do not equal living rows and retired ones.
+async fn wrong_counts(conn: &mut PgConnection) -> i64 {
+    value(
+        conn,
+        "select (select count(*) from member_rule m where m.taken <> m.retired + (
+                 select count(*) from coupon_receive r
+                 where r.member_id = m.member_id and r.rule_id = m.rule_id and r.state <> 3))
+             + (select count(*) from coupon_stock s where s.issued - s.voided <> s.retired + (
+                 select count(*) from coupon_index i where i.rule_id = s.rule_id and i.state <> 3))",
+    )
+    .await
+}
+
+#[tokio::test]
+async fn a_month_that_is_over_is_retired_with_its_index_rows_and_exact_counts() {
+    let (db, leaf) = retired_month(60).await;
+    let mut locked = db.locked().await;
+    assert_eq!(wrong_counts(locked.conn()).await, 0);
+    let report = upkeep::run(&mut locked, plans(), &ask()).await.unwrap();
+    let walked = Walked { coupons: 60, receive: 48, index: 60, history: 15 };
+    assert_eq!(report.expired.len(), 1);
+    assert_eq!(report.expired[0].fate, Fate::Detached(walked));
+    assert_eq!(wrong_counts(locked.conn()).await, 0);
+    let conn = locked.conn();
+    assert_eq!(value::<i64>(conn, "select sum(retired)::bigint from coupon_stock where period = 0").await, 54);
+    assert_eq!(value::<i64>(conn, "select count(*) from coupon_index").await, 0);
+    assert_eq!(value::<i64>(conn, &format!("select count(*) from {}", leaf.retired_name())).await, 60);
+    assert!(attached(conn, plan("coupon")).await.unwrap().iter().all(|attached| attached.leaf != Some(leaf)));
+
+    let again = upkeep::run(&mut locked, plans(), &ask()).await.unwrap();
+    assert!(again.expired.is_empty());
+    assert_eq!(create_leaf(&mut locked, leaf).await.unwrap(), LeafOutcome::Retired);
+}
+
+#[tokio::test]
+async fn a_crash_in_the_middle_of_the_walk_neither_loses_nor_doubles_a_count() {
+    let (db, leaf) = retired_month(60).await;
+    let mut locked = db.locked().await;
+    expire::fence(&mut locked, leaf).await.unwrap();
+    let mut walked = Walked::default();
+    let reached = expire::walk_batch(locked.conn(), leaf, i64::MIN, 25, &mut walked).await.unwrap();
+    assert_eq!(reached, Some(key(OLD, 25)));
+    assert_eq!(wrong_counts(locked.conn()).await, 0);
+    // Killed: a comment that lags behind what was done.
+    execute(locked.conn(), &format!("comment on table {leaf} is 'tessera: retired up to {}'", key(OLD, 10))).await;
+    locked.close().await.unwrap();
+
+    let mut locked = db.locked().await;
+    let report = expire::run(&mut locked, plans(), today(), noon(), &pace()).await.unwrap();
+    let expected = Walked { coupons: 50, receive: 28, index: 35, history: 9 };
+    assert_eq!(report[0].fate, Fate::Detached(expected));
+    assert_eq!(wrong_counts(locked.conn()).await, 0);
+    assert_eq!(value::<i64>(locked.conn(), "select count(*) from coupon_receive").await, 0);
+}
+
+#[tokio::test]
+async fn a_living_coupon_keeps_its_month() {
+    let (db, leaf) = retired_month(20).await;
+    let mut locked = db.locked().await;
+    execute(locked.conn(), &format!("update coupon set valid_until = '2027-01-01' where code_id = {}", key(OLD, 1)))
+        .await;
+    let report = expire::run(&mut locked, plans(), today(), noon(), &pace()).await.unwrap();
+    assert_eq!(report[0].fate, Fate::Kept { living: 1 });
+    execute(&mut db.service().await, &format!("update {leaf} set uses = uses where code_id = {}", key(OLD, 1))).await;
+    assert_eq!(value::<i64>(locked.conn(), "select count(*) from coupon_index").await, 20);
+}
+
+#[tokio::test]
+async fn a_count_that_is_missing_stops_the_walk_before_anything_is_lost() {
+    let (db, _) = retired_month(20).await;
+    let mut locked = db.locked().await;
+    execute(locked.conn(), "delete from coupon_stock where rule_id = 101 and period = 0").await;
+    let error = expire::run(&mut locked, plans(), today(), noon(), &pace()).await.unwrap_err();
+    assert!(matches!(error, DdlError::Inconsistent { table: "coupon_stock", .. }), "{error}");
+    assert_eq!(value::<i64>(locked.conn(), "select count(*) from coupon_index").await, 20);
+}
+
+#[tokio::test]
+async fn the_fence_refuses_prepared_writes_and_none_is_lost() {
+    let (db, leaf) = retired_month(20).await;
+    let (mut by_leaf, mut by_parent) = (db.service().await, db.service().await);
+    let code = key(OLD, 1);
+    execute(&mut by_leaf, &format!("prepare w as update {leaf} set uses = uses + 1 where code_id = {code}; execute w"))
+        .await;
+    execute(
+        &mut by_parent,
+        &format!("prepare w as update coupon set uses = uses + 1 where code_id = {code}; execute w"),
+    )
+    .await;
+
+    let mut locked = db.locked().await;
+    expire::fence(&mut locked, leaf).await.unwrap();
+    for conn in [&mut by_leaf, &mut by_parent] {
+        let error = conn.execute("execute w").await.unwrap_err();
+        assert_eq!(sqlstate(&error), "23514");
+        execute(conn, &format!("begin; select 1 from coupon where code_id = {code} for update; rollback")).await;
+    }
+    let report = expire::run(&mut locked, plans(), today(), noon(), &pace()).await.unwrap();
+    assert!(matches!(report[0].fate, Fate::Detached(_)));
+    for conn in [&mut by_leaf, &mut by_parent] {
+        // By the parent the row is no longer there; by the leaf the statement is refused. Neither writes.
+        if let Ok(done) = conn.execute("execute w").await {
+            assert_eq!(done.rows_affected(), 0);
+        }
+    }
+    let kept: i16 =
+        value(locked.conn(), &format!("select uses from {} where code_id = {code}", leaf.retired_name())).await;
+    assert_eq!(kept, 2, "what was granted before the fence is there, and nothing else");
+}
+
+#[tokio::test]
+async fn a_detachment_that_a_reader_stopped_is_finished_later() {
+    let db = TestDb::new().await;
+    let leaf = plan("redemption").leaf_date(day(OLD));
+    let mut locked = Locked::open(db.options(), plans(), Duration::from_millis(300)).await.unwrap();
+    create_leaf(&mut locked, leaf).await.unwrap();
+    let mut reader = db.connect().await;
+    // Holds the parent and a snapshot, which the second half of the detachment waits for, and not the leaf.
+    let hold = "begin isolation level repeatable read; lock table only redemption in access share mode; \
+                select count(*) from setting";
+    execute(&mut reader, hold).await;
+    let stopped = expire::run(&mut locked, plans(), today(), noon(), &pace()).await;
+    assert!(matches!(stopped, Err(DdlError::Database(_))), "{stopped:?}");
+    let pending: i64 = value(locked.conn(), "select count(*) from pg_inherits where inhdetachpending").await;
+    assert_eq!(pending, 1);
+    execute(&mut reader, "commit").await;
+    let report = expire::run(&mut locked, plans(), today(), noon(), &pace()).await.unwrap();
+    assert_eq!(report[0].leaf, leaf.retired_name());
+    let pending: i64 = value(locked.conn(), "select count(*) from pg_inherits where inhdetachpending").await;
+    assert_eq!(pending, 0);
+}
+
+#[tokio::test]
+async fn a_day_that_is_only_kept_for_a_while_is_dropped() {
+    let db = TestDb::new().await;
+    let mut locked = db.locked().await;
+    let report = expire::run(&mut locked, plans(), day("2026-11-30"), noon(), &pace()).await.unwrap();
+    let events: Vec<_> = report.iter().filter(|retired| retired.leaf.starts_with("event")).collect();
+    assert_eq!(events.len(), 2, "{report:?}");
+    assert!(events.iter().all(|retired| retired.fate == Fate::Dropped));
+    let left: bool = value(locked.conn(), "select to_regclass('event_d2026_11_21_retired') is null").await;
+    assert!(left);
+}
+
+#[tokio::test]
+async fn a_fence_that_a_crash_left_on_a_leaf_that_is_not_due_comes_down() {
+    let db = TestDb::new().await;
+    let mut locked = db.locked().await;
+    let leaf = plan("coupon").leaf_date(today());
+    expire::fence(&mut locked, leaf).await.unwrap();
+    let report = expire::run(&mut locked, plans(), today(), noon(), &pace()).await.unwrap();
+    assert_eq!(report[0].fate, Fate::Unfenced);
+    let fences: i64 = value(locked.conn(), "select count(*) from pg_constraint where conname like '%\\_fence'").await;
+    assert_eq!(fences, 0);
+}
+
+// The proof
+
+async fn prove(conn: &mut PgConnection, text: &str) -> proof::Proven {
+    let query = Query::parse("test/query", text).unwrap();
+    proof::run(conn, std::iter::once(&query), |_| {}).await.unwrap().rows.remove(0)
+}
+
+const GOOD: &[&str] = &[
+    "-- by key\n-- touches: coupon=1\n-- route: coupon=$1\n-- sample: select array[code_id] from coupon limit 1\n\
+     select c.code_id from {coupon} c where c.code_id = any($1::bigint[])",
+    "-- by join\n-- touches: coupon_receive=1\n-- route: coupon_receive=$1\n\
+     -- sample: select array[member_id], array[code_id] from coupon_receive limit 1\n\
+     select r.code_id from unnest($1::bigint[], $2::bigint[]) t (m, c) join {coupon_receive} r on r.member_id = t.m \
+     and r.code_id = t.c for update of r",
+    "-- insert\n-- touches: event=1\n-- route: event=$1\n\
+     -- sample: select array[(9822::bigint << 41) + 77], array[now()]\n\
+     insert into {event} (event_id, created_at, subject, kind) select t.e, t.at, 1, 1 \
+     from unnest($1::bigint[], $2::timestamptz[]) t (e, at) on conflict do nothing returning event_id",
+    "-- claim\n-- touches: request=1\n-- route: request=$1\n\
+     -- sample: select array['2026-11-22'::date], array['00000000-0000-0000-0000-0000000000a1'::uuid]\n\
+     insert into {request} (created_at, digest, key, day) select now(), 1, t.k, t.d \
+     from unnest($1::date[], $2::uuid[]) t (d, k) on conflict do nothing",
+    "-- update\n-- touches: coupon=1\n-- route: coupon=$1\n-- sample: select code_id from coupon limit 1\n\
+     update {coupon} set uses = uses + 1 where code_id = $1",
+    "-- wide\n-- touches: coupon_index=all (a report)\n-- sample: select 1::smallint\n\
+     select count(*) from {coupon_index} i where i.rule_id >= 0 and i.state = $1",
+];
+
+#[tokio::test]
+async fn claims_that_hold_are_proved_and_leave_nothing_behind() {
+    let (db, _) = retired_month(20).await;
+    let mut conn = db.service().await;
+    let day = day_number(day("2026-11-22"));
+    for text in GOOD {
+        let row = prove(&mut conn, &text.replace("9822", &day.to_string())).await;
+        assert!(row.ok(), "{row:?}\n{text}");
+        assert!(row.buffers > 0);
+    }
+    assert_eq!(value::<i64>(&mut conn, "select count(*) from event").await, 0);
+    assert_eq!(value::<i16>(&mut conn, "select max(uses) from coupon").await, 0);
+}
+
+#[tokio::test]
+async fn claims_that_do_not_hold_fail_for_the_right_reason() {
+    let find = GOOD[0];
+    // Routed by a second parameter, which is another thing than the key.
+    let second = |value: &str, kind: &str| {
+        find.replace("array[code_id]", &format!("array[code_id], {value}"))
+            .replace("coupon=$1", "coupon=$2")
+            .replace("any($1::bigint[])", &format!("any($1::bigint[]) and $2::{kind} is not null"))
+    };
+    let cases = [
+        // The predicate is missing: all leaves, whole.
+        (find.replace("c.code_id = any($1::bigint[])", "$1::bigint[] is not null"), "is read as a whole"),
+        (
+            "-- a\n-- touches: coupon_index=1\n-- route: coupon_index=$1\n-- sample: select rule_id from coupon_index limit 1\n\
+             select i.code_id from {coupon_index} i where i.rule_id + 0 = $1"
+                .to_owned(),
+            "16 leaves of coupon_index instead of 1",
+        ),
+        (find.replace("limit 1", "where false"), "the sample finds no row"),
+        (find.replace("array[code_id]", "array[code_id + (1::bigint << 40)]"), "nothing is found"),
+        (find.replace("-- route: coupon=$1\n", ""), "no route"),
+        (find.replace("coupon=$1", "coupon=$2"), "the sample has 1 columns"),
+        (second("array['a'::text]", "text[]"), "is no key of coupon"),
+        (second("array[code_id + (1::bigint << 46)]", "bigint[]"), "the router says coupon_m2023_10"),
+        (find.replace("c.code_id from", "c.nothing from"), "PostgreSQL refuses it"),
+    ];
+    let (db, leaf) = retired_month(20).await;
+    let mut conn = db.connect().await;
+    for (text, expected) in cases {
+        let row = prove(&mut conn, &text).await;
+        assert!(row.failures.iter().any(|failure| failure.contains(expected)), "{expected}: {row:?}\n{text}");
+    }
+    assert!(prove(&mut conn, find).await.ok());
+    // Without its index the leaf is read as a whole, whatever the settings say.
+    execute(&mut conn, "alter table coupon drop constraint coupon_pk").await;
+    let row = prove(&mut conn, find).await;
+    assert!(row.failures.contains(&format!("{leaf} is read as a whole")), "{row:?}");
+    conn.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_report_is_a_table_for_people() {
+    let (db, _) = retired_month(20).await;
+    let mut conn = db.service().await;
+    let good = Query::parse("coupon/find", GOOD[0]).unwrap();
+    let bad = Query::parse("coupon/bad", &GOOD[0].replace("limit 1", "where false")).unwrap();
+    let mut seen = 0;
+    let report = proof::run(&mut conn, [&good, &bad].into_iter(), |_| seen += 1).await.unwrap();
+    assert!(!report.ok() && seen == 2);
+    let text = report.render();
+    assert!(text.contains("coupon/find  coupon=1") && text.contains("the sample finds no row"), "{text}");
+    assert!(text.ends_with("2 queries, 1 failed\n"), "{text}");
+}
