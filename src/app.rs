@@ -26,7 +26,12 @@ use crate::{
         lane::{Lane, Reader},
         pool::{self, Office},
     },
-    id::{BlockError, Counter, LeaseError, MemberIdMinter, NodeLease, lease_block},
+    event::{
+        Kind,
+        tail::{self, Forget},
+    },
+    id::{BlockError, Counter, LeaseError, MemberId, MemberIdMinter, NodeLease, RuleId, lease_block},
+    member::desk::MemberDesk,
     readiness::Readiness,
     request::read::FindAnswer,
     secret::Secrets,
@@ -59,6 +64,7 @@ pub struct App {
     pub minter: Arc<MemberIdMinter>,
     pub stores: StoreBook,
     pub desk: Desk,
+    pub members: MemberDesk,
     pub answers: Reader<FindAnswer>,
     pub bypass: Bypass,
     pub readiness: Readiness,
@@ -79,13 +85,15 @@ impl App {
     ) -> Result<Arc<Self>, StartError> {
         let zone = Zone::new(settings.chain.zone);
         let office = Office::new(connect.clone(), &settings.database.office());
+        let tail_connect = connect.clone();
         let lane = Lane::start(connect, settings.lane.lane());
         let lease = {
             let mut conn = office.get().await?;
             NodeLease::acquire(&mut conn, holder).await?
         };
         let minter = Arc::new(MemberIdMinter::new(lease, clock.clone()));
-        let bypass = Bypass::default();
+        // No cache is used before the tail has seen the database.
+        let bypass = Bypass::stale();
         let readiness = Readiness::default();
         let stores = StoreBook::new(office.clone());
         let secrets = Arc::new(secrets);
@@ -103,6 +111,15 @@ impl App {
                 events: counter(&office, "event"),
             },
         );
+        let members = MemberDesk::new(
+            &lane,
+            clock.clone(),
+            Arc::clone(&secrets),
+            stores.names.clone(),
+            Arc::clone(&minter),
+            desk.events.clone(),
+            bypass.clone(),
+        );
         let app = Arc::new(Self {
             settings,
             answers: lane.reader(FindAnswer),
@@ -114,11 +131,13 @@ impl App {
             minter,
             stores,
             desk,
+            members,
             bypass,
             readiness,
             tasks: Mutex::default(),
         });
         app.spawn(keep_lease(Arc::clone(&app.minter), app.office.clone(), holder, app.readiness.clone()));
+        app.spawn(tail::run(tail_connect, app.clock.clone(), tail::POLL_EVERY, app.bypass.clone(), forget(&app)));
         app.spawn(keep_clock(app.clock.clone(), app.office.clone(), app.readiness.clone()));
         Ok(app)
     }
@@ -141,6 +160,39 @@ impl App {
             tracing::warn!(error = &error as &dyn std::error::Error, "the node number lapses by itself");
         }
         self.office.close();
+    }
+}
+
+/// What this node forgets when any node has changed something.
+fn forget(app: &App) -> Forget {
+    let (rules, members) = (app.desk.rules.clone(), app.members.book.clone());
+    let (all_rules, all_members) = (rules.clone(), members.clone());
+    Forget {
+        one: Arc::new(move |event| {
+            let (rules, members) = (rules.clone(), members.clone());
+            async move {
+                match event.kind {
+                    Kind::MemberChanged => {
+                        if let Ok(member_id) = MemberId::new(event.subject) {
+                            members.forget(member_id).await;
+                        }
+                    }
+                    Kind::MemberKeyMoved => members.forget_key(event.subject).await,
+                    Kind::RuleChanged => {
+                        if let Ok(rule_id) = RuleId::new(event.subject) {
+                            rules.forget(rule_id).await;
+                        }
+                    }
+                    // Stores and API keys are kept for so short a time that they follow by themselves.
+                    _ => {}
+                }
+            }
+            .boxed()
+        }),
+        all: Arc::new(move || {
+            all_rules.forget_all();
+            all_members.forget_all();
+        }),
     }
 }
 
@@ -177,7 +229,10 @@ async fn keep_lease(minter: Arc<MemberIdMinter>, office: Office, holder: Uuid, r
                 readiness.clear(REASON);
             }
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the lease of the node number was not renewed");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the lease of the node number was not renewed"
+                );
                 if !minter.lease().holds_at(Instant::now()) {
                     readiness.set(REASON, "the lease of the node number has lapsed: no new members or rules");
                 }
@@ -215,4 +270,3 @@ async fn keep_clock(clock: Clock, office: Office, readiness: Readiness) {
         tokio::time::sleep(CLOCK_CHECK_EVERY).await;
     }
 }
-
