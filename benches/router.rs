@@ -28,10 +28,14 @@ fn ratio<K: Copy>(name: &str, keys: &[K], ours: impl Fn(K) -> i32, reference: im
     let mut spent = [Duration::ZERO; 2];
     for _ in 0..ROUNDS {
         let start = Instant::now();
-        keys.iter().for_each(|key| drop(black_box(ours(black_box(*key)))));
+        for key in keys {
+            let _ = black_box(ours(black_box(*key)));
+        }
         spent[0] += start.elapsed();
         let start = Instant::now();
-        keys.iter().for_each(|key| drop(black_box(reference(black_box(*key)))));
+        for key in keys {
+            let _ = black_box(reference(black_box(*key)));
+        }
         spent[1] += start.elapsed();
     }
     let [ours, reference] = spent.map(|spent| spent.as_nanos() as f64 / (ROUNDS * keys.len()) as f64);

@@ -1,1 +1,272 @@
+//! Everything that handlers, jobs and tests need, wired once: [`App`].
+//!
+//! `App::start` connects to a database that is migrated and has its leaves; it does not start servers of any kind.
+//! `App::stop` finishes what was accepted.
 
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use sqlx::{PgConnection, postgres::PgConnectOptions};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use crate::{
+    cache::Bypass,
+    chain::book::StoreBook,
+    clock::{Clock, Zone},
+    config::Settings,
+    coupon::{
+        desk::{Counters, Desk},
+        rule_cache::RuleBook,
+    },
+    db::{
+        lane::{Lane, Reader},
+        pool::{self, Office},
+    },
+    event::{
+        Kind,
+        tail::{self, Forget},
+    },
+    id::{BlockError, Counter, LeaseError, MemberId, MemberIdMinter, NodeLease, RuleId, lease_block},
+    member::desk::MemberDesk,
+    readiness::Readiness,
+    request::read::FindAnswer,
+    secret::Secrets,
+};
+
+/// Numbers leased at a time: a block lost with its process is a gap.
+const BLOCK: i64 = 4096;
+const LEASE_RENEW_EVERY: Duration = Duration::from_secs(10);
+const CLOCK_CHECK_EVERY: Duration = Duration::from_secs(10);
+/// Beyond this difference from the database's clock a node is not ready.
+pub const CLOCK_OFF_MAX: Duration = Duration::from_millis(500);
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the database cannot be reached")]
+    Database(#[from] pool::Error),
+    #[error("no node number could be leased")]
+    Lease(#[from] LeaseError),
+}
+
+/// One node of Tessera.
+pub struct App {
+    pub settings: Settings,
+    pub clock: Clock,
+    pub zone: Zone,
+    pub secrets: Arc<Secrets>,
+    pub office: Office,
+    pub lane: Lane,
+    pub minter: Arc<MemberIdMinter>,
+    pub stores: StoreBook,
+    pub desk: Desk,
+    pub members: MemberDesk,
+    pub answers: Reader<FindAnswer>,
+    pub bypass: Bypass,
+    pub readiness: Readiness,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl App {
+    /// Connects and starts the tasks of a node. `connect` is the service's role.
+    ///
+    /// # Errors
+    /// [`StartError`] when the database cannot be reached or every node number is taken.
+    pub async fn start(
+        settings: Settings,
+        connect: PgConnectOptions,
+        secrets: Secrets,
+        clock: Clock,
+        holder: Uuid,
+    ) -> Result<Arc<Self>, StartError> {
+        let zone = Zone::new(settings.chain.zone);
+        let office = Office::new(connect.clone(), &settings.database.office());
+        let tail_connect = connect.clone();
+        let lane = Lane::start(connect, settings.lane.lane());
+        let lease = {
+            let mut conn = office.get().await?;
+            NodeLease::acquire(&mut conn, holder).await?
+        };
+        let minter = Arc::new(MemberIdMinter::new(lease, clock.clone()));
+        // No cache is used before the tail has seen the database.
+        let bypass = Bypass::stale();
+        let readiness = Readiness::default();
+        let stores = StoreBook::new(office.clone());
+        let secrets = Arc::new(secrets);
+        let desk = Desk::new(
+            &lane,
+            clock.clone(),
+            zone,
+            Arc::clone(&secrets),
+            office.clone(),
+            RuleBook::new(bypass.clone()),
+            stores.names.clone(),
+            Counters {
+                serials: counter(&office, "coupon_serial"),
+                redemptions: counter(&office, "redemption"),
+                events: counter(&office, "event"),
+            },
+        );
+        let members = MemberDesk::new(
+            &lane,
+            clock.clone(),
+            Arc::clone(&secrets),
+            stores.names.clone(),
+            Arc::clone(&minter),
+            desk.events.clone(),
+            bypass.clone(),
+        );
+        let app = Arc::new(Self {
+            settings,
+            answers: lane.reader(FindAnswer),
+            clock,
+            zone,
+            secrets,
+            office,
+            lane,
+            minter,
+            stores,
+            desk,
+            members,
+            bypass,
+            readiness,
+            tasks: Mutex::default(),
+        });
+        app.spawn(keep_lease(Arc::clone(&app.minter), app.office.clone(), holder, app.readiness.clone()));
+        app.spawn(tail::run(tail_connect, app.clock.clone(), app.settings.cache.tail_pause, app.bypass.clone(), forget(&app)));
+        app.spawn(keep_clock(app.clock.clone(), app.office.clone(), app.readiness.clone()));
+        Ok(app)
+    }
+
+    /// Runs a task until the node stops.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.lock().expect("no code panics while it holds the tasks").push(tokio::spawn(task));
+    }
+
+    /// Finishes what was accepted, gives the node number back and closes the connections.
+    pub async fn stop(&self) {
+        self.lane.stop().await;
+        for task in self.tasks.lock().expect("no code panics while it holds the tasks").drain(..) {
+            task.abort();
+        }
+        let (lease, used_until_ms) = self.minter.stop();
+        if let Ok(mut conn) = self.office.get().await
+            && let Err(error) = lease.release(&mut conn, used_until_ms).await
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the node number lapses by itself");
+        }
+        self.office.close();
+    }
+}
+
+/// What this node forgets when any node has changed something.
+fn forget(app: &App) -> Forget {
+    let (rules, members) = (app.desk.rules.clone(), app.members.book.clone());
+    let (all_rules, all_members) = (rules.clone(), members.clone());
+    Forget {
+        one: Arc::new(move |event| {
+            let (rules, members) = (rules.clone(), members.clone());
+            async move {
+                match event.kind {
+                    Kind::MemberChanged => {
+                        if let Ok(member_id) = MemberId::new(event.subject) {
+                            members.forget(member_id).await;
+                        }
+                    }
+                    Kind::MemberKeyMoved => members.forget_key(event.subject).await,
+                    Kind::RuleChanged => {
+                        if let Ok(rule_id) = RuleId::new(event.subject) {
+                            rules.forget(rule_id).await;
+                        }
+                    }
+                    // Stores and API keys are kept for so short a time that they follow by themselves.
+                    _ => {}
+                }
+            }
+            .boxed()
+        }),
+        all: Arc::new(move || {
+            all_rules.forget_all();
+            all_members.forget_all();
+        }),
+    }
+}
+
+fn counter(office: &Office, name: &'static str) -> Counter {
+    let office = office.clone();
+    Counter::new(
+        BLOCK,
+        Arc::new(move |n| {
+            let office = office.clone();
+            async move {
+                let mut conn = office.get().await.map_err(|error| BlockError::NoConnection(Arc::new(error)))?;
+                lease_block(&mut conn, name, n).await
+            }
+            .boxed()
+        }),
+    )
+}
+
+/// Renews the lease of the node number; takes another number when it was lost. Minting stops by itself meanwhile.
+async fn keep_lease(minter: Arc<MemberIdMinter>, office: Office, holder: Uuid, readiness: Readiness) {
+    const REASON: &str = "node_lease";
+    loop {
+        tokio::time::sleep(LEASE_RENEW_EVERY).await;
+        let renewed = async {
+            let mut conn = office.get().await?;
+            match minter.lease().renew(&mut conn).await {
+                Err(LeaseError::Lost { .. }) => Ok(NodeLease::acquire(&mut conn, holder).await?),
+                other => Ok::<_, StartError>(other?),
+            }
+        };
+        match renewed.await {
+            Ok(lease) => {
+                minter.set_lease(lease);
+                readiness.clear(REASON);
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the lease of the node number was not renewed"
+                );
+                if !minter.lease().holds_at(Instant::now()) {
+                    readiness.set(REASON, "the lease of the node number has lapsed: no new members or rules");
+                }
+            }
+        }
+    }
+}
+
+/// Compares the raw clock with the database's: a node that is off would judge validity wrongly.
+async fn keep_clock(clock: Clock, office: Office, readiness: Readiness) {
+    const REASON: &str = "clock";
+    loop {
+        let compared = async {
+            let mut conn = office.get().await?;
+            let asked = clock.raw_now();
+            let there: chrono::DateTime<chrono::Utc> =
+                sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut *conn as &mut PgConnection).await?;
+            let answered = clock.raw_now();
+            // The database's reading lies between ours; what lies outside is the difference.
+            let off = (there - answered).max(asked - there).max(chrono::TimeDelta::zero());
+            Ok::<_, pool::Error>(off)
+        };
+        match compared.await {
+            Ok(off) => {
+                metrics::gauge!("tessera_clock_off_seconds").set(off.num_milliseconds() as f64 / 1000.0);
+                if off.to_std().is_ok_and(|off| off > CLOCK_OFF_MAX) {
+                    readiness.set(REASON, format!("the clock is {} ms off the database's", off.num_milliseconds()));
+                } else {
+                    readiness.clear(REASON);
+                }
+                readiness.clear("database");
+            }
+            Err(error) => readiness.set("database", error.to_string()),
+        }
+        tokio::time::sleep(CLOCK_CHECK_EVERY).await;
+    }
+}

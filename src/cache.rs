@@ -2,46 +2,92 @@
 //! a load.
 //!
 //! A load and an invalidation of one key exclude each other: both go through the entry's own lock. So a value that was
-//! read before a change committed is either removed by the invalidation that follows, or was never put. A miss is not
-//! remembered: a member registered on another node must be found at once.
+//! read before a change committed is either removed by the invalidation that follows, or was never put. Forgetting
+//! everything cannot wait for every load, so each value carries the generation in which its load began, and one of an
+//! older generation does not count. A miss is not remembered: a member registered on another node must be found at once.
 //!
-//! While the node cannot keep its bound on changes made by others, [`Cache::bypass`] is set and every read loads.
+//! A node may use its caches until the deadline in [`Bypass`], which the tail of events moves on. The reader compares the
+//! clock itself, after it has the value: a process that was stopped for a while does not trust what it wakes up with,
+//! even though nothing of its own ran in time to tell it.
 
 use std::{
     future::Future,
     hash::Hash,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use moka::ops::compute::{CompResult, Op};
 
-/// Set by the tail of events while it lags behind its bound. Shared by every cache of a node.
-#[derive(Clone, Default)]
-pub struct Bypass(Arc<AtomicBool>);
+/// Until when a node may use its caches. Shared by every cache of the node that events keep right; the default is for
+/// what never changes, and has no deadline.
+#[derive(Clone)]
+pub struct Bypass(Arc<Deadline>);
+
+struct Deadline {
+    epoch: Instant,
+    /// Microseconds after `epoch`.
+    fresh_until: AtomicU64,
+}
 
 impl Bypass {
-    pub fn set(&self, bypass: bool) {
-        self.0.store(bypass, Ordering::Release);
+    const NEVER: u64 = u64::MAX;
+
+    /// In force until [`Bypass::fresh_until`] is called for the first time.
+    pub fn stale() -> Self {
+        Self(Arc::new(Deadline { epoch: Instant::now(), fresh_until: AtomicU64::new(0) }))
     }
 
+    /// Lets the caches be used until then. An instant in the past turns them off at once.
+    pub fn fresh_until(&self, deadline: Instant) {
+        let after = deadline.saturating_duration_since(self.0.epoch).as_micros();
+        self.0.fresh_until.store(u64::try_from(after).unwrap_or(Self::NEVER), Ordering::Release);
+    }
+
+    /// Whether caches must be passed by at this moment.
     pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        let fresh_until = self.0.fresh_until.load(Ordering::Acquire);
+        fresh_until != Self::NEVER && self.0.epoch.elapsed() >= Duration::from_micros(fresh_until)
+    }
+}
+
+impl Default for Bypass {
+    /// Never in force.
+    fn default() -> Self {
+        Self(Arc::new(Deadline { epoch: Instant::now(), fresh_until: AtomicU64::new(Self::NEVER) }))
     }
 }
 
 pub struct Cache<K, V> {
     name: &'static str,
-    inner: moka::future::Cache<K, Arc<V>>,
+    inner: moka::future::Cache<K, Entry<V>>,
+    generation: Arc<AtomicU64>,
     bypass: Bypass,
+}
+
+/// A value with the generation in which its load began.
+struct Entry<V> {
+    generation: u64,
+    value: Arc<V>,
+}
+
+impl<V> Clone for Entry<V> {
+    fn clone(&self) -> Self {
+        Self { generation: self.generation, value: Arc::clone(&self.value) }
+    }
 }
 
 impl<K, V> Clone for Cache<K, V> {
     fn clone(&self) -> Self {
-        Self { name: self.name, inner: self.inner.clone(), bypass: self.bypass.clone() }
+        Self {
+            name: self.name,
+            inner: self.inner.clone(),
+            generation: Arc::clone(&self.generation),
+            bypass: self.bypass.clone(),
+        }
     }
 }
 
@@ -64,18 +110,21 @@ where
         let inner = moka::future::Cache::builder()
             .name(name)
             .max_capacity(weight_max)
-            .weigher(move |key, value: &Arc<V>| weigh(key, value))
+            .weigher(move |key, entry: &Entry<V>| weigh(key, &entry.value))
             .time_to_live(ttl)
             .build();
-        Self { name, inner, bypass }
+        Self { name, inner, generation: Arc::default(), bypass }
     }
 
     /// The value in memory, if there is one and the node keeps its bound.
     pub async fn peek(&self, key: &K) -> Option<Arc<V>> {
-        if self.bypass.is_set() {
-            return None;
-        }
-        self.inner.get(key).await
+        let entry = self.inner.get(key).await?;
+        // In this order: what was there before a deadline that has not passed now is fresh enough.
+        (self.is_current(&entry) && !self.bypass.is_set()).then_some(entry.value)
+    }
+
+    fn is_current(&self, entry: &Entry<V>) -> bool {
+        entry.generation == self.generation.load(Ordering::Acquire)
     }
 
     /// The value of a key; loads it once however many ask.
@@ -87,11 +136,11 @@ where
         key: &K,
         load: impl Future<Output = Result<Option<V>, E>> + Send,
     ) -> Result<Found<V>, E> {
+        if let Some(value) = self.peek(key).await {
+            return Ok(Some((value, true)));
+        }
         if self.bypass.is_set() {
             return Ok(load.await?.map(|value| (Arc::new(value), false)));
-        }
-        if let Some(value) = self.inner.get(key).await {
-            return Ok(Some((value, true)));
         }
         let mut from_memory = false;
         let known = &mut from_memory;
@@ -99,20 +148,21 @@ where
             .inner
             .entry_by_ref(key)
             .and_try_compute_with(|entry| async move {
-                if entry.is_some() {
+                if entry.is_some_and(|entry| self.is_current(entry.value())) {
                     *known = true;
                     return Ok(Op::Nop);
                 }
+                let generation = self.generation.load(Ordering::Acquire);
                 Ok(match load.await? {
-                    Some(value) => Op::Put(Arc::new(value)),
-                    None => Op::Nop,
+                    Some(value) => Op::Put(Entry { generation, value: Arc::new(value) }),
+                    None => Op::Remove,
                 })
             })
             .await?;
         metrics::counter!("tessera_cache_loads_total", "cache" => self.name).increment(u64::from(!from_memory));
         Ok(match result {
             CompResult::Inserted(entry) | CompResult::ReplacedWith(entry) | CompResult::Unchanged(entry) => {
-                Some((entry.into_value(), from_memory))
+                Some((entry.into_value().value, from_memory))
             }
             CompResult::StillNone(_) | CompResult::Removed(_) => None,
         })
@@ -123,8 +173,10 @@ where
         self.inner.entry_by_ref(key).and_compute_with(|_| std::future::ready(Op::Remove)).await;
     }
 
-    /// Forgets everything: what changed meanwhile is not known.
+    /// Forgets everything, what is being loaded included: what changed meanwhile is not known.
     pub fn forget_all(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        // Gives the memory back; the generation alone decides what counts.
         self.inner.invalidate_all();
     }
 
@@ -212,7 +264,36 @@ mod tests {
         let cache = cache();
         assert_eq!(read(&cache, "first").await, "first");
         assert_eq!(read(&cache, "second").await, "first");
-        cache.bypass.set(true);
+        cache.bypass.fresh_until(Instant::now());
         assert_eq!(read(&cache, "third").await, "third");
+        cache.bypass.fresh_until(Instant::now() + Duration::from_secs(60));
+        assert_eq!(read(&cache, "fourth").await, "first");
+    }
+
+    #[test]
+    fn a_deadline_passes_by_itself_and_the_default_has_none() {
+        let bypass = Bypass::stale();
+        assert!(bypass.is_set());
+        let deadline = Instant::now() + Duration::from_millis(20);
+        bypass.fresh_until(deadline);
+        while Instant::now() < deadline {
+            std::hint::spin_loop();
+        }
+        assert!(bypass.is_set(), "nobody had to say so");
+        assert!(!Bypass::default().is_set());
+    }
+
+    #[tokio::test]
+    async fn a_load_under_way_does_not_outlive_the_forgetting_of_everything() {
+        let cache = cache();
+        let load = async {
+            // Everything is forgotten after the old value was read and before it is put.
+            cache.forget_all();
+            Ok::<_, Infallible>(Some("old".to_owned()))
+        };
+        assert_eq!(*cache.get(&1, load).await.unwrap().unwrap().0, "old");
+        assert!(cache.peek(&1).await.is_none());
+        assert_eq!(read(&cache, "new").await, "new");
+        assert_eq!(read(&cache, "newer").await, "new");
     }
 }

@@ -75,6 +75,10 @@ pub struct Zone(chrono_tz::Tz);
 pub struct BadZone(String);
 
 impl Zone {
+    pub fn new(zone: chrono_tz::Tz) -> Self {
+        Self(zone)
+    }
+
     /// The zone a chain gets unless it chooses one.
     pub const DEFAULT: Zone = Zone(chrono_tz::Asia::Shanghai);
 

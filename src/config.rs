@@ -8,7 +8,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use clap::{Args, Parser, ValueEnum};
 use sqlx::postgres::PgConnectOptions;
 
-use crate::db::pool::OfficeSettings;
+use crate::db::{lane, pool::OfficeSettings};
 
 /// Everything that can be set. Built by clap, or field by field from `Settings::default()` in tests.
 #[derive(Debug, Clone, Args)]
@@ -68,8 +68,14 @@ pub struct DatabaseSettings {
           value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub office_connections: u16,
     /// Callers that may wait for an office connection before the next is refused.
-    #[arg(long, env = "TESSERA_OFFICE_QUEUE_MAX", default_value_t = 256, global = true, hide_short_help = true,
-          value_name = "N")]
+    #[arg(
+        long,
+        env = "TESSERA_OFFICE_QUEUE_MAX",
+        default_value_t = 256,
+        global = true,
+        hide_short_help = true,
+        value_name = "N"
+    )]
     pub office_queue_max: usize,
     /// How long a caller waits for an office connection.
     #[arg(long, env = "TESSERA_OFFICE_WAIT", default_value = "2s", value_parser = parse_duration, global = true,
@@ -154,7 +160,13 @@ pub struct SecretSettings {
     #[arg(long, env = "TESSERA_SECRETS_FILE", global = true, value_name = "FILE")]
     pub secrets_file: Option<PathBuf>,
     /// Command that prints what the file would hold; used in place of the file.
-    #[arg(long, env = "TESSERA_SECRETS_COMMAND", global = true, value_name = "COMMAND", conflicts_with = "secrets_file")]
+    #[arg(
+        long,
+        env = "TESSERA_SECRETS_COMMAND",
+        global = true,
+        value_name = "COMMAND",
+        conflicts_with = "secrets_file"
+    )]
     pub secrets_command: Option<String>,
 }
 
@@ -198,12 +210,24 @@ pub struct ServerSettings {
           value_parser = clap::value_parser!(u16).range(1..=256))]
     pub http_workers: Option<u16>,
     /// Open connections; more wait in the listen queue.
-    #[arg(long, env = "TESSERA_CONNECTIONS_MAX", default_value_t = 25_000, global = true, hide_short_help = true,
-          value_name = "N")]
+    #[arg(
+        long,
+        env = "TESSERA_CONNECTIONS_MAX",
+        default_value_t = 25_000,
+        global = true,
+        hide_short_help = true,
+        value_name = "N"
+    )]
     pub connections_max: usize,
     /// Largest request body in bytes.
-    #[arg(long, env = "TESSERA_BODY_BYTES_MAX", default_value_t = 65_536, global = true, hide_short_help = true,
-          value_name = "BYTES")]
+    #[arg(
+        long,
+        env = "TESSERA_BODY_BYTES_MAX",
+        default_value_t = 65_536,
+        global = true,
+        hide_short_help = true,
+        value_name = "BYTES"
+    )]
     pub body_bytes_max: usize,
     /// Time for a request's head to arrive.
     #[arg(long, env = "TESSERA_HEAD_TIMEOUT", default_value = "5s", value_parser = parse_duration, global = true,
@@ -214,7 +238,7 @@ pub struct ServerSettings {
           hide_short_help = true, value_name = "TIME")]
     pub body_timeout: Duration,
     /// Time after which a request that waits for us is answered 503.
-    #[arg(long, env = "TESSERA_ANSWER_TIMEOUT", default_value = "10s", value_parser = parse_duration, global = true,
+    #[arg(long, env = "TESSERA_ANSWER_TIMEOUT", default_value = "15s", value_parser = parse_duration, global = true,
           hide_short_help = true, value_name = "TIME")]
     pub answer_timeout: Duration,
     /// How long an idle connection is kept.
@@ -242,10 +266,6 @@ pub struct LaneSettings {
     #[arg(long, env = "TESSERA_LANE_READERS", default_value_t = 4, global = true, hide_short_help = true,
           value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub lane_readers: u16,
-    /// Connections that read when they wait for the disk.
-    #[arg(long, env = "TESSERA_LANE_READERS_MAX", default_value_t = 16, global = true, hide_short_help = true,
-          value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub lane_readers_max: u16,
     /// Connections that write: more only thin the batches.
     #[arg(long, env = "TESSERA_LANE_WRITERS", default_value_t = 2, global = true, hide_short_help = true,
           value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -258,18 +278,22 @@ pub struct LaneSettings {
     #[arg(long, env = "TESSERA_WRITE_BATCH_MAX", default_value_t = 64, global = true, hide_short_help = true,
           value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub write_batch_max: u16,
-    /// Leaves of one table from which a batch goes through the parent.
-    #[arg(long, env = "TESSERA_PARENT_FROM_LEAVES", default_value_t = 6, global = true, hide_short_help = true,
-          value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    pub parent_from_leaves: u16,
-    /// Reads that may wait; one more is answered 503.
-    #[arg(long, env = "TESSERA_READ_QUEUE_MAX", default_value_t = 8192, global = true, hide_short_help = true,
+    /// Leaves of one table that a batch addresses one by one; with more it goes through the parent.
+    #[arg(long, env = "TESSERA_LEAVES_MAX", default_value_t = 6, global = true, hide_short_help = true,
+          value_name = "N", value_parser = clap::value_parser!(u16).range(0..=4096))]
+    pub leaves_max: u16,
+    /// Reads, and writes, that may wait; one more is answered 503.
+    #[arg(long, env = "TESSERA_QUEUE_MAX", default_value_t = 4096, global = true, hide_short_help = true,
           value_name = "N", value_parser = parse_positive)]
-    pub read_queue_max: usize,
-    /// Writes that may wait; one more is answered 503.
-    #[arg(long, env = "TESSERA_WRITE_QUEUE_MAX", default_value_t = 4096, global = true, hide_short_help = true,
-          value_name = "N", value_parser = parse_positive)]
-    pub write_queue_max: usize,
+    pub queue_max: usize,
+    /// What waited longer for its turn is answered 503, not executed.
+    #[arg(long, env = "TESSERA_LANE_WAIT_MAX", default_value = "3s", value_parser = parse_duration, global = true,
+          hide_short_help = true, value_name = "TIME")]
+    pub lane_wait_max: Duration,
+    /// Longest time of one batch, seen from this side of the connection.
+    #[arg(long, env = "TESSERA_BATCH_TIMEOUT", default_value = "10s", value_parser = parse_duration, global = true,
+          hide_short_help = true, value_name = "TIME")]
+    pub batch_timeout: Duration,
     /// Longest statement of the lane.
     #[arg(long, env = "TESSERA_LANE_STATEMENT_TIMEOUT", default_value = "5s", value_parser = parse_duration,
           global = true, hide_short_help = true, value_name = "TIME")]
@@ -284,13 +308,37 @@ pub struct LaneSettings {
     pub lane_statements_max: usize,
 }
 
+impl LaneSettings {
+    pub fn lane(&self) -> lane::LaneSettings {
+        lane::LaneSettings {
+            read_connections: usize::from(self.lane_readers),
+            write_connections: usize::from(self.lane_writers),
+            read_batch_max: usize::from(self.read_batch_max),
+            write_batch_max: usize::from(self.write_batch_max),
+            queue_max: self.queue_max,
+            leaves_max: usize::from(self.leaves_max),
+            statements_max: self.lane_statements_max,
+            wait_max: self.lane_wait_max,
+            batch_timeout: self.batch_timeout,
+            lock_timeout: self.lane_lock_timeout,
+            statement_timeout: self.lane_statement_timeout,
+        }
+    }
+}
+
 /// What is kept in memory.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Caches")]
 pub struct CacheSettings {
     /// Bytes that all caches together may take.
-    #[arg(long, env = "TESSERA_CACHE_BYTES_MAX", default_value_t = 268_435_456, global = true, hide_short_help = true,
-          value_name = "BYTES")]
+    #[arg(
+        long,
+        env = "TESSERA_CACHE_BYTES_MAX",
+        default_value_t = 268_435_456,
+        global = true,
+        hide_short_help = true,
+        value_name = "BYTES"
+    )]
     pub cache_bytes_max: u64,
     /// Longest time an entry is believed.
     #[arg(long, env = "TESSERA_CACHE_TTL", default_value = "60s", value_parser = parse_duration, global = true,
@@ -307,20 +355,44 @@ pub struct CacheSettings {
 #[command(next_help_heading = "Limits")]
 pub struct LimitSettings {
     /// Requests a second of one API key; 0 is no limit.
-    #[arg(long, env = "TESSERA_RATE_PER_SECOND", default_value_t = 2_000, global = true, hide_short_help = true,
-          value_name = "N")]
+    #[arg(
+        long,
+        env = "TESSERA_RATE_PER_SECOND",
+        default_value_t = 2_000,
+        global = true,
+        hide_short_help = true,
+        value_name = "N"
+    )]
     pub rate_per_second: u32,
     /// Requests one API key may send at once above its rate.
-    #[arg(long, env = "TESSERA_RATE_BURST", default_value_t = 4_000, global = true, hide_short_help = true,
-          value_name = "N")]
+    #[arg(
+        long,
+        env = "TESSERA_RATE_BURST",
+        default_value_t = 4_000,
+        global = true,
+        hide_short_help = true,
+        value_name = "N"
+    )]
     pub rate_burst: u32,
     /// Coupon codes that fail their check, per API key and minute, before it is told to wait; 0 is no limit.
-    #[arg(long, env = "TESSERA_BAD_CODES_PER_MINUTE", default_value_t = 30, global = true, hide_short_help = true,
-          value_name = "N")]
+    #[arg(
+        long,
+        env = "TESSERA_BAD_CODES_PER_MINUTE",
+        default_value_t = 30,
+        global = true,
+        hide_short_help = true,
+        value_name = "N"
+    )]
     pub bad_codes_per_minute: u32,
     /// Failed authentications per address and minute before it is told to wait; 0 is no limit.
-    #[arg(long, env = "TESSERA_BAD_KEYS_PER_MINUTE", default_value_t = 60, global = true, hide_short_help = true,
-          value_name = "N")]
+    #[arg(
+        long,
+        env = "TESSERA_BAD_KEYS_PER_MINUTE",
+        default_value_t = 60,
+        global = true,
+        hide_short_help = true,
+        value_name = "N"
+    )]
     pub bad_keys_per_minute: u32,
 }
 

@@ -1,1 +1,7 @@
-fn main() {}
+//! The command `tessera`: see `tessera --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tessera::cli::main()
+}

@@ -116,6 +116,12 @@ impl Refusal {
         Self { code, detail: None, extra: Map::new() }
     }
 
+    /// 422 `invalid_field`: a well-formed value that is not allowed, with the reason.
+    pub fn invalid_field(field: &str, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        Self::new(Code::InvalidField).detail(format!("{field}: {reason}")).with("field", field).with("reason", reason)
+    }
+
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
         self

@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, RwLock},
 };
 
+use sqlx::PgConnection;
+
 use crate::{
     db::lane::{Tx, WriteError},
     id::StoreNo,
@@ -29,6 +31,19 @@ impl StoreNames {
         tx: &mut Tx<'_>,
         wanted: BTreeSet<StoreNo>,
     ) -> Result<HashMap<StoreNo, Arc<str>>, WriteError> {
+        let (names, asked) = self.read(tx.conn(), wanted).await?;
+        if asked {
+            tx.plain();
+        }
+        Ok(names)
+    }
+
+    /// The names of these stores, and whether the database was asked for some.
+    pub async fn read(
+        &self,
+        conn: &mut PgConnection,
+        wanted: BTreeSet<StoreNo>,
+    ) -> Result<(HashMap<StoreNo, Arc<str>>, bool), sqlx::Error> {
         let mut names = HashMap::with_capacity(wanted.len());
         let mut missing = Vec::new();
         for store_no in wanted {
@@ -37,12 +52,12 @@ impl StoreNames {
                 None => missing.push(store_no.get()),
             }
         }
-        if !missing.is_empty() {
-            tx.plain();
+        let asked = !missing.is_empty();
+        if asked {
             let rows: Vec<(StoreNo, String)> =
                 sqlx::query_as("select s.store_no, s.store_id from store s where s.store_no = any($1)")
                     .bind(missing)
-                    .fetch_all(tx.conn())
+                    .fetch_all(conn)
                     .await?;
             for (store_no, name) in rows {
                 let name: Arc<str> = name.into();
@@ -50,6 +65,6 @@ impl StoreNames {
                 names.insert(store_no, name);
             }
         }
-        Ok(names)
+        Ok((names, asked))
     }
 }

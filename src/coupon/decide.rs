@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{
     Coupon, State, StateName, Use, instant,
-    rule::RuleVersion,
+    rule::{RuleState, RuleVersion},
     world::{LedgerKind, MemberRule, Redemption, World},
 };
 use crate::{
@@ -62,6 +62,8 @@ pub struct Reverse {
 #[derive(Debug, Clone)]
 pub struct Issue {
     pub rule: Arc<RuleVersion>,
+    /// As this node knows it, within the stated bound.
+    pub rule_state: RuleState,
     /// Minted beforehand, with their text.
     pub codes: Vec<(CodeId, String)>,
     pub event_id: EventId,
@@ -270,6 +272,9 @@ pub fn issue(world: &mut World, op: &Issue) -> Result<Issued, Refusal> {
     let rule = &op.rule;
     if let Some(member_id) = op.member_id {
         check_standing(world.members.get(&member_id), member_id)?;
+    }
+    if op.rule_state != RuleState::Active {
+        return Err(Refusal::new(Code::RuleNotActive).with("rule_state", op.rule_state.name()));
     }
     let (valid_from, valid_until) = rule.window(world.now, world.zone)?;
     let count = op.codes.len() as i64;

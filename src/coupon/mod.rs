@@ -20,8 +20,12 @@
 
 pub mod code;
 pub mod decide;
+pub mod desk;
+pub mod http;
+pub mod read;
 pub mod rule;
 pub mod rule_cache;
+pub mod rule_http;
 pub mod rule_store;
 pub mod store;
 pub mod world;

@@ -81,6 +81,15 @@ pub async fn find_version(
     row.map(|row| version_of(&row)).transpose()
 }
 
+/// Locks the head of a rule and reads it.
+pub async fn get_rule_for_update(conn: &mut PgConnection, rule_id: RuleId) -> Result<Option<Rule>, sqlx::Error> {
+    sqlx::query("select r.rule_id from coupon_rule r where r.rule_id = $1 for update")
+        .bind(rule_id)
+        .execute(&mut *conn)
+        .await?;
+    find_rule(conn, rule_id).await
+}
+
 /// Writes a new rule with its first version. Runs in a transaction of the caller's.
 pub async fn insert_rule(
     conn: &mut PgConnection,
@@ -125,22 +134,18 @@ pub async fn insert_rule(
     Ok(())
 }
 
-/// Moves a rule to another state, if it is still at this revision. False: somebody was faster.
+/// Moves a rule to another state. The row is locked.
 pub async fn update_state(
     conn: &mut PgConnection,
     now: DateTime<Utc>,
     rule_id: RuleId,
-    revision: i32,
     state: RuleState,
-) -> Result<bool, sqlx::Error> {
-    let updated = sqlx::query(
-        "update coupon_rule set state = $4, revision = revision + 1, updated_at = $3 where rule_id = $1 and revision = $2",
-    )
-    .bind(rule_id)
-    .bind(revision)
-    .bind(now)
-    .bind(state.number())
-    .execute(conn)
-    .await?;
-    Ok(updated.rows_affected() == 1)
+) -> Result<(), sqlx::Error> {
+    sqlx::query("update coupon_rule set state = $3, revision = revision + 1, updated_at = $2 where rule_id = $1")
+        .bind(rule_id)
+        .bind(now)
+        .bind(state.number())
+        .execute(conn)
+        .await?;
+    Ok(())
 }

@@ -45,6 +45,9 @@ impl Mode {
 
 /// Runs `body` in a READ COMMITTED transaction on a connection of the office and commits.
 ///
+/// Write `async move |conn: &mut PgConnection| { … }`; what it takes along is cloned for each attempt (references are
+/// free). An `AsyncFnMut` would lend its captures to the future, which then cannot be spawned.
+///
 /// `name` stands in metrics and logs. The body's error type keeps the `sqlx::Error` in its source chain, by which it is
 /// decided whether to run again.
 ///
@@ -53,7 +56,7 @@ impl Mode {
 pub async fn run<T, E>(
     office: &Office,
     name: &'static str,
-    body: impl AsyncFnMut(&mut PgConnection) -> Result<T, E>,
+    body: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E> + Clone,
 ) -> Result<T, E>
 where
     E: From<Error> + StdError + 'static,
@@ -69,7 +72,7 @@ pub async fn run_as<T, E>(
     office: &Office,
     name: &'static str,
     mode: Mode,
-    mut body: impl AsyncFnMut(&mut PgConnection) -> Result<T, E>,
+    body: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E> + Clone,
 ) -> Result<T, E>
 where
     E: From<Error> + StdError + 'static,
@@ -79,7 +82,7 @@ where
     let (outcome, result) = loop {
         let mut conn = office.get().await?;
         conn.set_unsettled(true);
-        let failed = match once(&mut conn, mode, &mut body).await {
+        let failed = match once(&mut conn, mode, body.clone()).await {
             Ok(value) => {
                 conn.set_unsettled(false);
                 break ("committed", Ok(value));
@@ -114,7 +117,7 @@ pub async fn run_on<T, E>(
     conn: &mut PgConnection,
     name: &'static str,
     mode: Mode,
-    mut body: impl AsyncFnMut(&mut PgConnection) -> Result<T, E>,
+    body: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E> + Clone,
 ) -> Result<T, E>
 where
     E: From<Error> + StdError + 'static,
@@ -122,7 +125,7 @@ where
     let started = Instant::now();
     let mut attempt = 1;
     let (outcome, result) = loop {
-        match once(conn, mode, &mut body).await {
+        match once(conn, mode, body.clone()).await {
             Ok(value) => break ("committed", Ok(value)),
             Err(failed) if failed.again && !failed.lost && failed.settled && attempt < ATTEMPTS_MAX => {
                 metrics::counter!("tessera_tx_retries_total", "tx" => name).increment(1);
@@ -149,7 +152,7 @@ struct Failed<E> {
 async fn once<T, E>(
     conn: &mut PgConnection,
     mode: Mode,
-    body: &mut impl AsyncFnMut(&mut PgConnection) -> Result<T, E>,
+    body: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
 ) -> Result<T, Failed<E>>
 where
     E: From<Error> + StdError + 'static,

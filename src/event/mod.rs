@@ -3,6 +3,7 @@
 //! An event is written in the transaction of the change it tells of. Bodies hold ids and masks, never personal data.
 
 pub mod store;
+pub mod tail;
 
 use crate::id::EventId;
 
@@ -11,6 +12,8 @@ use crate::id::EventId;
 pub enum Kind {
     MemberRegistered,
     MemberChanged,
+    /// An identifier changed hands. The subject is `member::cache::key_subject` of its key.
+    MemberKeyMoved,
     CouponsIssued,
     CouponRedeemed,
     CouponReversed,
@@ -20,9 +23,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [(Kind, i16); 8] = [
+    const ALL: [(Kind, i16); 9] = [
         (Kind::MemberRegistered, 1),
         (Kind::MemberChanged, 2),
+        (Kind::MemberKeyMoved, 3),
         (Kind::CouponsIssued, 10),
         (Kind::CouponRedeemed, 11),
         (Kind::CouponReversed, 12),

@@ -2,9 +2,10 @@
 
 use chrono::{DateTime, Utc};
 
-use super::NewEvent;
+use super::{Kind, NewEvent};
 use crate::{
-    db::lane::{Tx, WriteError, column, expect_rows},
+    db::lane::{Target, Tx, WriteError, column, expect_rows},
+    id::EventId,
     partition::{plan, query},
 };
 
@@ -23,5 +24,32 @@ pub async fn insert(tx: &mut Tx<'_>, now: DateTime<Utc>, events: &[NewEvent]) ->
             .await?;
         expect_rows("event", rows.len(), inserted.rows_affected())?;
     }
+    Ok(())
+}
+
+/// Whether an event stands, and so what it tells of. Does not wait for one under way.
+pub async fn exists(tx: &mut Tx<'_>, event_id: EventId) -> Result<bool, WriteError> {
+    let sql = tx.sql(query("event/find"), Target::Leaf(plan("event").leaf_i64(event_id.get())));
+    let row: Option<(EventId,)> = sqlx::query_as(sql).bind([event_id]).fetch_optional(tx.conn()).await?;
+    Ok(row.is_some())
+}
+
+/// Writes one event in a transaction of the office, such as a change of a rule.
+pub async fn insert_office(
+    conn: &mut sqlx::PgConnection,
+    now: DateTime<Utc>,
+    event_id: EventId,
+    kind: Kind,
+    subject: i64,
+    what: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("insert into event (event_id, created_at, subject, kind, body) values ($1, $2, $3, $4, $5)")
+        .bind(event_id)
+        .bind(now)
+        .bind(subject)
+        .bind(kind.number())
+        .bind(serde_json::json!({ "to": what }).to_string())
+        .execute(conn)
+        .await?;
     Ok(())
 }

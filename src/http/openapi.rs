@@ -1,1 +1,190 @@
+//! The OpenAPI 3.1 document, made of the same list of routes that is served.
+//!
+//! utoipa gives each handler's request and success; what follows from the shape of a request is added here, once: the
+//! key and roles, the codes of the gate and of the extractors, the codes that the route names. So every status that
+//! can be answered is in the document with its codes.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+use utoipa::openapi::path::ParameterIn;
+
+use super::ops::example;
+use super::problem;
+use super::route::Route;
+use crate::problem::Code;
+
+const SCHEME: &str = "api_key";
+
+/// Renders the document.
+pub fn document(routes: &[Route]) -> Value {
+    let mut schemas = BTreeMap::new();
+    let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+    for route in routes {
+        let mut named = Vec::new();
+        (route.schemas)(&mut named);
+        schemas.extend(named.into_iter().map(|(name, schema)| (name, plain(&schema))));
+        paths.entry(&route.path).or_default().insert(route.method.as_str().to_ascii_lowercase(), operation(route));
+    }
+    schemas.insert("Problem".to_owned(), problem_schema());
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Tessera",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Members and coupons of a retail chain. Errors are RFC 9457 problems; compare their `code`, \
+                            which never changes its meaning. Every write that carries a request number can be sent \
+                            again: the first answer comes back with `Idempotency-Replayed: true`.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                SCHEME: {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "tsk_<id>_<secret>",
+                    "description": "An API key. What it may do depends on its role; `pos` keys act for their own store.",
+                },
+            },
+        },
+        "tags": [
+            {"name": "stores", "description": "The stores of the chain."},
+            {"name": "members", "description": "Who they are and how they are found."},
+            {"name": "rules", "description": "What coupons give, and how many there are."},
+            {"name": "coupons", "description": "Issue, redeem, reverse."},
+            {"name": "operation", "description": "Health, metrics, this document. No key needed."},
+        ],
+    })
+}
+
+fn plain<T: serde::Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).expect("documents have string keys and no failing serializers")
+}
+
+fn operation(route: &Route) -> Value {
+    let mut operation = plain(&route.document);
+    operation["operationId"] = route.operation.into();
+    match route.roles {
+        Some(roles) => {
+            let names: Vec<&str> = roles.iter().map(|role| role.name()).collect();
+            let text = operation["description"].as_str().unwrap_or_default();
+            operation["description"] = format!("{text}\n\nRoles: {}.", names.join(", ")).trim_start().into();
+            // OpenAPI 3.1 lets the scopes of a scheme other than OAuth be role names.
+            operation["security"] = json!([{ SCHEME: names }]);
+        }
+        None => operation["security"] = json!([]),
+    }
+    add_common_headers(&mut operation);
+    for (status, codes) in codes_of(route) {
+        let response = &mut operation["responses"][status.to_string()];
+        // A 503 of /readyz is a report, not a problem.
+        if response["content"].is_null() {
+            *response = problem_response(&codes);
+        }
+    }
+    operation
+}
+
+fn add_common_headers(operation: &mut Value) {
+    let Some(responses) = operation["responses"].as_object_mut() else { return };
+    for response in responses.values_mut() {
+        response["headers"]["Server-Timing"] = json!({
+            "description": "What the answer has cost, in milliseconds, statements and leaves.",
+            "schema": {"type": "string"},
+        });
+    }
+}
+
+/// Every code that a route can answer with, by status.
+fn codes_of(route: &Route) -> BTreeMap<u16, BTreeSet<&'static str>> {
+    let mut codes = vec![Code::MalformedQuery, Code::Internal, Code::Unavailable];
+    codes.extend(route.codes);
+    if let Some(roles) = route.roles {
+        codes.extend([Code::Unauthenticated, Code::RoleForbidden, Code::TooManyRequests, Code::Overloaded]);
+        if roles.contains(&crate::chain::key::Role::Pos) {
+            codes.push(Code::StoreForbidden);
+        }
+    }
+    if route.has_parameter(&ParameterIn::Path) {
+        codes.push(Code::MalformedPath);
+    }
+    if route.document.request_body.is_some() {
+        codes.extend([
+            Code::MalformedBody,
+            Code::InvalidField,
+            Code::UnsupportedMediaType,
+            Code::BodyTooLarge,
+            Code::RequestTimeout,
+        ]);
+    }
+    if route.has_header("If-Match") {
+        codes.extend([Code::PreconditionRequired, Code::PreconditionFailed, Code::MalformedHeader]);
+    }
+    if route.is_numbered() {
+        codes.extend([
+            Code::RequestNumberRequired,
+            Code::RequestNumberExpired,
+            Code::RequestNumberReused,
+            Code::MalformedHeader,
+            Code::OutcomeUnknown,
+        ]);
+    }
+    let mut by_status: BTreeMap<u16, BTreeSet<&'static str>> = BTreeMap::new();
+    for code in codes {
+        by_status.entry(code.status()).or_default().insert(code.name());
+    }
+    by_status
+}
+
+fn problem_response(codes: &BTreeSet<&'static str>) -> Value {
+    let all = Code::ALL.iter().filter(|code| codes.contains(code.name()));
+    let lines: Vec<String> = all.clone().map(|code| format!("`{}`: {}", code.name(), code.title())).collect();
+    let examples: Map<String, Value> =
+        all.map(|&code| (code.name().to_owned(), json!({"summary": code.title(), "value": example(code)}))).collect();
+    let mut response = json!({
+        "description": lines.join("; "),
+        "content": {
+            problem::CONTENT_TYPE: {
+                "schema": {
+                    "allOf": [
+                        {"$ref": "#/components/schemas/Problem"},
+                        {"type": "object", "properties": {"code": {"enum": codes}}},
+                    ],
+                },
+                "examples": examples,
+            },
+        },
+    });
+    let status = Code::ALL.iter().find(|code| codes.contains(code.name())).map_or(0, |code| code.status());
+    match status {
+        401 => response["headers"]["WWW-Authenticate"] = json!({"schema": {"type": "string"}}),
+        429 | 503 => {
+            response["headers"]["Retry-After"] =
+                json!({"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}});
+        }
+        _ => {}
+    }
+    response
+}
+
+fn problem_schema() -> Value {
+    json!({
+        "type": "object",
+        "description": "RFC 9457. Some codes add members, such as `field` or `redeemed_at`.",
+        "required": ["type", "title", "status", "code"],
+        "properties": {
+            "type": {"type": "string", "format": "uri-reference", "pattern": "^/problems/[a-z_]+$"},
+            "title": {"type": "string"},
+            "status": {"type": "integer", "minimum": 400, "maximum": 599},
+            "code": {"type": "string", "description": "What clients compare."},
+            "detail": {"type": "string"},
+            "field": {"type": "string", "description": "The field that `malformed_body` or `invalid_field` is about."},
+            "reason": {"type": "string"},
+            "incident": {"type": "string", "format": "uuid", "description": "Names the entry in our log."},
+            "retry_after": {"type": "integer", "minimum": 1},
+        },
+    })
+}

@@ -1,31 +1,56 @@
+//! Members: who they are, how they are found, what may be done with them.
+//!
+//! The base row is in `member`; `member_key` is its index by identifier and the referee of who has one, `member_auth`
+//! holds the identifiers that have no column in `member`. [`store`] alone writes the three, in one transaction.
+//!
+//! # What answers show
+//!
+//! Nobody sees personal data whole here. Phone and e-mail are masked ([`key::Identifier::mask`]); of a name the first
+//! character and one `*` show, whatever its length; of a birthday the year, as `1990-**-**`. Nickname and signature are
+//! what members show to others and stand as they are. Identifiers other than phone and e-mail are not shown.
+//!
+//! # What is checked, in this order
+//!
+//! Registering: each identifier is of its kind, in the order phone, e-mail, username, card, external (`identifier_invalid`,
+//! or `invalid_field` for too many, repeated or none at all); birthday (`invalid_field`); store (`store_not_found`,
+//! `store_forbidden`); request number; identifiers are free, in the same order (`member_key_taken` with the `kind` of the
+//! first that is not, its `mask` and the `member_id` that has it: a till must go on with the member that exists, and
+//! whoever may register may look members up by identifier anyway).
+//!
+//! Changing: `member_not_found`, `precondition_failed`, `member_cancelled`.
+
+pub mod cache;
+pub mod desk;
+pub mod http;
 pub mod key;
+pub mod patch;
+pub mod register;
 pub mod store;
 
-use crate::problem::{Code, Refusal};
+use std::sync::Arc;
+
+use chrono::{DateTime, Datelike, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
+
+use self::key::{Identifier, Region};
+use crate::{
+    coupon::decide::millis,
+    id::{MemberId, StoreNo},
+    problem::{Code, Refusal},
+};
+
+/// External identifiers in one registration.
+pub const EXTERNAL_MAX: usize = 8;
+/// Systems whose ids are taken as `<system>:<id>`, until systems are registered with the chain.
+pub const SYSTEMS: [&str; 4] = ["web", "app", "crm", "sport"];
+/// No member was born before.
+pub const BIRTH_YEAR_MIN: i32 = 1900;
 
 /// What decides over a member's coupons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
     pub state: State,
     pub kind: Kind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    Normal,
-    /// May be looked up, not redeem or be given coupons.
-    Frozen,
-    /// Nothing is allowed.
-    Cancelled,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    Ordinary,
-    Virtual,
-    Operations,
 }
 
 impl Standing {
@@ -42,26 +67,285 @@ impl Standing {
     }
 }
 
-impl State {
-    const ALL: [(State, i16); 3] = [(State::Normal, 1), (State::Frozen, 2), (State::Cancelled, 3)];
+/// Declares an enum whose numbers stand in rows and whose names stand in the API. Neither changes.
+macro_rules! numbered {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident $number:literal),+ $(,)? })+) => { $(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name { $($(#[$variant_doc])* $variant),+ }
 
-    pub fn number(self) -> i16 {
-        Self::ALL.into_iter().find(|(state, _)| *state == self).expect("every state stands in the table").1
+        impl $name {
+            pub const ALL: &[$name] = &[$($name::$variant),+];
+
+            /// The number that rows carry.
+            pub const fn number(self) -> i16 {
+                match self { $($name::$variant => $number),+ }
+            }
+
+            pub fn from_number(number: i16) -> Option<Self> {
+                Self::ALL.iter().copied().find(|known| known.number() == number)
+            }
+        }
+    )+ };
+}
+
+numbered! {
+    State {
+        Normal 1,
+        /// May be looked up, not redeem or be given coupons.
+        Frozen 2,
+        /// Nothing is allowed.
+        Cancelled 3,
     }
+    Kind { Ordinary 1, Virtual 2, Operations 3 }
+    /// Unknown is not female.
+    Gender { Unknown 0, Male 1, Female 2, Other 3 }
+    /// Where a member was registered.
+    Source { Unknown 0, Store 1, Web 2, App 3, Import 4 }
+}
 
-    pub fn from_number(number: i16) -> Option<Self> {
-        Self::ALL.into_iter().find(|(_, of)| *of == number).map(|(state, _)| state)
+/// A member as answers show it: ids and masks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Member {
+    pub member_id: MemberId,
+    pub state: State,
+    pub kind: Kind,
+    /// Masked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "+86138****0001")]
+    pub phone: Option<String>,
+    /// Masked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "l***@example.cn")]
+    pub email: Option<String>,
+    /// The first character and one star.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "L*")]
+    pub name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nickname: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+    pub gender: Gender,
+    /// The year only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "1990-**-**")]
+    pub birthday: Option<String>,
+    pub source: Source,
+    /// The home store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, nullable = false, example = "S0001")]
+    pub store_id: Option<Arc<str>>,
+    /// Counts changes, from 1; the entity tag.
+    pub version: i32,
+    #[serde(serialize_with = "millis")]
+    pub created_at: DateTime<Utc>,
+    #[serde(serialize_with = "millis")]
+    pub updated_at: DateTime<Utc>,
+}
+
+/// A store by number and by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HomeStore {
+    pub store_no: StoreNo,
+    pub store_id: Arc<str>,
+}
+
+/// A member to be. Holds personal data, so `Debug` shows none of it.
+#[derive(Clone)]
+pub struct NewMember {
+    pub identifiers: Identifiers,
+    pub name: Option<String>,
+    pub nickname: Option<String>,
+    pub gender: Gender,
+    pub birthday: Option<NaiveDate>,
+    pub source: Source,
+    pub home_store: Option<HomeStore>,
+}
+
+impl std::fmt::Debug for NewMember {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewMember").field("identifiers", &self.identifiers).finish_non_exhaustive()
     }
 }
 
-impl Kind {
-    const ALL: [(Kind, i16); 3] = [(Kind::Ordinary, 1), (Kind::Virtual, 2), (Kind::Operations, 3)];
+/// The identifiers of a registration: at least one, no two the same, in the order in which they are checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identifiers(Vec<Identifier>);
 
-    pub fn number(self) -> i16 {
-        Self::ALL.into_iter().find(|(kind, _)| *kind == self).expect("every kind stands in the table").1
+/// Identifiers as they are sent.
+#[derive(Clone, Copy, Default)]
+pub struct Given<'a> {
+    pub phone: Option<&'a str>,
+    pub email: Option<&'a str>,
+    pub username: Option<&'a str>,
+    pub card: Option<&'a str>,
+    pub external: &'a [String],
+}
+
+impl Identifiers {
+    /// Normalises what was sent. Empty texts count as not sent.
+    ///
+    /// # Errors
+    /// `identifier_invalid` with `kind` and `field`; `invalid_field` when there are too many, repeated ones or none.
+    pub fn parse(region: Region, given: Given<'_>) -> Result<Self, Refusal> {
+        let mut found: Vec<Identifier> = Vec::with_capacity(4 + given.external.len());
+        let single = [
+            (key::Kind::Phone, given.phone),
+            (key::Kind::Email, given.email),
+            (key::Kind::Username, given.username),
+            (key::Kind::Card, given.card),
+        ];
+        for (kind, text) in single {
+            if let Some(text) = text {
+                found.extend(identifier(region, kind, text)?);
+            }
+        }
+        if given.external.len() > EXTERNAL_MAX {
+            return Err(Refusal::invalid_field("external", format!("must be at most {EXTERNAL_MAX} identifiers")));
+        }
+        for (position, text) in given.external.iter().enumerate() {
+            let field = format!("external[{position}]");
+            let Some(identifier) = external(text, &field)? else { continue };
+            if found.contains(&identifier) {
+                return Err(Refusal::invalid_field(&field, "was given before"));
+            }
+            found.push(identifier);
+        }
+        if found.is_empty() {
+            return Err(invalid_body("one of phone, email, username, card and external is needed"));
+        }
+        Ok(Self(found))
     }
 
-    pub fn from_number(number: i16) -> Option<Self> {
-        Self::ALL.into_iter().find(|(_, of)| *of == number).map(|(kind, _)| kind)
+    pub fn iter(&self) -> std::slice::Iter<'_, Identifier> {
+        self.0.iter()
+    }
+
+    /// The first of a kind.
+    pub fn of(&self, kind: key::Kind) -> Option<&Identifier> {
+        self.iter().find(|identifier| identifier.kind() == kind)
+    }
+}
+
+/// The identifier of one kind that a text stands for; none for an empty text.
+///
+/// # Errors
+/// `identifier_invalid`
+pub fn identifier(region: Region, kind: key::Kind, text: &str) -> Result<Option<Identifier>, Refusal> {
+    key::normalise_in(region, kind, text).map_err(|bad| bad_identifier(&bad, kind.name()))
+}
+
+/// The identifier of an external system that a text stands for; none for an empty text.
+///
+/// # Errors
+/// `identifier_invalid`, also when the system is not registered.
+pub fn external(text: &str, field: &str) -> Result<Option<Identifier>, Refusal> {
+    let found = key::normalise_external(text).map_err(|bad| bad_identifier(&bad, field))?;
+    match found.as_ref().and_then(Identifier::system) {
+        Some(system) if !SYSTEMS.contains(&system) => Err(Refusal::new(Code::IdentifierInvalid)
+            .detail(format!("{field}: no such system; registered are {}", SYSTEMS.join(", ")))
+            .with("kind", key::Kind::External.name())
+            .with("field", field)),
+        _ => Ok(found),
+    }
+}
+
+fn bad_identifier(bad: &key::BadIdentifier, field: &str) -> Refusal {
+    Refusal::new(Code::IdentifierInvalid).detail(bad.to_string()).with("kind", bad.kind.name()).with("field", field)
+}
+
+/// A day on which somebody living can have been born.
+///
+/// # Errors
+/// `invalid_field`
+pub fn check_birthday(birthday: NaiveDate, today: NaiveDate) -> Result<(), Refusal> {
+    if birthday.year() < BIRTH_YEAR_MIN || birthday > today {
+        return Err(Refusal::invalid_field("birthday", format!("must be a day from {BIRTH_YEAR_MIN}-01-01 to today")));
+    }
+    Ok(())
+}
+
+/// What no single field is to blame for.
+fn invalid_body(reason: &str) -> Refusal {
+    Refusal::invalid_field("", reason).detail(reason)
+}
+
+/// What anybody may see of a name. One star whatever its length, so that the length does not show.
+pub fn mask_name(name: &str) -> String {
+    let mut chars = name.trim().chars();
+    match (chars.next(), chars.next()) {
+        (Some(first), Some(_)) => format!("{first}*"),
+        _ => "*".to_owned(),
+    }
+}
+
+/// What anybody may see of a birthday.
+pub fn mask_birthday(birthday: NaiveDate) -> String {
+    format!("{:04}-**-**", birthday.year())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(phone: &'static str, external: &[String]) -> Result<Vec<String>, (Code, String)> {
+        let outcome = Identifiers::parse(Region::CHINA, Given { phone: Some(phone), external, ..Given::default() });
+        outcome
+            .map(|found| found.iter().map(|one| format!("{}={}", one.kind(), one.normalised())).collect())
+            .map_err(|refusal| (refusal.code, refusal.extra["field"].as_str().unwrap().to_owned()))
+    }
+
+    #[test]
+    fn identifiers_come_in_the_order_in_which_they_are_checked() {
+        let external = ["web:42".to_owned(), "qq:7".to_owned()];
+        let all = Given {
+            phone: Some("13800000001"),
+            email: Some("Lin@Example.cn"),
+            username: Some("Lin"),
+            card: Some("a-1"),
+            external: &external,
+        };
+        let found = Identifiers::parse(Region::CHINA, all).unwrap();
+        let kinds: Vec<&str> = found.iter().map(|one| one.kind().name()).collect();
+        assert_eq!(kinds, ["phone", "email", "username", "card", "external", "qq"]);
+    }
+
+    #[test]
+    fn a_registration_needs_an_identifier_and_takes_none_twice() {
+        let many: Vec<String> = (0..9).map(|id| format!("web:{id}")).collect();
+        assert_eq!(given("13800000001", &[]), Ok(vec!["phone=+8613800000001".to_owned()]));
+        assert_eq!(given(" ", &["".to_owned()]), Err((Code::InvalidField, "".into())));
+        assert_eq!(given("12", &[]), Err((Code::IdentifierInvalid, "phone".into())));
+        assert_eq!(given("", &many), Err((Code::InvalidField, "external".into())));
+        assert_eq!(given("", &["erp:1".to_owned()]), Err((Code::IdentifierInvalid, "external[0]".into())));
+        let twice = ["web:1".to_owned(), " web:1".to_owned()];
+        assert_eq!(given("", &twice), Err((Code::InvalidField, "external[1]".into())));
+    }
+
+    #[test]
+    fn a_refused_identifier_is_not_repeated() {
+        let refusal = identifier(Region::CHINA, key::Kind::Email, "secret at example").unwrap_err();
+        assert!(!serde_json::to_string(&refusal).unwrap().contains("secret"));
+    }
+
+    #[test]
+    fn masks_hide_the_rest_and_the_length() {
+        for (name, mask) in [("Lin", "L*"), ("林小明", "林*"), ("Li", "L*"), ("林", "*"), ("", "*"), (" Lin", "L*")]
+        {
+            assert_eq!(mask_name(name), mask, "{name}");
+        }
+        assert_eq!(mask_birthday("1990-05-01".parse().unwrap()), "1990-**-**");
+    }
+
+    #[test]
+    fn nobody_is_born_tomorrow() {
+        let today = "2026-11-22".parse().unwrap();
+        for (birthday, sound) in
+            [("1899-12-31", false), ("1900-01-01", true), ("2026-11-22", true), ("2026-11-23", false)]
+        {
+            assert_eq!(check_birthday(birthday.parse().unwrap(), today).is_ok(), sound, "{birthday}");
+        }
     }
 }

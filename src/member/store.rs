@@ -1,18 +1,166 @@
-//! The SQL of members.
+//! The SQL of members, their identifiers and the index of those.
+//!
+//! Lock order: `request`, `member_key`, `member`, `member_auth`, `event`; rows by (leaf, key). A member and its keys are
+//! written in one transaction. While two versions of the blind key live, an identifier has a row of each in
+//! `member_key`, so that either is a referee; in `member` and `member_auth`, the base of that index, it stands once.
+//!
+//! Phone, e-mail, name, birthday and the identifiers of `member_auth` are encrypted, each with its table, its column and
+//! the member's id as associated data.
 
-use std::collections::HashMap;
-
-use super::{Kind, Standing, State};
-use crate::{
-    db::lane::{Tx, WriteError},
-    id::MemberId,
-    partition::{plan, query},
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
 };
+
+use chrono::{DateTime, NaiveDate, Utc};
+use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
+
+use super::{
+    Gender, Kind, Member, NewMember, Source, Standing, State,
+    key::{self, Identifier},
+    mask_birthday, mask_name,
+};
+use crate::{
+    chain::names::StoreNames,
+    db::lane::{Read, Target, Tx, WriteError, column, expect_rows},
+    id::{MemberId, StoreNo},
+    partition::{Leaf, plan, query},
+    secret::Secrets,
+};
+
+const TABLE: &str = "member";
+
+fn member_leaf(member_id: MemberId) -> Leaf {
+    plan(TABLE).leaf_i64(member_id.get())
+}
+
+fn key_leaf(key: Uuid) -> Leaf {
+    plan("member_key").leaf_uuid(key)
+}
+
+/// A row of `member`, encrypted as it stands there.
+#[derive(Debug, Clone, FromRow)]
+pub(super) struct MemberRow {
+    pub(super) member_id: MemberId,
+    created_at: DateTime<Utc>,
+    pub(super) updated_at: DateTime<Utc>,
+    pub(super) version: i32,
+    pub(super) home_store_no: Option<StoreNo>,
+    pub(super) state: i16,
+    kind: i16,
+    pub(super) gender: i16,
+    source: i16,
+    phone: Option<Vec<u8>>,
+    email: Option<Vec<u8>>,
+    pub(super) name: Option<Vec<u8>>,
+    pub(super) birthday: Option<Vec<u8>>,
+    pub(super) nickname: Option<String>,
+    pub(super) signature: Option<String>,
+}
+
+impl MemberRow {
+    /// The member as answers show it. `store_id` is the name of the home store.
+    ///
+    /// # Errors
+    /// A sentence that names table, column and key of what cannot be.
+    pub(super) fn show(&self, secrets: &Secrets, store_id: Option<Arc<str>>) -> Result<Member, String> {
+        let impossible = |column: &str| format!("{TABLE}.{column} of {} is impossible", self.member_id);
+        let open = |column: &'static str, sealed: &Option<Vec<u8>>| {
+            let sealed = sealed.as_deref();
+            sealed.map(|sealed| secrets.decrypt(TABLE, column, self.member_id.get(), sealed)).transpose()
+        };
+        let open = |column, sealed| open(column, sealed).map_err(|error| error.to_string());
+        let identifier = |kind, text| Identifier::from_stored(kind, text).mask();
+        let birthday = open("birthday", &self.birthday)?
+            .map(|text| text.parse::<NaiveDate>().map_err(|_| impossible("birthday")))
+            .transpose()?;
+        if store_id.is_none() && self.home_store_no.is_some() {
+            return Err(impossible("home_store_no"));
+        }
+        Ok(Member {
+            member_id: self.member_id,
+            state: State::from_number(self.state).ok_or_else(|| impossible("state"))?,
+            kind: Kind::from_number(self.kind).ok_or_else(|| impossible("kind"))?,
+            phone: open("phone", &self.phone)?.map(|text| identifier(key::Kind::Phone, text)),
+            email: open("email", &self.email)?.map(|text| identifier(key::Kind::Email, text)),
+            name: open("name", &self.name)?.map(|name| mask_name(&name)),
+            nickname: self.nickname.clone(),
+            signature: self.signature.clone(),
+            gender: Gender::from_number(self.gender).ok_or_else(|| impossible("gender"))?,
+            birthday: birthday.map(mask_birthday),
+            source: Source::from_number(self.source).ok_or_else(|| impossible("source"))?,
+            store_id,
+            version: self.version,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+        })
+    }
+}
+
+/// Encrypts a column of `member`.
+pub(super) fn seal(secrets: &Secrets, column: &'static str, member_id: MemberId, plain: &str) -> Vec<u8> {
+    secrets.encrypt(TABLE, column, member_id.get(), plain)
+}
+
+/// Finds members by id, with the names of their home stores.
+pub(super) struct FindMember {
+    pub(super) stores: StoreNames,
+}
+
+impl Read for FindMember {
+    type Key = MemberId;
+    type Row = (MemberRow, Option<Arc<str>>);
+
+    fn leaf(&self, member_id: &MemberId) -> Leaf {
+        member_leaf(*member_id)
+    }
+
+    async fn fetch(
+        &self,
+        conn: &mut PgConnection,
+        leaf: Leaf,
+        member_ids: &[MemberId],
+    ) -> Result<HashMap<MemberId, Self::Row>, sqlx::Error> {
+        let rows: Vec<MemberRow> =
+            sqlx::query_as(query("member/find").on(&[leaf])).bind(member_ids).fetch_all(&mut *conn).await?;
+        let stores: BTreeSet<StoreNo> = rows.iter().filter_map(|row| row.home_store_no).collect();
+        let names = if stores.is_empty() { HashMap::new() } else { self.stores.read(conn, stores).await?.0 };
+        let named = |row: MemberRow| {
+            let store = row.home_store_no.and_then(|store_no| names.get(&store_no).cloned());
+            (row.member_id, (row, store))
+        };
+        Ok(rows.into_iter().map(named).collect())
+    }
+}
+
+/// Finds members by the blind index of an identifier.
+pub(super) struct FindKey;
+
+impl Read for FindKey {
+    type Key = Uuid;
+    type Row = MemberId;
+
+    fn leaf(&self, key: &Uuid) -> Leaf {
+        key_leaf(*key)
+    }
+
+    async fn fetch(
+        &self,
+        conn: &mut PgConnection,
+        leaf: Leaf,
+        keys: &[Uuid],
+    ) -> Result<HashMap<Uuid, MemberId>, sqlx::Error> {
+        let rows: Vec<(Uuid, MemberId)> =
+            sqlx::query_as(query("member_key/find").on(&[leaf])).bind(keys).fetch_all(conn).await?;
+        Ok(rows.into_iter().collect())
+    }
+}
 
 /// What decides over the coupons of these members. Those that do not exist are left out.
 pub async fn standings(tx: &mut Tx<'_>, member_ids: Vec<MemberId>) -> Result<HashMap<MemberId, Standing>, WriteError> {
     let mut found = HashMap::with_capacity(member_ids.len());
-    for (target, ids) in tx.targets(member_ids, |id| (plan("member").leaf_i64(id.get()), *id)) {
+    for (target, ids) in tx.targets(member_ids, |id| (member_leaf(*id), *id)) {
         let sql = tx.sql(query("member/standing"), target);
         let rows: Vec<(MemberId, i16, i16)> = sqlx::query_as(sql).bind(&ids).fetch_all(tx.conn()).await?;
         for (member_id, state, kind) in rows {
@@ -23,4 +171,186 @@ pub async fn standings(tx: &mut Tx<'_>, member_ids: Vec<MemberId>) -> Result<Has
         }
     }
     Ok(found)
+}
+
+/// A row of `member_key`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct KeyRow {
+    pub(super) key: Uuid,
+    pub(super) version: i16,
+    pub(super) kind: key::Kind,
+}
+
+/// The rows of an identifier, one for each live version of the blind key, the current one first.
+pub(super) fn keys_of<'a>(secrets: &Secrets, identifier: &'a Identifier) -> impl Iterator<Item = KeyRow> + use<'a> {
+    let kind = identifier.kind();
+    let keys = secrets.blind(kind.number(), identifier.normalised());
+    keys.into_iter().map(move |(version, key)| KeyRow { key, version, kind })
+}
+
+/// Claims identifiers for a member. Gives the keys that were free; one under way elsewhere is waited for.
+pub(super) async fn claim_keys(
+    tx: &mut Tx<'_>,
+    now: DateTime<Utc>,
+    member_id: MemberId,
+    keys: Vec<KeyRow>,
+) -> Result<HashSet<Uuid>, WriteError> {
+    let mut won = HashSet::with_capacity(keys.len());
+    for (target, rows) in tx.targets(keys, |row| (key_leaf(row.key), row.key)) {
+        let sql = tx.sql(query("member_key/claim"), target);
+        let inserted: Vec<(Uuid,)> = sqlx::query_as(sql)
+            .bind(column(&rows, |row| row.key))
+            .bind(vec![member_id; rows.len()])
+            .bind(vec![now; rows.len()])
+            .bind(column(&rows, |row| row.version))
+            .bind(column(&rows, |row| row.kind as i16))
+            .fetch_all(tx.conn())
+            .await?;
+        won.extend(inserted.into_iter().map(|(key,)| key));
+    }
+    Ok(won)
+}
+
+/// Gives back keys that a member has.
+pub(super) async fn delete_keys(tx: &mut Tx<'_>, member_id: MemberId, keys: Vec<Uuid>) -> Result<(), WriteError> {
+    for (target, keys) in tx.targets(keys, |key| (key_leaf(*key), *key)) {
+        let sql = tx.sql(query("member_key/delete"), target);
+        let deleted = sqlx::query(sql).bind(&keys).bind(vec![member_id; keys.len()]).execute(tx.conn()).await?;
+        expect_rows("member_key", keys.len(), deleted.rows_affected())?;
+    }
+    Ok(())
+}
+
+/// Who has these keys. Those that nobody has are left out.
+pub(super) async fn find_keys(tx: &mut Tx<'_>, keys: Vec<Uuid>) -> Result<HashMap<Uuid, MemberId>, WriteError> {
+    let mut found = HashMap::with_capacity(keys.len());
+    for (target, keys) in tx.targets(keys, |key| (key_leaf(*key), *key)) {
+        let sql = tx.sql(query("member_key/find"), target);
+        let rows: Vec<(Uuid, MemberId)> = sqlx::query_as(sql).bind(&keys).fetch_all(tx.conn()).await?;
+        found.extend(rows);
+    }
+    Ok(found)
+}
+
+/// Writes a new member, whose keys are claimed. The identifiers without a column of their own go to `member_auth`.
+pub(super) async fn insert_member(
+    tx: &mut Tx<'_>,
+    secrets: &Secrets,
+    now: DateTime<Utc>,
+    member_id: MemberId,
+    new: &NewMember,
+) -> Result<MemberRow, WriteError> {
+    let sealed = |column, plain: Option<&str>| plain.map(|plain| seal(secrets, column, member_id, plain));
+    let identifier = |kind| new.identifiers.of(kind).map(Identifier::normalised);
+    let birthday = new.birthday.map(|day| day.to_string());
+    let row = MemberRow {
+        member_id,
+        created_at: now,
+        updated_at: now,
+        version: 1,
+        home_store_no: new.home_store.as_ref().map(|store| store.store_no),
+        state: State::Normal.number(),
+        kind: Kind::Ordinary.number(),
+        gender: new.gender.number(),
+        source: new.source.number(),
+        phone: sealed("phone", identifier(key::Kind::Phone)),
+        email: sealed("email", identifier(key::Kind::Email)),
+        name: sealed("name", new.name.as_deref()),
+        birthday: sealed("birthday", birthday.as_deref()),
+        nickname: new.nickname.clone(),
+        signature: None,
+    };
+    let target = Target::Leaf(member_leaf(member_id));
+    let sql = tx.sql(query("member/insert"), target);
+    let inserted = sqlx::query(sql)
+        .bind([member_id])
+        .bind([now])
+        .bind([row.phone.as_ref().map(|_| now)])
+        .bind([row.email.as_ref().map(|_| now)])
+        .bind([row.home_store_no.map(StoreNo::get)])
+        .bind([row.gender])
+        .bind([row.source])
+        .bind([row.phone.as_deref()])
+        .bind([row.email.as_deref()])
+        .bind([row.name.as_deref()])
+        .bind([row.birthday.as_deref()])
+        .bind([row.nickname.as_deref()])
+        .execute(tx.conn())
+        .await?;
+    expect_rows(TABLE, 1, inserted.rows_affected())?;
+    insert_auths(tx, secrets, now, member_id, new).await?;
+    Ok(row)
+}
+
+async fn insert_auths(
+    tx: &mut Tx<'_>,
+    secrets: &Secrets,
+    now: DateTime<Utc>,
+    member_id: MemberId,
+    new: &NewMember,
+) -> Result<(), WriteError> {
+    let has_column = |kind| matches!(kind, key::Kind::Phone | key::Kind::Email);
+    let others = new.identifiers.iter().filter(|identifier| !has_column(identifier.kind()));
+    // Under the current version only: this is the base of the index, not the index.
+    let mut rows: Vec<(KeyRow, Vec<u8>)> = others
+        .filter_map(|identifier| {
+            let sealed = secrets.encrypt("member_auth", "identifier", member_id.get(), identifier.normalised());
+            Some((keys_of(secrets, identifier).next()?, sealed))
+        })
+        .collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    rows.sort_by_key(|(row, _)| row.key);
+    let target = Target::Leaf(plan("member_auth").leaf_i64(member_id.get()));
+    let sql = tx.sql(query("member_auth/insert"), target);
+    let inserted = sqlx::query(sql)
+        .bind(vec![member_id; rows.len()])
+        .bind(vec![now; rows.len()])
+        .bind(column(&rows, |(row, _)| row.key))
+        .bind(column(&rows, |(row, _)| row.version))
+        .bind(column(&rows, |(row, _)| row.kind as i16))
+        .bind(vec![new.source.number(); rows.len()])
+        .bind(column(&rows, |(_, sealed)| sealed.clone()))
+        .execute(tx.conn())
+        .await?;
+    expect_rows("member_auth", rows.len(), inserted.rows_affected())
+}
+
+/// Locks a member and reads it.
+pub(super) async fn lock_member(tx: &mut Tx<'_>, member_id: MemberId) -> Result<Option<MemberRow>, WriteError> {
+    let sql = tx.sql(query("member/lock"), Target::Leaf(member_leaf(member_id)));
+    Ok(sqlx::query_as(sql).bind([member_id]).fetch_optional(tx.conn()).await?)
+}
+
+/// Writes a member back, whose row is locked and still has the version in `row`; gives it the next one.
+pub(super) async fn update_member(tx: &mut Tx<'_>, row: &mut MemberRow) -> Result<(), WriteError> {
+    let sql = tx.sql(query("member/update"), Target::Leaf(member_leaf(row.member_id)));
+    let updated = sqlx::query(sql)
+        .bind([row.member_id])
+        .bind([row.version])
+        .bind([row.updated_at])
+        .bind([row.home_store_no.map(StoreNo::get)])
+        .bind([row.state])
+        .bind([row.gender])
+        .bind([row.name.as_deref()])
+        .bind([row.birthday.as_deref()])
+        .bind([row.nickname.as_deref()])
+        .bind([row.signature.as_deref()])
+        .execute(tx.conn())
+        .await?;
+    row.version += 1;
+    expect_rows(TABLE, 1, updated.rows_affected())
+}
+
+/// The name of a member's home store.
+pub(super) async fn store_name(
+    tx: &mut Tx<'_>,
+    stores: &StoreNames,
+    store_no: Option<StoreNo>,
+) -> Result<Option<Arc<str>>, WriteError> {
+    Ok(match store_no {
+        Some(store_no) => stores.of(tx, BTreeSet::from([store_no])).await?.remove(&store_no),
+        None => None,
+    })
 }

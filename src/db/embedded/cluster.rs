@@ -140,7 +140,8 @@ impl Cluster {
             return Ok(None);
         }
         let stderr = String::from_utf8_lossy(&output.stderr);
-        let said = stderr.lines().filter(|line| line.contains("error") || line.contains("fatal") || line.contains("FATAL"));
+        let said =
+            stderr.lines().filter(|line| line.contains("error") || line.contains("fatal") || line.contains("FATAL"));
         let said: Vec<&str> = said.collect();
         Ok(Some(if said.is_empty() { stderr.trim().replace('\n', " ") } else { said.join("; ") }))
     }
@@ -334,14 +335,17 @@ fn check_reachable(user: &User, dir: &Path) -> Result<(), EmbeddedError> {
 }
 
 /// `run` in the data directory, or a short one under /tmp where the path of the socket would be too long.
-fn prepare_socket_dir(data_dir: &Path, user: Option<&User>) -> Result<PathBuf, EmbeddedError> {
+pub fn socket_dir(data_dir: &Path) -> PathBuf {
     let near = data_dir.join("run");
-    let dir = if near.as_os_str().len() + 1 + SOCKET_NAME.len() <= SOCKET_PATH_MAX {
-        near
-    } else {
-        let hash = xxhash_rust::xxh3::xxh3_64(data_dir.as_os_str().as_encoded_bytes());
-        PathBuf::from(format!("/tmp/tessera-{hash:016x}"))
-    };
+    if near.as_os_str().len() + 1 + SOCKET_NAME.len() <= SOCKET_PATH_MAX {
+        return near;
+    }
+    let hash = xxhash_rust::xxh3::xxh3_64(data_dir.as_os_str().as_encoded_bytes());
+    PathBuf::from(format!("/tmp/tessera-{hash:016x}"))
+}
+
+fn prepare_socket_dir(data_dir: &Path, user: Option<&User>) -> Result<PathBuf, EmbeddedError> {
+    let dir = socket_dir(data_dir);
     make_private_dir(&dir, user)?;
     Ok(dir)
 }

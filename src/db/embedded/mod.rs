@@ -21,6 +21,8 @@ use fs2::FileExt;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use cluster::Cluster;
+pub use cluster::effective_uid;
+pub(crate) use cluster::short as short_io;
 use supervisor::Supervisor;
 
 /// The superuser of an embedded cluster.
@@ -67,14 +69,18 @@ pub enum EmbeddedError {
     #[error("the disk of the data directory {} is full ({free_mib} MiB free, {wanted_mib} MiB wanted); free some space \
              or choose another with --data-dir", .dir.display())]
     DiskFull { dir: PathBuf, free_mib: u64, wanted_mib: u64 },
-    #[error("no PostgreSQL server 15 or later was found ({looked}); install it (Debian: apt-get install postgresql), \
-             name its directory with --pg-bin, or name a database with --database-url")]
+    #[error(
+        "no PostgreSQL server 15 or later was found ({looked}); install it (Debian: apt-get install postgresql), \
+             name its directory with --pg-bin, or name a database with --database-url"
+    )]
     NoBinaries { looked: String },
     #[error("the data in {} was made by PostgreSQL {data}, but only {found} was found; install PostgreSQL {data}, or \
              bring the data over with pg_upgrade", .dir.display())]
     WrongMajor { dir: PathBuf, data: u32, found: String },
-    #[error("PostgreSQL does not run as root, and neither user `postgres` nor `nobody` exists; create one with \
-             `useradd --system postgres`, or start Tessera as an ordinary user")]
+    #[error(
+        "PostgreSQL does not run as root, and neither user `postgres` nor `nobody` exists; create one with \
+             `useradd --system postgres`, or start Tessera as an ordinary user"
+    )]
     NoUser,
     #[error("user {user}, as whom PostgreSQL runs when Tessera is root, cannot reach {}, because {} is closed to it; \
              choose --data-dir in a place it can reach, such as /var/lib/tessera, or open that directory with chmod o+x",
@@ -106,10 +112,58 @@ impl EmbeddedError {
     }
 }
 
+/// The way to an embedded server: the directory of its socket.
+#[derive(Debug, Clone)]
+pub struct Reach {
+    pub socket_dir: PathBuf,
+}
+
+impl Reach {
+    /// The way to the server that another process runs on a data directory.
+    ///
+    /// # Errors
+    /// When there is no such directory.
+    pub fn of(data_dir: &std::path::Path) -> Result<Self, EmbeddedError> {
+        let dir = std::fs::canonicalize(data_dir)
+            .map_err(EmbeddedError::io(format!("looking for the data directory {}", data_dir.display())))?;
+        Ok(Self { socket_dir: cluster::socket_dir(&dir) })
+    }
+
+    /// How to reach `database` as `role`.
+    pub fn options(&self, role: &str, database: &str) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass()
+            .host("localhost")
+            .socket(&self.socket_dir)
+            .port(PORT)
+            .username(role)
+            .database(database)
+            .ssl_mode(PgSslMode::Disable)
+    }
+
+    /// The same as a URL that sqlx, libpq and psql take.
+    pub fn url(&self, role: &str, database: &str) -> String {
+        let socket_dir: String = self
+            .socket_dir
+            .display()
+            .to_string()
+            .bytes()
+            .map(|b| {
+                if b.is_ascii_alphanumeric() || b"-._~".contains(&b) {
+                    char::from(b).to_string()
+                } else {
+                    format!("%{b:02X}")
+                }
+            })
+            .collect();
+        format!("postgres://{role}@{socket_dir}:{PORT}/{database}")
+    }
+}
+
 /// A running server. Dropping it stops the server and waits; [`Embedded::stop`] does so without blocking the runtime.
 pub struct Embedded {
     supervisor: Option<Supervisor>,
     cluster: Arc<Cluster>,
+    reach: Reach,
     fresh: bool,
     /// Held for the life of the server; the lock goes with it.
     _lock: File,
@@ -138,7 +192,8 @@ impl Embedded {
         let (cluster, fresh) = Cluster::open_or_create(&dir, settings)?;
         let cluster = Arc::new(cluster);
         let supervisor = Supervisor::start(Arc::clone(&cluster), settings.start_max)?;
-        Ok(Self { supervisor: Some(supervisor), cluster, fresh, _lock: lock })
+        let reach = Reach { socket_dir: cluster.socket_dir.clone() };
+        Ok(Self { supervisor: Some(supervisor), cluster, reach, fresh, _lock: lock })
     }
 
     /// True when this start made the cluster.
@@ -148,37 +203,17 @@ impl Embedded {
 
     /// How to reach `database` as `role`.
     pub fn options(&self, role: &str, database: &str) -> PgConnectOptions {
-        PgConnectOptions::new_without_pgpass()
-            .host("localhost")
-            .socket(&self.cluster.socket_dir)
-            .port(PORT)
-            .username(role)
-            .database(database)
-            .ssl_mode(PgSslMode::Disable)
+        self.reach.options(role, database)
     }
 
     /// The same as a URL that sqlx, libpq and psql take.
     pub fn url(&self, role: &str, database: &str) -> String {
-        let socket_dir: String = self
-            .cluster
-            .socket_dir
-            .display()
-            .to_string()
-            .bytes()
-            .map(|b| {
-                if b.is_ascii_alphanumeric() || b"-._~".contains(&b) {
-                    char::from(b).to_string()
-                } else {
-                    format!("%{b:02X}")
-                }
-            })
-            .collect();
-        format!("postgres://{role}@{socket_dir}:{PORT}/{database}")
+        self.reach.url(role, database)
     }
 
-    /// Directory of the Unix socket.
-    pub fn socket_dir(&self) -> &std::path::Path {
-        &self.cluster.socket_dir
+    /// The way to the server, for others who outlive this value.
+    pub fn reach(&self) -> &Reach {
+        &self.reach
     }
 
     /// Directory of the server's programs (`psql`, `pg_basebackup`), for tests and tools.
@@ -242,4 +277,175 @@ fn lock(dir: &std::path::Path) -> Result<File, EmbeddedError> {
     let _ = file.set_len(0);
     let _ = std::os::unix::fs::FileExt::write_all_at(&file, format!("{}\n", std::process::id()).as_bytes(), 0);
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{ConnectOptions, Connection};
+
+    use super::*;
+    use crate::db::{
+        migrate::{self, role},
+        pool::{Error, Office, OfficeSettings},
+        tx,
+    };
+
+    fn throwaway() -> (tempfile::TempDir, EmbeddedSettings) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        // The server may run as another user, who must pass.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        std::fs::set_permissions(dir.path(), mode).expect("opening the directory");
+        let mut settings = EmbeddedSettings::new(dir.path().join("data"));
+        settings.durable = false;
+        settings.shared_buffers_mib = Some(32);
+        (dir, settings)
+    }
+
+    fn kill(pid: u32) {
+        // SAFETY: plain numbers.
+        unsafe { libc::kill(libc::pid_t::try_from(pid).expect("a pid"), libc::SIGKILL) };
+    }
+
+    async fn one(embedded: &Embedded) -> Result<i32, sqlx::Error> {
+        let mut conn = embedded.options(SUPERUSER, "postgres").connect().await?;
+        sqlx::query_scalar("select 1").fetch_one(&mut conn).await
+    }
+
+    #[tokio::test]
+    async fn a_server_starts_is_held_by_one_and_survives_its_death() {
+        let (_dir, settings) = throwaway();
+        let embedded = Embedded::start(&settings).await.expect("a first start");
+        assert!(embedded.is_fresh());
+        assert_eq!(one(&embedded).await.expect("an answer"), 1);
+        let mut by_url =
+            sqlx::PgConnection::connect(&embedded.url(SUPERUSER, "postgres")).await.expect("the URL works");
+        let checksums: String = sqlx::query_scalar("show data_checksums").fetch_one(&mut by_url).await.expect("a row");
+        assert_eq!(checksums, "on");
+
+        let second = Embedded::start(&settings).await.err().expect("a second start is refused");
+        assert!(matches!(second, EmbeddedError::InUse { pid: Some(pid), .. } if pid == std::process::id()), "{second}");
+
+        let pid = embedded.pid();
+        kill(pid);
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while embedded.restarts() == 0 {
+            assert!(std::time::Instant::now() < deadline, "the server was not started again");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_ne!(embedded.pid(), pid);
+        assert_eq!(one(&embedded).await.expect("an answer again"), 1);
+
+        embedded.stop().await;
+        let again = Embedded::start(&settings).await.expect("a start on existing data");
+        assert!(!again.is_fresh());
+        again.stop().await;
+    }
+
+    #[tokio::test]
+    async fn migrations_apply_twice_and_the_service_cannot_create() {
+        let (_dir, settings) = throwaway();
+        let embedded = Embedded::start(&settings).await.expect("a start");
+        let now = chrono::DateTime::from_timestamp(1_700_000_000, 0).expect("an instant");
+        for round in 0..2 {
+            let mut root = embedded.options(SUPERUSER, "postgres").connect().await.expect("a superuser");
+            migrate::bootstrap(&mut root, migrate::DATABASE).await.expect("roles and database");
+            let mut owner =
+                embedded.options(role::OWNER, migrate::DATABASE).connect().await.expect("the owner gets in");
+            let migrated = migrate::run(&mut owner, "Asia/Shanghai", now).await.expect("migrations");
+            assert_eq!(migrated.before, (round > 0).then(migrate::known_version));
+        }
+        let mut service = embedded.options(role::SERVICE, migrate::DATABASE).connect().await.expect("the service");
+        migrate::check(&mut service, "Asia/Shanghai").await.expect("a fit database");
+        let zone = migrate::check(&mut service, "Europe/Berlin").await.expect_err("another zone");
+        assert!(zone.to_string().contains("--zone Asia/Shanghai"), "{zone}");
+        let create = sqlx::query("create table own (n int)").execute(&mut service).await.expect_err("not allowed");
+        assert_eq!(create.as_database_error().and_then(|e| e.code()).as_deref(), Some("42501"));
+        sqlx::query("insert into setting values ('a', 'b', now())").execute(&mut service).await.expect("rows are");
+
+        let mut owner = embedded.options(role::OWNER, migrate::DATABASE).connect().await.expect("the owner");
+        sqlx::query("update setting set value = '1:1' where name = 'database_identity'")
+            .execute(&mut owner)
+            .await
+            .expect("a forged identity");
+        let identity = migrate::check(&mut service, "Asia/Shanghai").await.expect_err("another identity");
+        assert!(identity.to_string().contains("tessera restored"), "{identity}");
+        let counters = migrate::restored(&mut owner, now).await.expect("the operator's word");
+        assert!(counters.iter().all(|(_, next)| *next > migrate::RESTORED_SKIP), "{counters:?}");
+        migrate::check(&mut service, "Asia/Shanghai").await.expect("fit again");
+
+        // An upkeep connection makes what belongs to the owner.
+        let mut upkeep = embedded.options(role::UPKEEP, migrate::DATABASE).connect().await.expect("upkeep");
+        let acts_as: String =
+            sqlx::query_scalar("select current_user::text").fetch_one(&mut upkeep).await.expect("a row");
+        assert_eq!(acts_as, role::OWNER);
+        embedded.stop().await;
+    }
+
+    #[tokio::test]
+    async fn the_office_hands_on_no_open_transaction() {
+        let (_dir, settings) = throwaway();
+        let embedded = Embedded::start(&settings).await.expect("a start");
+        let office_settings = OfficeSettings { connections_max: 1, ..OfficeSettings::default() };
+        let office = Office::new(embedded.options(SUPERUSER, "postgres"), &office_settings);
+        sqlx::query("create table note (n int primary key)")
+            .execute(&mut *office.get().await.expect("a connection"))
+            .await
+            .expect("a table");
+
+        // Dropped at every point of its life: sometimes before BEGIN is answered, sometimes in the body or at COMMIT.
+        for n in 0..200_u64 {
+            let office = office.clone();
+            let id = i32::try_from(n).expect("small");
+            let work = async move {
+                tx::run(&office, "halfway", async move |conn: &mut sqlx::PgConnection| {
+                    sqlx::query("insert into note values ($1)")
+                        .bind(id)
+                        .execute(&mut *conn)
+                        .await
+                        .map_err(Error::from)?;
+                    sqlx::query("select pg_sleep(0.001)").execute(conn).await.map_err(Error::from)?;
+                    Ok::<_, Error>(())
+                })
+                .await
+            };
+            let task = tokio::spawn(work);
+            tokio::time::sleep(Duration::from_micros(n * 20)).await;
+            task.abort();
+        }
+        let mut conn = office.get().await.expect("a connection");
+        let savepoint = sqlx::raw_sql("savepoint probe").execute(&mut *conn).await.expect_err("no transaction is open");
+        assert_eq!(crate::db::pool::sqlstate(&savepoint).as_deref(), Some("25P01"));
+        drop(conn);
+        let mut other = embedded.options(SUPERUSER, "postgres").connect().await.expect("a connection");
+        let open: i64 = sqlx::query_scalar("select count(*) from pg_stat_activity where state like 'idle in%'")
+            .fetch_one(&mut other)
+            .await
+            .expect("a row");
+        assert_eq!(open, 0);
+
+        // A swallowed error is not committed as if nothing had been.
+        let swallowed = tx::run(&office, "swallowed", async |conn: &mut sqlx::PgConnection| {
+            let _ = sqlx::query("select 1 / 0").execute(conn).await;
+            Ok::<_, Error>(())
+        })
+        .await;
+        assert_eq!(swallowed.expect_err("the transaction is dead").sqlstate().as_deref(), Some("25P02"));
+
+        // The database dies and comes back: an error of the right kind, then answers again without help.
+        kill(embedded.pid());
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        loop {
+            match office.get().await {
+                Ok(mut conn) => match sqlx::query_scalar::<_, i32>("select 1").fetch_one(&mut *conn).await {
+                    Ok(_) if embedded.restarts() > 0 => break,
+                    Ok(_) => {}
+                    Err(error) => assert!(matches!(Error::from(error), Error::Unavailable(_))),
+                },
+                Err(error) => assert!(matches!(error, Error::Unavailable(_)), "{error:?}"),
+            }
+            assert!(std::time::Instant::now() < deadline, "the office did not recover");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        embedded.stop().await;
+    }
 }

@@ -182,11 +182,7 @@ fn watch(cluster: &Cluster, child: &mut Child, stop: &mpsc::Receiver<()>) -> Opt
 }
 
 /// Starts the server and waits until it is ready; None when told to stop meanwhile.
-fn launch(
-    cluster: &Cluster,
-    start_max: Duration,
-    stop: &mpsc::Receiver<()>,
-) -> Result<Option<Child>, EmbeddedError> {
+fn launch(cluster: &Cluster, start_max: Duration, stop: &mpsc::Receiver<()>) -> Result<Option<Child>, EmbeddedError> {
     let deadline = Instant::now() + start_max;
     await_predecessor(cluster, stop)?;
     loop {

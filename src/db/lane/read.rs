@@ -17,7 +17,7 @@ use super::{
     conn::LaneConn,
     queue::{Bucket, Queue},
 };
-use crate::{db::is_connection_error, partition::Leaf};
+use crate::{db::is_connection_loss, partition::Leaf};
 
 /// A query that finds rows by key on one leaf.
 pub trait Read: Send + Sync + 'static {
@@ -131,7 +131,7 @@ impl<R: Read> LeafBucket<R> {
             let fetched = self.shared.query.fetch(open, self.leaf, keys);
             match tokio::time::timeout(self.shared.settings.batch_timeout, fetched).await {
                 Ok(Ok(rows)) => return Ok(rows),
-                Ok(Err(error)) if is_connection_error(&error) => {
+                Ok(Err(error)) if is_connection_loss(&error) => {
                     conn.discard();
                     if attempt > 0 {
                         return Err(LaneError::Unavailable(Arc::new(error)));

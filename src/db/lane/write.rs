@@ -21,7 +21,7 @@ use super::{
     queue::{Bucket, Queue},
 };
 use crate::{
-    db::{is_connection_error, is_retryable},
+    db::{is_connection_loss, is_transient},
     partition::{Leaf, Query},
 };
 
@@ -288,7 +288,7 @@ impl<W: Writer> WriterBucket<W> {
                     W::NAME
                 )))
             }
-            Err(WriteError::Sql(error)) if is_connection_error(&error) => {
+            Err(WriteError::Sql(error)) if is_connection_loss(&error) => {
                 conn.discard();
                 Attempt::RolledBack(WriteError::Sql(error))
             }
@@ -318,7 +318,7 @@ impl<W: Writer> WriterBucket<W> {
                 tokio::time::sleep(pause).await;
                 continue;
             }
-            if ops.len() > 1 && !matches!(&failure, WriteError::Sql(error) if is_connection_error(error)) {
+            if ops.len() > 1 && !matches!(&failure, WriteError::Sql(error) if is_connection_loss(error)) {
                 return self.run_one_by_one(conn, ops).await;
             }
             return all_failed(ops, given_up(failure));
@@ -392,7 +392,7 @@ async fn roll_back(conn: &mut LaneConn) {
 
 fn passes(failure: &WriteError) -> bool {
     match failure {
-        WriteError::Sql(error) => is_retryable(error),
+        WriteError::Sql(error) => is_connection_loss(error) || is_transient(error),
         WriteError::Again(_) => true,
         WriteError::Inconsistent(_) => false,
     }
@@ -400,7 +400,7 @@ fn passes(failure: &WriteError) -> bool {
 
 fn given_up(failure: WriteError) -> LaneError {
     match failure {
-        WriteError::Sql(error) if is_connection_error(&error) || is_retryable(&error) => {
+        WriteError::Sql(error) if is_connection_loss(&error) || is_transient(&error) => {
             LaneError::Unavailable(Arc::new(error))
         }
         // Lock or statement timeout: somebody holds the row for longer than a till can wait.

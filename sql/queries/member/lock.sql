@@ -1,0 +1,25 @@
+-- member::store::lock_member
+-- touches: member=1
+-- route: member=$1
+-- sample: select array[member_id] from member limit 1
+-- The rows are locked in the order of the array.
+select
+    m.member_id,
+    m.created_at,
+    m.updated_at,
+    m.version,
+    m.home_store_no,
+    m.state,
+    m.kind,
+    m.gender,
+    m.source,
+    m.phone,
+    m.email,
+    m.name,
+    m.birthday,
+    m.nickname,
+    m.signature
+from unnest($1::bigint[]) with ordinality as t (member_id, position)
+join {member} m on m.member_id = t.member_id
+order by t.position
+for update of m

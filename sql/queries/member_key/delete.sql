@@ -1,0 +1,9 @@
+-- member::store::delete_keys
+-- touches: member_key=1
+-- route: member_key=$1
+-- sample: select array[key], array[member_id] from member_key limit 1
+-- The member is named too: nobody deletes the key of another.
+delete from {member_key} k
+using unnest($1::uuid[], $2::bigint[]) as t (key, member_id)
+where k.key = t.key
+    and k.member_id = t.member_id

@@ -1,0 +1,70 @@
+//! Stores in memory, by what tills call them.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{ChainError, Store, StoreId, names::StoreNames, store};
+use crate::{
+    cache::{Bypass, Cache},
+    db::pool::Office,
+    id::StoreNo,
+    problem::Code,
+};
+
+/// A store that is closed is closed on every node within this time.
+pub const STORE_TTL: Duration = Duration::from_secs(2);
+/// A store weighs about this much, in bytes.
+const WEIGHT: u32 = 256;
+const WEIGHT_MAX: u64 = 32 << 20;
+
+#[derive(Clone)]
+pub struct StoreBook {
+    stores: Cache<StoreId, Store>,
+    pub names: StoreNames,
+    office: Office,
+}
+
+impl StoreBook {
+    pub fn new(office: Office) -> Self {
+        let stores = Cache::new("store", WEIGHT_MAX, STORE_TTL, Bypass::default(), |_, _| WEIGHT);
+        Self { stores, names: StoreNames::default(), office }
+    }
+
+    /// The store that tills call so.
+    ///
+    /// # Errors
+    /// [`ChainError`] of the database.
+    pub async fn find(&self, store_id: &StoreId) -> Result<Option<Arc<Store>>, ChainError> {
+        let load = async {
+            let mut conn = self.office.get().await?;
+            store::find_store(&mut conn, store_id).await
+        };
+        let Some((store, _)) = self.stores.get(store_id, load).await? else { return Ok(None) };
+        if self.names.get(store.store_no).is_none() {
+            self.names.put(store.store_no, store.store_id.as_str().into());
+        }
+        Ok(Some(store))
+    }
+
+    /// # Errors
+    /// `store_not_found`, or [`ChainError`] of the database.
+    pub async fn get(&self, store_id: &StoreId) -> Result<Arc<Store>, ChainError> {
+        self.find(store_id).await?.ok_or_else(|| Code::StoreNotFound.into())
+    }
+
+    /// What people call a store that a row names by number.
+    ///
+    /// # Errors
+    /// [`ChainError`] of the database, and `Inconsistent` when there is no such store.
+    pub async fn name(&self, store_no: StoreNo) -> Result<Arc<str>, ChainError> {
+        if let Some(name) = self.names.get(store_no) {
+            return Ok(name);
+        }
+        let mut conn = self.office.get().await?;
+        let name = store::find_name(&mut conn, store_no).await?;
+        let name: Arc<str> = name
+            .ok_or(ChainError::Inconsistent { table: "store", column: "store_no", key: store_no.to_string() })?
+            .into();
+        self.names.put(store_no, Arc::clone(&name));
+        Ok(name)
+    }
+}

@@ -1,0 +1,99 @@
+//! Stores over HTTP. The other domains' `http.rs` follow this file: request and answer types, the list of routes, one
+//! short handler each.
+
+use actix_web::web::Data;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::{ChainError, NewStore, Store, StoreId, StorePatch, StoreState, store};
+use crate::http::app::Shell;
+use crate::http::page::limit_of;
+use crate::http::{Answer, ApiError, At, Caller, Cursor, ETag, IfMatch, Json, Page, PageLimit, Query, Reply, Routes};
+
+pub fn routes() -> Routes {
+    crate::routes! {
+        list_stores;
+        create_store: StoreExists;
+        get_store: StoreNotFound;
+        update_store: StoreNotFound;
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct StoreList {
+    /// Only stores of this state.
+    state: Option<StoreState>,
+    #[param(inline)]
+    cursor: Option<Cursor>,
+    /// Stores a page; 50 if absent.
+    #[param(inline)]
+    limit: Option<PageLimit>,
+}
+
+/// List stores
+///
+/// In the order of their ids.
+#[utoipa::path(get, path = "/v1/stores", tag = "stores", params(StoreList),
+    responses((status = 200, description = "A page of stores", body = Page<Store>)))]
+async fn list_stores(shell: Data<Shell>, Query(list): Query<StoreList>) -> Reply<Page<Store>> {
+    let (filter, limit) = (list.state, limit_of(list.limit));
+    let after = list.cursor.map(|cursor| cursor.key(&filter)).transpose()?;
+    let mut conn = shell.office.get().await?;
+    let rows = store::list_stores(&mut conn, filter, after.as_deref(), limit + 1).await?;
+    Ok(Answer::ok(Page::new(rows, limit, &filter, |store| store.store_id.to_string())))
+}
+
+/// Make a store
+///
+/// It is open at once.
+#[utoipa::path(post, path = "/v1/stores", tag = "stores", responses(
+    (status = 201, description = "The store", body = Store, headers(("ETag" = String), ("Location" = String)))))]
+async fn create_store(shell: Data<Shell>, Json(new): Json<NewStore>) -> Reply<Store> {
+    let mut conn = shell.office.get().await?;
+    let store = store::insert_store(&mut conn, &new, shell.clock.now()).await?;
+    let (location, etag) = (format!("/v1/stores/{}", store.store_id), ETag::version(store.version));
+    Ok(Answer::created(store, location).etag(etag))
+}
+
+/// Get a store
+///
+/// A till may ask for its own.
+#[utoipa::path(get, path = "/v1/stores/{store_id}", tag = "stores", params(("store_id" = StoreId, Path)), responses(
+    (status = 200, description = "The store", body = Store, headers(("ETag" = String)))))]
+async fn get_store(shell: Data<Shell>, caller: Caller, At(store_id): At<StoreId>) -> Reply<Store> {
+    caller.must_be_at(&store_id)?;
+    let mut conn = shell.office.get().await?;
+    let store = store::get_store(&mut conn, &store_id).await?;
+    let etag = ETag::version(store.version);
+    Ok(Answer::ok(store).etag(etag))
+}
+
+/// Change a store
+///
+/// Checked in this order: path, `If-Match`, body, then whether the store exists and has a version that `If-Match` names.
+#[utoipa::path(patch, path = "/v1/stores/{store_id}", tag = "stores",
+    params(("store_id" = StoreId, Path), ("If-Match" = inline(IfMatch), Header)),
+    responses((status = 200, description = "The store as it is now", body = Store, headers(("ETag" = String)))))]
+async fn update_store(
+    shell: Data<Shell>,
+    At(store_id): At<StoreId>,
+    seen: IfMatch,
+    Json(patch): Json<StorePatch>,
+) -> Reply<Store> {
+    let mut conn = shell.office.get().await?;
+    let store = store::update_store(&mut conn, &store_id, seen.versions(), &patch, shell.clock.now()).await?;
+    let etag = ETag::version(store.version);
+    Ok(Answer::ok(store).etag(etag))
+}
+
+impl From<ChainError> for ApiError {
+    fn from(error: ChainError) -> Self {
+        match error {
+            ChainError::Refused(refusal) => refusal.into(),
+            ChainError::Database(error) => error.into(),
+            ChainError::Inconsistent { .. } => Self::internal(error),
+        }
+    }
+}

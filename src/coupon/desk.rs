@@ -1,0 +1,303 @@
+//! The operations of coupons for whoever calls: a handler, a job, a bench, a test. Plain values in, answers out.
+
+use std::{ops::DerefMut, sync::Arc};
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    Coupon,
+    decide::{Issue, Redeem, Reverse},
+    read::{FindCoupon, FindRedemption},
+    rule::{Rule, RuleState, RuleVersion},
+    rule_cache::RuleBook,
+    rule_store,
+    world::Redemption,
+    writer::{Act, CouponOp, CouponWriter},
+};
+use crate::{
+    chain::names::StoreNames,
+    clock::{Clock, Zone},
+    db::{
+        lane::{Cost, Lane, LaneError, Reader, WriterHandle},
+        pool::{self, Office},
+        tx,
+    },
+    event::{self, Kind},
+    id::{BlockError, CodeId, Counter, Day, EventId, IdError, MemberId, RedemptionId, RuleId, StoreNo},
+    problem::{Code, Refusal},
+    request::store::{Answer, Ticket},
+    secret::Secrets,
+};
+
+/// Most coupons of one request; more is a job.
+pub const ISSUE_COUNT_MAX: i64 = 1000;
+
+/// Why an operation has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum DeskError {
+    #[error("refused")]
+    Refused(Refusal),
+    #[error("the lane gave no answer")]
+    Lane(#[from] LaneError),
+    #[error("the office gave no answer")]
+    Office(#[from] pool::Error),
+    #[error("no number could be had")]
+    Numbers(#[from] BlockError),
+    #[error("an id could not be made")]
+    Id(#[from] IdError),
+}
+
+impl From<Refusal> for DeskError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<Code> for DeskError {
+    fn from(code: Code) -> Self {
+        Self::Refused(code.into())
+    }
+}
+
+impl From<sqlx::Error> for DeskError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Office(error.into())
+    }
+}
+
+/// Where and how a till acts.
+#[derive(Debug, Clone)]
+pub struct Till {
+    pub store_no: StoreNo,
+    pub store_id: Arc<str>,
+    pub register: Option<String>,
+    pub sequence: Option<i32>,
+    /// Names the ledger's leaf.
+    pub business_day: Day,
+}
+
+/// What a redemption is asked with.
+#[derive(Debug, Clone)]
+pub struct RedeemRequest {
+    pub code_id: CodeId,
+    pub till: Till,
+    pub order_ref: String,
+    pub amount: i64,
+    pub currency: Option<String>,
+    pub member_id: Option<MemberId>,
+}
+
+/// What an undo is asked with.
+#[derive(Debug, Clone)]
+pub struct ReverseRequest {
+    pub code_id: CodeId,
+    pub redemption_id: RedemptionId,
+    pub till: Till,
+    pub order_ref: Option<String>,
+}
+
+/// What issuing is asked with.
+#[derive(Debug, Clone)]
+pub struct IssueRequest {
+    pub rule_id: RuleId,
+    pub member_id: Option<MemberId>,
+    pub count: usize,
+    pub referrer: Option<String>,
+}
+
+/// Everything that coupons are done with. Cheap to clone.
+#[derive(Clone)]
+pub struct Desk {
+    pub clock: Clock,
+    pub zone: Zone,
+    pub secrets: Arc<Secrets>,
+    pub office: Office,
+    pub rules: RuleBook,
+    pub serials: Counter,
+    pub redemptions: Counter,
+    pub events: Counter,
+    writer: WriterHandle<CouponWriter>,
+    coupon: Reader<FindCoupon>,
+    redemption: Reader<FindRedemption>,
+}
+
+/// The counters of `id_block` that the desk draws from.
+pub struct Counters {
+    pub serials: Counter,
+    pub redemptions: Counter,
+    pub events: Counter,
+}
+
+impl Desk {
+    pub fn new(
+        lane: &Lane,
+        clock: Clock,
+        zone: Zone,
+        secrets: Arc<Secrets>,
+        office: Office,
+        rules: RuleBook,
+        stores: StoreNames,
+        counters: Counters,
+    ) -> Self {
+        let writer = CouponWriter { clock: clock.clone(), zone, rules: rules.clone(), stores };
+        Self {
+            clock,
+            zone,
+            secrets,
+            office,
+            rules,
+            serials: counters.serials,
+            redemptions: counters.redemptions,
+            events: counters.events,
+            writer: lane.writer(writer),
+            coupon: lane.reader(FindCoupon),
+            redemption: lane.reader(FindRedemption),
+        }
+    }
+
+    /// Spends one use of a coupon.
+    ///
+    /// # Errors
+    /// [`DeskError`]; a decided refusal is an answer.
+    pub async fn redeem(&self, ticket: Ticket, ask: RedeemRequest) -> Result<(Answer, Cost), DeskError> {
+        let act = Act::Redeem(Redeem {
+            code_id: ask.code_id,
+            code: self.secrets.codes().format(ask.code_id),
+            redemption_id: self.redemption_id(ask.till.business_day).await?,
+            event_id: self.event_id().await?,
+            store_no: ask.till.store_no,
+            store_id: ask.till.store_id,
+            register: ask.till.register,
+            sequence: ask.till.sequence,
+            order_ref: ask.order_ref,
+            amount: ask.amount,
+            currency: ask.currency,
+            member_id: ask.member_id,
+        });
+        Ok(self.writer.write(CouponOp { ticket, act }).await?)
+    }
+
+    /// Takes a use back.
+    ///
+    /// # Errors
+    /// [`DeskError`]; a decided refusal is an answer.
+    pub async fn reverse(&self, ticket: Ticket, ask: ReverseRequest) -> Result<(Answer, Cost), DeskError> {
+        let act = Act::Reverse(Reverse {
+            code_id: ask.code_id,
+            code: self.secrets.codes().format(ask.code_id),
+            redemption_id: ask.redemption_id,
+            reversal_id: self.redemption_id(ask.till.business_day).await?,
+            event_id: self.event_id().await?,
+            store_no: ask.till.store_no,
+            store_id: ask.till.store_id,
+            register: ask.till.register,
+            sequence: ask.till.sequence,
+            order_ref: ask.order_ref,
+        });
+        Ok(self.writer.write(CouponOp { ticket, act }).await?)
+    }
+
+    /// Issues coupons of a rule, all or none. The codes carry the business day of now.
+    ///
+    /// # Errors
+    /// [`DeskError`]: `rule_not_found` before anything is claimed; else a refusal is an answer.
+    pub async fn issue(&self, ticket: Ticket, ask: IssueRequest) -> Result<(Answer, Cost), DeskError> {
+        let rule = self.rule(ask.rule_id).await?.ok_or(Code::RuleNotFound)?;
+        let day = self.zone.day_of(self.clock.now());
+        let codes = self
+            .serials
+            .next(ask.count)
+            .await?
+            .into_iter()
+            .map(|serial| {
+                let code = self.secrets.codes().mint(day, serial)?;
+                Ok((code.code_id, code.to_string()))
+            })
+            .collect::<Result<Vec<_>, IdError>>()?;
+        let act = Act::Issue(Issue {
+            rule: Arc::clone(&rule.current),
+            rule_state: rule.state,
+            codes,
+            event_id: self.event_id().await?,
+            member_id: ask.member_id,
+            referrer: ask.referrer,
+        });
+        Ok(self.writer.write(CouponOp { ticket, act }).await?)
+    }
+
+    /// A coupon as its row says.
+    ///
+    /// # Errors
+    /// [`DeskError::Lane`].
+    pub async fn find_coupon(&self, code_id: CodeId) -> Result<(Option<Coupon>, Cost), DeskError> {
+        Ok(self.coupon.find(code_id).await?)
+    }
+
+    /// A row of the ledger.
+    ///
+    /// # Errors
+    /// [`DeskError::Lane`].
+    pub async fn find_redemption(&self, id: RedemptionId) -> Result<(Option<Redemption>, Cost), DeskError> {
+        Ok(self.redemption.find(id).await?)
+    }
+
+    /// A rule, from memory within the stated bound.
+    ///
+    /// # Errors
+    /// [`DeskError::Office`].
+    pub async fn rule(&self, rule_id: RuleId) -> Result<Option<Arc<Rule>>, DeskError> {
+        Ok(self.rules.get(rule_id, self.office.get()).await?)
+    }
+
+    /// Makes a rule with its first version.
+    ///
+    /// # Errors
+    /// [`DeskError::Office`].
+    pub async fn create_rule(&self, state: RuleState, version: RuleVersion) -> Result<Rule, DeskError> {
+        let now = self.clock.now();
+        tx::run(&self.office, "create_rule", async |conn| {
+            rule_store::insert_rule(conn, now, state, &version).await.map_err(pool::Error::from)
+        })
+        .await?;
+        Ok(Rule { state, revision: 1, created_at: now, updated_at: now, current: Arc::new(version) })
+    }
+
+    /// Moves a rule to another state; every node follows within the stated bound.
+    ///
+    /// # Errors
+    /// `rule_not_found`, `precondition_failed`, `rule_state_forbidden`.
+    pub async fn set_rule_state(
+        &self,
+        rule_id: RuleId,
+        revisions: Option<&[i64]>,
+        state: RuleState,
+    ) -> Result<Rule, DeskError> {
+        let now = self.clock.now();
+        let event_id = self.event_id().await?;
+        tx::run(&self.office, "set_rule_state", async |conn| {
+            let rule = rule_store::get_rule_for_update(conn, rule_id).await?.ok_or(Code::RuleNotFound)?;
+            if revisions.is_some_and(|seen| !seen.contains(&rule.revision.into())) {
+                return Err(DeskError::from(Code::PreconditionFailed));
+            }
+            if rule.state == rule.state.to(state)? && rule.state == state {
+                return Ok(());
+            }
+            rule_store::update_state(conn, now, rule_id, state).await?;
+            event::store::insert_office(conn, now, event_id, Kind::RuleChanged, rule_id.get(), state.name()).await?;
+            Ok(())
+        })
+        .await?;
+        self.rules.forget(rule_id).await;
+        let mut conn = self.office.get().await?;
+        Ok(rule_store::find_rule(conn.deref_mut(), rule_id).await?.ok_or(Code::RuleNotFound)?)
+    }
+
+    async fn redemption_id(&self, day: Day) -> Result<RedemptionId, DeskError> {
+        Ok(RedemptionId::from_parts(day, self.redemptions.next_one().await?)?)
+    }
+
+    async fn event_id(&self) -> Result<EventId, DeskError> {
+        let today: DateTime<Utc> = self.clock.now();
+        Ok(EventId::from_parts(Day::from_date(today.date_naive()), self.events.next_one().await?)?)
+    }
+}

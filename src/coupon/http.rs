@@ -1,0 +1,470 @@
+//! Coupons over HTTP: issue, get, redeem, reverse, and the ledger.
+
+use actix_web::web::Data;
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    Coupon, StateName,
+    decide::{Issued, Redeemed, Reversed, millis},
+    desk::{DeskError, ISSUE_COUNT_MAX, IssueRequest, RedeemRequest, ReverseRequest, Till},
+    world::{LedgerKind, Redemption},
+};
+use crate::{
+    app::App,
+    chain::{StoreId, StoreState},
+    http::{
+        Answer, ApiError, At, Caller, Json, Number, Reply, Routes, TillNumber,
+        app::Shell,
+        input::{Int, present},
+    },
+    id::{CodeId, Day, MemberId, RedemptionId, RuleId},
+    problem::{Code, Refusal},
+    request::{self, Operation, RequestNumber, Window, store::Ticket},
+    text_type,
+};
+
+text_type! {
+    /// A till of a store.
+    Register: word 1..=16, "2";
+    /// What the till calls the sale.
+    OrderRef: word 1..=64, "S0001-20261122-0093";
+    /// Who referred the member: an employee's number.
+    Referrer: word 1..=32, "E1001";
+}
+
+/// An amount of money in the smallest unit of its currency.
+pub type Amount = Int<0, 1_000_000_000_000>;
+/// The number of a till's request; it counts requests, not sales.
+pub type Sequence = Int<0, 2_147_483_647>;
+
+pub fn routes() -> Routes {
+    crate::routes! {
+        issue_coupons: RuleNotFound, RuleNotActive, MemberNotFound, MemberFrozen, MemberCancelled, StockExhausted,
+            MemberLimitReached;
+        get_coupon: CouponCodeInvalid, CouponNotFound, TooManyBadCodes;
+        redeem_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, CouponNotFound, CouponVoid,
+            CouponAlreadyRedeemed, CouponLocked, MemberFrozen, MemberCancelled, CouponHolderMismatch, RuleNotActive,
+            CouponNotYetValid, CouponExpired, CouponCurrencyMismatch, CouponBelowThreshold;
+        reverse_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, CouponNotFound, CouponVoid,
+            RedemptionNotFound, RedemptionAlreadyReversed, CouponNotRedeemed;
+        get_redemption: RedemptionNotFound;
+    }
+}
+
+/// A coupon code as people type it. It is checked by the handler, not here, since a false one costs its sender.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(transparent)]
+pub struct CodeText(String);
+
+impl utoipa::PartialSchema for CodeText {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::Type::String)
+            .min_length(Some(1))
+            .max_length(Some(64))
+            .examples(["7K3M-0000-0000-0000"])
+            .into()
+    }
+}
+
+impl ToSchema for CodeText {}
+
+impl CodeText {
+    /// The coupon it names. A bad check costs no query; many of them cost the caller.
+    fn read(&self, app: &App, shell: &Shell, caller: &Caller) -> Result<CodeId, ApiError> {
+        shell.limits.may_send_codes(caller)?;
+        app.desk.secrets.codes().parse(&self.0).map_err(|bad| {
+            metrics::counter!("tessera_bad_codes_total").increment(1);
+            ApiError::from(match shell.limits.bad_code(caller) {
+                refusal if refusal.code == Code::CouponCodeInvalid => refusal.detail(bad.to_string()),
+                refusal => refusal,
+            })
+        })
+    }
+}
+
+/// Issue coupons to one member, or so many without a holder.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IssueBody {
+    /// The holder; without one the coupons are anonymous.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    member_id: Option<MemberId>,
+    /// 1 if absent.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    count: Option<Int<1, { ISSUE_COUNT_MAX }>>,
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    referrer: Option<Referrer>,
+}
+
+/// Issue coupons of a rule
+///
+/// All or none. Checked in this order: the rule exists; member; rule is active; stock; limit per member.
+#[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/coupons", tag = "coupons",
+    params(("rule_id" = RuleId, Path), ("Idempotency-Key" = String, Header, description = "The request's number")),
+    responses((status = 201, description = "The coupons", body = Issued)))]
+async fn issue_coupons(
+    app: Data<App>,
+    shell: Data<Shell>,
+    caller: Caller,
+    number: Number,
+    At(rule_id): At<RuleId>,
+    Json(body): Json<IssueBody>,
+) -> Reply<Issued> {
+    let number = number.of(&caller, Operation::Issue, TillNumber::default(), &window(&app, &shell))?;
+    let ticket = Ticket { number, digest: request::digest(&(rule_id, &body)) };
+    let ask = IssueRequest {
+        rule_id,
+        member_id: body.member_id,
+        count: body.count.map_or(1, Int::get) as usize,
+        referrer: body.referrer.map(Referrer::into_string),
+    };
+    let (answer, cost) = app.desk.issue(ticket, ask).await?;
+    answer.reply(cost)
+}
+
+/// A coupon.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CouponView {
+    code: String,
+    rule_id: RuleId,
+    rule_version: i32,
+    state: StateName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    member_id: Option<MemberId>,
+    uses: i16,
+    #[serde(serialize_with = "millis")]
+    issued_at: DateTime<Utc>,
+    #[serde(serialize_with = "millis")]
+    valid_from: DateTime<Utc>,
+    /// Exclusive.
+    #[serde(serialize_with = "millis")]
+    valid_until: DateTime<Utc>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    redemption_id: Option<RedemptionId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    redeemed_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    referrer: Option<String>,
+}
+
+impl CouponView {
+    fn new(coupon: Coupon, code: String, now: DateTime<Utc>) -> Self {
+        Self {
+            code,
+            rule_id: coupon.rule_id,
+            rule_version: coupon.rule_version,
+            state: coupon.state_name(now),
+            member_id: coupon.holder,
+            uses: coupon.uses,
+            issued_at: coupon.issued_at,
+            valid_from: coupon.valid_from,
+            valid_until: coupon.valid_until,
+            redemption_id: coupon.last_use.as_ref().map(|last| last.redemption_id),
+            redeemed_at: coupon.last_use.as_ref().map(|last| super::instant(last.at)),
+            referrer: coupon.referrer,
+        }
+    }
+}
+
+/// Get a coupon
+///
+/// By its code as it is printed or typed; case, spaces and hyphens do not matter.
+#[utoipa::path(get, path = "/v1/coupons/{code}", tag = "coupons", params(("code" = CodeText, Path)),
+    responses((status = 200, description = "The coupon", body = CouponView)))]
+async fn get_coupon(
+    app: Data<App>,
+    shell: Data<Shell>,
+    caller: Caller,
+    At(code): At<CodeText>,
+) -> Reply<CouponView> {
+    let code_id = code.read(&app, &shell, &caller)?;
+    let (found, cost) = app.desk.find_coupon(code_id).await?;
+    let coupon = found.ok_or(Refusal::new(Code::CouponNotFound)).map_err(|no| ApiError::from(no).metered(cost.into()))?;
+    let view = CouponView::new(coupon, app.desk.secrets.codes().format(code_id), shell.clock.now());
+    Ok(Answer::ok(view).metered(cost.into()))
+}
+
+/// A till spends a coupon in a sale.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RedeemBody {
+    store_id: StoreId,
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    register: Option<Register>,
+    /// The store's business day; today in the chain's zone if absent.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    business_date: Option<NaiveDate>,
+    /// With `register` and `business_date` the request's number; without it, `Idempotency-Key` is.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    sequence: Option<Sequence>,
+    order_ref: OrderRef,
+    /// Payable before the discount, smallest unit.
+    amount: Amount,
+    /// Checked against the rule's, when given.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    currency: Option<super::rule_http::Currency>,
+    /// Checked against the holder, when given.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    member_id: Option<MemberId>,
+}
+
+/// Redeem a coupon
+///
+/// Of many tills that send one coupon at once, one wins; the others get `coupon_already_redeemed` with when and where.
+/// Refusals are looked for in this order: code, store, request number, not found, void, already redeemed, locked, member
+/// frozen or cancelled, another holder, rule not active, not yet valid, expired, other currency, below threshold.
+#[utoipa::path(post, path = "/v1/coupons/{code}/redeem", tag = "coupons",
+    params(("code" = CodeText, Path), ("Idempotency-Key" = Option<String>, Header, description = "The request's number, if the body has no sequence")),
+    responses((status = 200, description = "The use", body = Redeemed)))]
+async fn redeem_coupon(
+    app: Data<App>,
+    shell: Data<Shell>,
+    caller: Caller,
+    number: Number,
+    At(code): At<CodeText>,
+    Json(body): Json<RedeemBody>,
+) -> Reply<Redeemed> {
+    let code_id = code.read(&app, &shell, &caller)?;
+    let at = TillFields {
+        store_id: &body.store_id,
+        register: body.register.as_ref(),
+        business_date: body.business_date,
+        sequence: body.sequence,
+    };
+    let (till, number) = at.read(&app, &shell, &caller, &number, Operation::Redeem).await?;
+    let ticket = Ticket { number, digest: request::digest(&(code_id, &body)) };
+    let ask = RedeemRequest {
+        code_id,
+        till,
+        order_ref: body.order_ref.into_string(),
+        amount: body.amount.get(),
+        currency: body.currency.map(|currency| currency.into_string()),
+        member_id: body.member_id,
+    };
+    let (answer, cost) = app.desk.redeem(ticket, ask).await?;
+    answer.reply(cost)
+}
+
+/// A till takes a use back.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReverseBody {
+    /// The use to undo, as redeeming named it.
+    redemption_id: RedemptionId,
+    store_id: StoreId,
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    register: Option<Register>,
+    /// The business day of the undo; today in the chain's zone if absent.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    business_date: Option<NaiveDate>,
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    sequence: Option<Sequence>,
+    /// The sale of the return; the one of the use if absent.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    order_ref: Option<OrderRef>,
+}
+
+/// Reverse a redemption
+///
+/// Whole. The use is back on the coupon; `expired` says when it cannot be spent any more. Refusals are looked for in
+/// this order: code, store, request number, not found, void, no such redemption, reversed already.
+#[utoipa::path(post, path = "/v1/coupons/{code}/reverse", tag = "coupons",
+    params(("code" = CodeText, Path), ("Idempotency-Key" = Option<String>, Header, description = "The request's number, if the body has no sequence")),
+    responses((status = 200, description = "The undo", body = Reversed)))]
+async fn reverse_coupon(
+    app: Data<App>,
+    shell: Data<Shell>,
+    caller: Caller,
+    number: Number,
+    At(code): At<CodeText>,
+    Json(body): Json<ReverseBody>,
+) -> Reply<Reversed> {
+    let code_id = code.read(&app, &shell, &caller)?;
+    let at = TillFields {
+        store_id: &body.store_id,
+        register: body.register.as_ref(),
+        business_date: body.business_date,
+        sequence: body.sequence,
+    };
+    let (till, number) = at.read(&app, &shell, &caller, &number, Operation::Reverse).await?;
+    let ticket = Ticket { number, digest: request::digest(&(code_id, &body)) };
+    let ask = ReverseRequest {
+        code_id,
+        redemption_id: body.redemption_id,
+        till,
+        order_ref: body.order_ref.map(OrderRef::into_string),
+    };
+    let (answer, cost) = app.desk.reverse(ticket, ask).await?;
+    answer.reply(cost)
+}
+
+/// The part of a body that says which till speaks.
+struct TillFields<'a> {
+    store_id: &'a StoreId,
+    register: Option<&'a Register>,
+    business_date: Option<NaiveDate>,
+    sequence: Option<Sequence>,
+}
+
+impl TillFields<'_> {
+    /// # Errors
+    /// `store_forbidden`, `store_not_found`, `store_closed`, those of request numbers, `invalid_field` for a business
+    /// date outside the window of request numbers.
+    async fn read(
+        &self,
+        app: &App,
+        shell: &Shell,
+        caller: &Caller,
+        number: &Number,
+        operation: Operation,
+    ) -> Result<(Till, RequestNumber), ApiError> {
+        caller.must_be_at(self.store_id)?;
+        let store = app.stores.get(self.store_id).await?;
+        if store.state != StoreState::Open {
+            return Err(Refusal::new(Code::StoreClosed).with("store_id", self.store_id.as_str()).into());
+        }
+        let window = window(app, shell);
+        let natural = TillNumber {
+            store_id: Some(self.store_id.as_str()),
+            register: self.register.map(Register::as_str),
+            business_date: self.business_date,
+            sequence: self.sequence.map(|sequence| sequence.get() as u32),
+        };
+        let number = number.of(caller, operation, natural, &window)?;
+        let business_date = self.business_date.unwrap_or_else(|| window.today());
+        if !window.contains(business_date) {
+            return Err(ApiError::invalid_field("business_date", "is too far from today"));
+        }
+        let till = Till {
+            store_no: store.store_no,
+            store_id: self.store_id.as_str().into(),
+            register: self.register.map(|register| register.as_str().to_owned()),
+            sequence: self.sequence.map(|sequence| sequence.get() as i32),
+            business_day: Day::from_date(business_date),
+        };
+        Ok((till, number))
+    }
+}
+
+/// The window in which request numbers are accepted, now.
+pub fn window(app: &App, shell: &Shell) -> Window {
+    Window {
+        now: shell.clock.now(),
+        zone: shell.zone,
+        days_back: app.settings.chain.request_days_back.into(),
+        days_ahead: app.settings.chain.request_days_ahead.into(),
+    }
+}
+
+/// A row of the ledger.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RedemptionView {
+    redemption_id: RedemptionId,
+    kind: LedgerKindName,
+    code: String,
+    rule_id: RuleId,
+    rule_version: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    member_id: Option<MemberId>,
+    business_date: Day,
+    #[serde(serialize_with = "millis")]
+    recorded_at: DateTime<Utc>,
+    store_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    register: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    sequence: Option<i32>,
+    order_ref: String,
+    /// Payable before the discount, smallest unit.
+    amount: i64,
+    /// Given, or taken back, smallest unit.
+    discount: i64,
+    /// Of the discount, taken back so far.
+    reversed: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    reverses: Option<RedemptionId>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum LedgerKindName {
+    Redeem,
+    Reverse,
+}
+
+/// Get a redemption
+///
+/// A use or an undo. A till sees those of its own store.
+#[utoipa::path(get, path = "/v1/redemptions/{redemption_id}", tag = "coupons",
+    params(("redemption_id" = RedemptionId, Path)),
+    responses((status = 200, description = "The row of the ledger", body = RedemptionView)))]
+async fn get_redemption(
+    app: Data<App>,
+    caller: Caller,
+    At(redemption_id): At<RedemptionId>,
+) -> Reply<RedemptionView> {
+    let (found, cost) = app.desk.find_redemption(redemption_id).await?;
+    let row: Redemption = found.ok_or(Code::RedemptionNotFound).map_err(Refusal::new)?;
+    // Another store's row is not there for a till: its number would tell of the other's sales.
+    if caller.store.as_ref().is_some_and(|(own, _)| *own != row.store_no) {
+        return Err(Refusal::new(Code::RedemptionNotFound).into());
+    }
+    let view = RedemptionView {
+        redemption_id: row.redemption_id,
+        kind: match row.kind {
+            LedgerKind::Redeem => LedgerKindName::Redeem,
+            LedgerKind::Reverse => LedgerKindName::Reverse,
+        },
+        code: app.desk.secrets.codes().format(row.code_id),
+        rule_id: row.rule_id,
+        rule_version: row.rule_version,
+        member_id: row.member_id,
+        business_date: row.redemption_id.day(),
+        recorded_at: row.recorded_at,
+        store_id: app.stores.name(row.store_no).await?.to_string(),
+        register: row.register,
+        sequence: row.sequence,
+        order_ref: row.order_ref,
+        amount: row.amount,
+        discount: row.discount,
+        reversed: row.reversed,
+        reverses: row.reverses,
+    };
+    Ok(Answer::ok(view).metered(cost.into()))
+}
+
+impl From<DeskError> for ApiError {
+    fn from(error: DeskError) -> Self {
+        match error {
+            DeskError::Refused(refusal) => refusal.into(),
+            DeskError::Lane(error) => error.into(),
+            DeskError::Office(error) => error.into(),
+            // Numbers come from the database: without it there are none.
+            DeskError::Numbers(_) => Self::failed(Code::Unavailable, error),
+            DeskError::Id(_) => Self::internal(error),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Members in memory: by id, and from identifier to id.
+//!
+//! What is kept is an answer: masked, and rendered beside, so that a cached one costs no more than its bytes. Nothing
+//! that decides over money or state reads it.
+//!
+//! Keys are remembered by the leading 64 bits of their blind index, which is what an event can name; the whole index is
+//! compared.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::{
+    Member,
+    key::Identifier,
+    store::{FindKey, FindMember},
+};
+use crate::{
+    cache::{Bypass, Cache},
+    chain::names::StoreNames,
+    db::lane::{Cost, Lane, LaneError, Reader},
+    id::MemberId,
+    secret::Secrets,
+};
+
+/// Bytes of members kept: some 400,000 of them.
+const MEMBERS_WEIGHT_MAX: u64 = 256 << 20;
+/// Bytes of keys kept: some million.
+const KEYS_WEIGHT_MAX: u64 = 128 << 20;
+/// A member without its text.
+const MEMBER_WEIGHT: u32 = 400;
+const KEY_WEIGHT: u32 = 128;
+/// A change reaches every node by its event; should one ever not, by this.
+const TTL: Duration = Duration::from_secs(300);
+
+/// A member with the JSON that shows it.
+#[derive(Debug)]
+pub struct Shown {
+    pub member: Member,
+    pub json: Bytes,
+}
+
+impl Shown {
+    pub fn new(member: Member) -> Self {
+        let json = serde_json::to_vec(&member).expect("a plain struct with string keys always serialises");
+        Self { member, json: json.into() }
+    }
+}
+
+/// What is known of members, from memory or the database. Cheap to clone.
+#[derive(Clone)]
+pub struct MemberBook {
+    members: Cache<MemberId, Shown>,
+    keys: Cache<i64, (Uuid, MemberId)>,
+    find_member: Reader<FindMember>,
+    find_key: Reader<FindKey>,
+    secrets: Arc<Secrets>,
+}
+
+/// The name under which an event tells of a key.
+pub fn key_subject(key: Uuid) -> i64 {
+    key.as_u64_pair().0.cast_signed()
+}
+
+impl MemberBook {
+    pub fn new(lane: &Lane, secrets: Arc<Secrets>, stores: StoreNames, bypass: Bypass) -> Self {
+        let weigh = |_: &MemberId, shown: &Shown| MEMBER_WEIGHT + shown.json.len() as u32;
+        Self {
+            members: Cache::new("member", MEMBERS_WEIGHT_MAX, TTL, bypass.clone(), weigh),
+            keys: Cache::new("member_key", KEYS_WEIGHT_MAX, TTL, bypass, |_, _| KEY_WEIGHT),
+            find_member: lane.reader(FindMember { stores }),
+            find_key: lane.reader(FindKey),
+            secrets,
+        }
+    }
+
+    /// A member by id, with what it cost: nothing when it was in memory.
+    ///
+    /// # Errors
+    /// [`LaneError`]
+    pub async fn find(&self, member_id: MemberId) -> Result<(Option<Arc<Shown>>, Cost), LaneError> {
+        let mut cost = Cost::default();
+        let load = async {
+            let (row, spent) = self.find_member.find(member_id).await?;
+            cost += spent;
+            let Some((row, store_id)) = row else { return Ok(None) };
+            let member = row.show(&self.secrets, store_id).map_err(|what| LaneError::Inconsistent(what.into()))?;
+            Ok::<_, LaneError>(Some(Shown::new(member)))
+        };
+        let found = self.members.get(&member_id, load).await?;
+        Ok((found.map(|(shown, _)| shown), cost))
+    }
+
+    /// The member that has an identifier.
+    ///
+    /// # Errors
+    /// [`LaneError`]
+    pub async fn find_by(&self, identifier: &Identifier) -> Result<(Option<Arc<Shown>>, Cost), LaneError> {
+        let keys = self.secrets.blind(identifier.kind().number(), identifier.normalised());
+        let mut cost = Cost::default();
+        let Some(member_id) = self.find_id(&keys, &mut cost).await? else { return Ok((None, cost)) };
+        let (shown, spent) = self.find(member_id).await?;
+        cost += spent;
+        Ok((shown, cost))
+    }
+
+    /// Keys of every live version, the current one first: a member that is not rewritten yet has only the older.
+    async fn find_id(&self, keys: &[(i16, Uuid)], cost: &mut Cost) -> Result<Option<MemberId>, LaneError> {
+        let Some(&(_, current)) = keys.first() else { return Ok(None) };
+        let load = async {
+            for &(_, key) in keys {
+                let (member_id, spent) = self.find_key.find(key).await?;
+                *cost += spent;
+                if let Some(member_id) = member_id {
+                    return Ok(Some((current, member_id)));
+                }
+            }
+            Ok::<_, LaneError>(None)
+        };
+        let Some((known, _)) = self.keys.get(&key_subject(current), load).await? else { return Ok(None) };
+        let (of, member_id) = *known;
+        if of == current {
+            return Ok(Some(member_id));
+        }
+        // Another key with the same leading bits is in its place, once in billions of years.
+        let (member_id, spent) = self.find_key.find(current).await?;
+        *cost += spent;
+        Ok(member_id)
+    }
+
+    /// Forgets a member, after a change of it.
+    pub async fn forget(&self, member_id: MemberId) {
+        self.members.forget(&member_id).await;
+    }
+
+    /// Forgets whose a key is, by its name in events.
+    pub async fn forget_key(&self, subject: i64) {
+        self.keys.forget(&subject).await;
+    }
+
+    pub fn forget_all(&self) {
+        self.members.forget_all();
+        self.keys.forget_all();
+    }
+
+    /// Members and keys in memory, for gauges.
+    pub fn entries(&self) -> (u64, u64) {
+        (self.members.entries(), self.keys.entries())
+    }
+}

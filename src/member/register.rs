@@ -1,0 +1,219 @@
+//! Registering a member: the identifiers are claimed, then the member is written, in one transaction.
+//!
+//! `member_key` is the referee: its rows are inserted first, in the order that keeps two registrations from
+//! deadlocking, and whoever finds one taken gives back what it won and says no. Registrations can fail on a constraint,
+//! so they run alone.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::{
+    Gender, Member, NewMember, Source,
+    key::Identifier,
+    store::{self, KeyRow},
+};
+use crate::{
+    chain::names::StoreNames,
+    clock::Clock,
+    db::lane::{Tx, WriteError, Writer},
+    event::{self, Kind as EventKind, NewEvent},
+    id::{EventId, MemberId},
+    problem::{Code, Refusal},
+    request::store::{Answer, Claim, Ticket, claim, look_up, update_answers},
+    secret::Secrets,
+};
+
+/// One registration. The ids are minted beforehand; a refused one wastes them.
+#[derive(Debug)]
+pub struct Register {
+    /// Absent, a repetition meets its own identifiers: `member_key_taken` with the `member_id` of the first attempt.
+    pub ticket: Option<Ticket>,
+    pub member_id: MemberId,
+    pub event_id: EventId,
+    pub new: NewMember,
+}
+
+/// The version that a member begins with.
+pub const FIRST_VERSION: i32 = 1;
+
+pub struct RegisterWriter {
+    pub clock: Clock,
+    pub secrets: Arc<Secrets>,
+    pub stores: StoreNames,
+}
+
+/// The digest of a registration, for its request number.
+///
+/// It stands in `request` for weeks, and who knows a digest can try every phone number until one fits. So it is a keyed
+/// hash: without the secret file there is nothing to try. The key is the one that never rotates, for a repetition must
+/// meet the digest of the first attempt; the text before it cannot be that of a coupon code, which has no NUL.
+pub fn digest(secrets: &Secrets, new: &NewMember) -> i64 {
+    #[derive(Serialize)]
+    struct Meaning<'a> {
+        identifiers: Vec<(u8, &'a str)>,
+        name: Option<&'a str>,
+        nickname: Option<&'a str>,
+        gender: Gender,
+        birthday: Option<chrono::NaiveDate>,
+        source: Source,
+        home_store_no: Option<i32>,
+    }
+    let meaning = Meaning {
+        identifiers: new.identifiers.iter().map(|one| (one.kind().number(), one.normalised())).collect(),
+        name: new.name.as_deref(),
+        nickname: new.nickname.as_deref(),
+        gender: new.gender,
+        birthday: new.birthday,
+        source: new.source,
+        home_store_no: new.home_store.as_ref().map(|store| store.store_no.get()),
+    };
+    let text = serde_json::to_string(&meaning).expect("plain structs with string keys always serialise");
+    let keyed = secrets.legacy(&format!("\0request\0register\0{text}"));
+    keyed.as_u64_pair().0.cast_signed()
+}
+
+impl Writer for RegisterWriter {
+    type Op = Register;
+    type Answer = Answer;
+
+    const NAME: &'static str = "register";
+    const BATCHED: bool = false;
+
+    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<Register>]) -> Result<Vec<Answer>, WriteError> {
+        let mut answers = Vec::with_capacity(ops.len());
+        for op in ops {
+            answers.push(self.register(tx, op).await?);
+        }
+        Ok(answers)
+    }
+
+    async fn look_up(&self, tx: &mut Tx<'_>, op: &Register) -> Result<Option<Answer>, WriteError> {
+        let now = self.clock.now();
+        if let Some(ticket) = &op.ticket {
+            return look_up(tx, now, ticket).await;
+        }
+        // Without a number the identifiers are the referee: claiming them waits for a commit under way.
+        let keys = self.keys(op);
+        let won = store::claim_keys(tx, now, op.member_id, keys.iter().map(|(_, row)| *row).collect()).await?;
+        if !won.is_empty() {
+            return Ok(None);
+        }
+        // None: another's. It may be that this one was refused for it, or that it came too late after a rollback.
+        let Some(row) = store::lock_member(tx, op.member_id).await? else { return Ok(None) };
+        let store_id = store::store_name(tx, &self.stores, row.home_store_no).await?;
+        let member = row.show(&self.secrets, store_id).map_err(WriteError::Inconsistent)?;
+        Ok(Some(Answer::decided(201, Ok(member))))
+    }
+}
+
+impl RegisterWriter {
+    /// The keys to claim, each with the position of its identifier.
+    fn keys(&self, op: &Register) -> Vec<(usize, KeyRow)> {
+        let identifiers = op.new.identifiers.iter().enumerate();
+        identifiers
+            .flat_map(|(position, identifier)| {
+                store::keys_of(&self.secrets, identifier).map(move |row| (position, row))
+            })
+            .collect()
+    }
+
+    async fn register(&self, tx: &mut Tx<'_>, op: &Register) -> Result<Answer, WriteError> {
+        let now = self.clock.now();
+        match claim(tx, now, &[op.ticket.as_ref()]).await?.remove(0) {
+            Claim::Won => {}
+            Claim::Answered(answer) => return Ok(answer),
+            Claim::Follows(_) => unreachable!("a batch of one has nobody to follow"),
+        }
+        let keys = self.keys(op);
+        let won = store::claim_keys(tx, now, op.member_id, keys.iter().map(|(_, row)| *row).collect()).await?;
+        let first_taken = keys.iter().find(|(_, row)| !won.contains(&row.key));
+        let decision = match first_taken {
+            None => Ok(self.write(tx, op, now).await?),
+            Some(&(position, row)) => {
+                store::delete_keys(tx, op.member_id, won.into_iter().collect()).await?;
+                let identifier = op.new.identifiers.iter().nth(position).expect("positions come from this list");
+                Err(taken(tx, identifier, row).await?)
+            }
+        };
+        let answer = Answer::decided(201, decision);
+        if let Some(ticket) = &op.ticket {
+            update_answers(tx, &[(ticket, &answer)]).await?;
+        }
+        Ok(answer)
+    }
+
+    async fn write(
+        &self,
+        tx: &mut Tx<'_>,
+        op: &Register,
+        now: chrono::DateTime<chrono::Utc>,
+    ) -> Result<Member, WriteError> {
+        let row = store::insert_member(tx, &self.secrets, now, op.member_id, &op.new).await?;
+        let store_id = op.new.home_store.as_ref().map(|store| Arc::clone(&store.store_id));
+        let body = json!({ "source": op.new.source, "store_id": store_id });
+        let registered =
+            NewEvent { event_id: op.event_id, kind: EventKind::MemberRegistered, subject: op.member_id.get(), body };
+        event::store::insert(tx, now, &[registered]).await?;
+        // Read back from what was sealed: the answer cannot show what a later look-up would not.
+        row.show(&self.secrets, store_id).map_err(WriteError::Inconsistent)
+    }
+}
+
+/// The refusal for an identifier that somebody has.
+async fn taken(tx: &mut Tx<'_>, identifier: &Identifier, row: KeyRow) -> Result<Refusal, WriteError> {
+    let Some(holder) = store::find_keys(tx, vec![row.key]).await?.remove(&row.key) else {
+        return Err(WriteError::Again("an identifier that was taken is free now"));
+    };
+    Ok(Refusal::new(Code::MemberKeyTaken)
+        .detail(format!("{}: {} belongs to a member", identifier.kind(), identifier.mask()))
+        .with("kind", identifier.kind().name())
+        .with("mask", identifier.mask())
+        .with("member_id", holder.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+    use crate::{
+        member::{Given, Identifiers, key::Region},
+        request,
+        secret::SecretFile,
+    };
+
+    fn secrets(seed: u64) -> Secrets {
+        let mut rng = StdRng::seed_from_u64(seed);
+        Secrets::new(&SecretFile::generate(&mut rng), rng)
+    }
+
+    fn new_member(phone: &str) -> NewMember {
+        NewMember {
+            identifiers: Identifiers::parse(Region::CHINA, Given { phone: Some(phone), ..Given::default() }).unwrap(),
+            name: Some("Lin".into()),
+            nickname: None,
+            gender: Gender::Unknown,
+            birthday: None,
+            source: Source::Unknown,
+            home_store: None,
+        }
+    }
+
+    #[test]
+    fn a_digest_is_the_same_for_the_same_meaning_and_key_only() {
+        let new = new_member("13800000001");
+        let first = digest(&secrets(1), &new);
+        assert_eq!(digest(&secrets(1), &new_member("+86 138 0000 0001")), first);
+        assert_ne!(digest(&secrets(1), &new_member("13800000002")), first);
+        assert_ne!(digest(&secrets(2), &new), first, "it must not be possible to try phone numbers without the key");
+        assert_ne!(request::digest(&vec![(1, "+8613800000001")]), first);
+    }
+
+    #[test]
+    fn debug_shows_nothing_personal() {
+        let shown = format!("{:?}", new_member("13800000001"));
+        assert!(!shown.contains("13800000001") && !shown.contains("Lin"), "{shown}");
+    }
+}
