@@ -226,7 +226,10 @@ async fn keep_lease(minter: Arc<MemberIdMinter>, office: Office, holder: Uuid, r
                 readiness.clear(REASON);
             }
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the lease of the node number was not renewed");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the lease of the node number was not renewed"
+                );
                 if !minter.lease().holds_at(Instant::now()) {
                     readiness.set(REASON, "the lease of the node number has lapsed: no new members or rules");
                 }
@@ -264,4 +267,3 @@ async fn keep_clock(clock: Clock, office: Office, readiness: Readiness) {
         tokio::time::sleep(CLOCK_CHECK_EVERY).await;
     }
 }
-

@@ -71,10 +71,7 @@ pub async fn find_store(conn: &mut PgConnection, store_id: &StoreId) -> Result<O
 }
 
 /// What people call the store of this number.
-pub async fn find_name(
-    conn: &mut PgConnection,
-    store_no: StoreNo,
-) -> Result<Option<String>, ChainError> {
+pub async fn find_name(conn: &mut PgConnection, store_no: StoreNo) -> Result<Option<String>, ChainError> {
     let name = sqlx::query_scalar("select store_id from store where store_no = $1")
         .bind(store_no)
         .fetch_optional(conn)
