@@ -23,15 +23,15 @@ use crate::{
         rule_cache::RuleBook,
     },
     db::{
-        lane::{Lane, Reader, WriterHandle},
+        lane::{Lane, Reader},
         pool::{self, Office},
     },
     event::{
         Kind,
-        tail::{self, Forget, TailEvent},
+        tail::{self, Forget},
     },
     id::{BlockError, Counter, LeaseError, MemberId, MemberIdMinter, NodeLease, RuleId, lease_block},
-    member::{cache::MemberBook, patch::PatchWriter, register::RegisterWriter},
+    member::desk::MemberDesk,
     readiness::Readiness,
     request::read::FindAnswer,
     secret::Secrets,
@@ -64,9 +64,7 @@ pub struct App {
     pub minter: Arc<MemberIdMinter>,
     pub stores: StoreBook,
     pub desk: Desk,
-    pub members: MemberBook,
-    pub register: WriterHandle<RegisterWriter>,
-    pub patch: WriterHandle<PatchWriter>,
+    pub members: MemberDesk,
     pub answers: Reader<FindAnswer>,
     pub bypass: Bypass,
     pub readiness: Readiness,
@@ -87,12 +85,14 @@ impl App {
     ) -> Result<Arc<Self>, StartError> {
         let zone = Zone::new(settings.chain.zone);
         let office = Office::new(connect.clone(), &settings.database.office());
-        let lane = Lane::start(connect.clone(), settings.lane.lane());
+        let tail_connect = connect.clone();
+        let lane = Lane::start(connect, settings.lane.lane());
         let lease = {
             let mut conn = office.get().await?;
             NodeLease::acquire(&mut conn, holder).await?
         };
         let minter = Arc::new(MemberIdMinter::new(lease, clock.clone()));
+        // No cache is used before the tail has seen the database.
         let bypass = Bypass::stale();
         let readiness = Readiness::default();
         let stores = StoreBook::new(office.clone());
@@ -111,15 +111,17 @@ impl App {
                 events: counter(&office, "event"),
             },
         );
-        let members = MemberBook::new(&lane, Arc::clone(&secrets), stores.names.clone(), bypass.clone());
-        let register =
-            RegisterWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.names.clone() };
-        let patch = PatchWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.names.clone() };
+        let members = MemberDesk::new(
+            &lane,
+            clock.clone(),
+            Arc::clone(&secrets),
+            stores.names.clone(),
+            Arc::clone(&minter),
+            desk.events.clone(),
+            bypass.clone(),
+        );
         let app = Arc::new(Self {
             settings,
-            members,
-            register: lane.writer(register),
-            patch: lane.writer(patch),
             answers: lane.reader(FindAnswer),
             clock,
             zone,
@@ -129,47 +131,15 @@ impl App {
             minter,
             stores,
             desk,
+            members,
             bypass,
             readiness,
             tasks: Mutex::default(),
         });
         app.spawn(keep_lease(Arc::clone(&app.minter), app.office.clone(), holder, app.readiness.clone()));
-        let pause = app.settings.cache.tail_pause;
-        app.spawn(tail::run(connect, app.clock.clone(), pause, app.bypass.clone(), app.forget()));
+        app.spawn(tail::run(tail_connect, app.clock.clone(), app.settings.cache.tail_pause, app.bypass.clone(), forget(&app)));
         app.spawn(keep_clock(app.clock.clone(), app.office.clone(), app.readiness.clone()));
         Ok(app)
-    }
-
-    /// What this node's caches do with the changes of others.
-    fn forget(&self) -> Forget {
-        let (members, rules) = (self.members.clone(), self.desk.rules.clone());
-        let one = move |event: TailEvent| {
-            let (members, rules) = (members.clone(), rules.clone());
-            async move {
-                match event.kind {
-                    Kind::MemberChanged => {
-                        if let Ok(member_id) = MemberId::new(event.subject) {
-                            members.forget(member_id).await;
-                        }
-                    }
-                    Kind::MemberKeyMoved => members.forget_key(event.subject).await,
-                    Kind::RuleChanged => {
-                        if let Ok(rule_id) = RuleId::new(event.subject) {
-                            rules.forget(rule_id).await;
-                        }
-                    }
-                    // Stores and API keys live in memory for a stated time only.
-                    _ => {}
-                }
-            }
-            .boxed()
-        };
-        let (members, rules) = (self.members.clone(), self.desk.rules.clone());
-        let all = move || {
-            members.forget_all();
-            rules.forget_all();
-        };
-        Forget { one: Arc::new(one), all: Arc::new(all) }
     }
 
     /// Runs a task until the node stops.
@@ -190,6 +160,39 @@ impl App {
             tracing::warn!(error = &error as &dyn std::error::Error, "the node number lapses by itself");
         }
         self.office.close();
+    }
+}
+
+/// What this node forgets when any node has changed something.
+fn forget(app: &App) -> Forget {
+    let (rules, members) = (app.desk.rules.clone(), app.members.book.clone());
+    let (all_rules, all_members) = (rules.clone(), members.clone());
+    Forget {
+        one: Arc::new(move |event| {
+            let (rules, members) = (rules.clone(), members.clone());
+            async move {
+                match event.kind {
+                    Kind::MemberChanged => {
+                        if let Ok(member_id) = MemberId::new(event.subject) {
+                            members.forget(member_id).await;
+                        }
+                    }
+                    Kind::MemberKeyMoved => members.forget_key(event.subject).await,
+                    Kind::RuleChanged => {
+                        if let Ok(rule_id) = RuleId::new(event.subject) {
+                            rules.forget(rule_id).await;
+                        }
+                    }
+                    // Stores and API keys are kept for so short a time that they follow by themselves.
+                    _ => {}
+                }
+            }
+            .boxed()
+        }),
+        all: Arc::new(move || {
+            all_rules.forget_all();
+            all_members.forget_all();
+        }),
     }
 }
 

@@ -60,8 +60,7 @@ impl MemberDesk {
         events: Counter,
         bypass: Bypass,
     ) -> Self {
-        let register =
-            RegisterWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
+        let register = RegisterWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
         let patch = PatchWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
         Self {
             book: MemberBook::new(lane, Arc::clone(&secrets), stores, bypass),
@@ -78,11 +77,7 @@ impl MemberDesk {
     ///
     /// # Errors
     /// [`MemberError`]
-    pub async fn register(
-        &self,
-        number: Option<RequestNumber>,
-        new: NewMember,
-    ) -> Result<(Answer, Cost), MemberError> {
+    pub async fn register(&self, number: Option<RequestNumber>, new: NewMember) -> Result<(Answer, Cost), MemberError> {
         let ticket = number.map(|number| Ticket { number, digest: register::digest(&self.secrets, &new) });
         let op = Register { ticket, member_id: self.minter.mint()?, event_id: self.event_id().await?, new };
         Ok(self.register.write(op).await?)

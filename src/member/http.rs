@@ -133,8 +133,7 @@ async fn register_member(
     Json(body): Json<RegisterBody>,
 ) -> Reply<Member> {
     let text = |field: &Option<IdentifierText>| field.as_ref().map(|text| text.0.clone());
-    let (phone, email, username, card) =
-        (text(&body.phone), text(&body.email), text(&body.username), text(&body.card));
+    let (phone, email, username, card) = (text(&body.phone), text(&body.email), text(&body.username), text(&body.card));
     let external: Vec<String> = body.external.into_iter().map(|text| text.0).collect();
     let given = Given {
         phone: phone.as_deref(),
@@ -151,9 +150,7 @@ async fn register_member(
         (None, None) => None,
     };
     let number = match &number.0 {
-        Some(source) => {
-            Some(RequestNumber::new(&caller.scope(), Operation::Register, source, &window(&app, &shell))?)
-        }
+        Some(source) => Some(RequestNumber::new(&caller.scope(), Operation::Register, source, &window(&app, &shell))?),
         None => None,
     };
     let new = NewMember {
