@@ -3,6 +3,9 @@
 //! Results go to standard output, logs to standard error. A failure is one sentence with cause and remedy and exit code
 //! 1, a misuse exit code 2. Each command is a thin caller of the library; its work can be called from a test as well.
 
+mod apikey;
+mod demo;
+
 use std::{
     error::Error as StdError,
     io::ErrorKind,
@@ -12,14 +15,16 @@ use std::{
 
 use chrono::NaiveDate;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use rand::{SeedableRng, rngs::StdRng};
+use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::{
     boot::{self, Ground},
     clock::{Clock, Zone},
     config::Settings,
     db::migrate,
+    node::{self, NodeArgs},
     partition::{self, Locked, expire, proof, upkeep},
+    secret::Secrets,
     telemetry,
 };
 
@@ -181,7 +186,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         return serve(&settings, args, &clock, zone).await;
     }
     if let Command::Openapi = &cli.command {
-        return calls::openapi();
+        println!("{}", crate::http::openapi::document(&crate::http::app::routes()));
+        return Ok(());
     }
     let ground = Ground::visit(&settings, &clock, zone).await?;
     // Ctrl-C must not leave the database of our own to the kernel's signal when it can be stopped in order.
@@ -218,9 +224,9 @@ async fn command(
             }
             Ok(())
         }
-        Command::Apikey(command) => calls::apikey(command, ground, settings, clock).await,
+        Command::Apikey(command) => apikey::run(command, ground, settings, clock).await,
         Command::Prove => prove(ground, settings).await,
-        Command::Verify { repair } => calls::verify(ground, settings, clock, *repair).await,
+        Command::Verify { .. } => Err(Failure("not connected".to_owned())),
         Command::Partitions(command) => partitions(command, ground, settings, clock, zone).await,
         Command::Keys(KeysCommand::List) => keys_list(ground, settings, clock).await,
         Command::Restored => {
@@ -273,7 +279,23 @@ async fn serve_on(
         Some(_) => println!("Secrets: from a command"),
         None => println!("Secrets: {} (keep a copy apart from the data)", boot::secrets_path(settings).display()),
     }
-    calls::serve(ground, listener, settings, secrets, clock, args.demo, stop).await
+    let mut rng = seed();
+    if args.demo {
+        let mut conn = boot::connect(ground, settings).await?;
+        demo::prepare(&mut conn, &settings.database.data_dir, address, clock).await?;
+        boot::disconnect(conn).await;
+    }
+    // Without the owner's role there is nobody to make leaves; then another node or a timer must.
+    let keeps_partitions = ground.embedded().is_some() || settings.database.owner_url.is_some();
+    let args = NodeArgs {
+        settings: settings.clone(),
+        service: ground.service.clone(),
+        owner: keeps_partitions.then(|| ground.owner.clone()),
+        secrets: Secrets::new(&secrets, StdRng::from_rng(&mut rng)),
+        clock: clock.clone(),
+        holder: uuid::Builder::from_random_bytes(rng.random()).into_uuid(),
+    };
+    Ok(node::serve(args, listener, stop).await?)
 }
 
 /// Takes the address, or says who else may have it.
@@ -414,42 +436,6 @@ fn seed() -> StdRng {
 fn parse_from(text: &str) -> Result<NaiveDate, String> {
     let day = if text.len() == "2017-01".len() { format!("{text}-01") } else { text.to_owned() };
     day.parse().map_err(|_| "it is neither a month like 2017-01 nor a day like 2017-01-15".to_owned())
-}
-
-/// Where the parts that serve are called; the only place that knows them all.
-mod calls {
-    use super::*;
-    use crate::secret::SecretFile;
-
-    pub async fn serve(
-        _ground: &Ground,
-        _listener: TcpListener,
-        _settings: &Settings,
-        _secrets: SecretFile,
-        _clock: &Clock,
-        _demo: bool,
-        stop: impl Future<Output = ()>,
-    ) -> Result<(), Failure> {
-        stop.await;
-        Ok(())
-    }
-
-    pub fn openapi() -> Result<(), Failure> {
-        Err(Failure("not connected".to_owned()))
-    }
-
-    pub async fn apikey(
-        _command: &ApikeyCommand,
-        _ground: &Ground,
-        _settings: &Settings,
-        _clock: &Clock,
-    ) -> Result<(), Failure> {
-        Err(Failure("not connected".to_owned()))
-    }
-
-    pub async fn verify(_ground: &Ground, _settings: &Settings, _clock: &Clock, _repair: bool) -> Result<(), Failure> {
-        Err(Failure("not connected".to_owned()))
-    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ pub mod http;
 pub mod id;
 pub mod member;
 pub mod meter;
+pub mod node;
 pub mod partition;
 pub mod problem;
 pub mod readiness;

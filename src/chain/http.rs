@@ -8,9 +8,7 @@ use utoipa::IntoParams;
 use super::{ChainError, NewStore, Store, StoreId, StorePatch, StoreState, store};
 use crate::http::app::Shell;
 use crate::http::page::limit_of;
-use crate::http::{
-    Answer, ApiError, At, Caller, Cursor, ETag, IfMatch, Json, Page, PageLimit, Query, Reply, Routes,
-};
+use crate::http::{Answer, ApiError, At, Caller, Cursor, ETag, IfMatch, Json, Page, PageLimit, Query, Reply, Routes};
 
 pub fn routes() -> Routes {
     crate::routes! {
@@ -37,7 +35,7 @@ struct StoreList {
 /// List stores
 ///
 /// In the order of their ids.
-#[utoipa::path(get, path = "/v1/stores", tag = "stores",
+#[utoipa::path(get, path = "/v1/stores", tag = "stores", params(StoreList),
     responses((status = 200, description = "A page of stores", body = Page<Store>)))]
 async fn list_stores(shell: Data<Shell>, Query(list): Query<StoreList>) -> Reply<Page<Store>> {
     let (filter, limit) = (list.state, limit_of(list.limit));

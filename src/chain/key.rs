@@ -4,12 +4,12 @@
 //! secret's SHA-256 is stored, so a token is shown once, when it is made. A fast hash is right here: 256 random bits
 //! cannot be guessed from it, and it is taken at every request.
 
-use std::fmt;
 use chrono::{DateTime, Utc};
 use rand::{CryptoRng, Rng};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlx::{FromRow, PgConnection};
+use std::fmt;
 use subtle::ConstantTimeEq;
 use utoipa::ToSchema;
 use xxhash_rust::xxh3::xxh3_64;
@@ -247,10 +247,7 @@ struct KeyRow {
 }
 
 /// The key of this id, if it is in force.
-pub async fn find_key(
-    conn: &mut PgConnection,
-    key_id: &str,
-) -> Result<Option<ApiKey>, ChainError> {
+pub async fn find_key(conn: &mut PgConnection, key_id: &str) -> Result<Option<ApiKey>, ChainError> {
     let row: Option<KeyRow> = sqlx::query_as(
         "select api_key.key_id, api_key.name, api_key.role, api_key.store_no, store.store_id, api_key.secret_sha256
          from api_key left join store on store.store_no = api_key.store_no
@@ -302,10 +299,7 @@ pub async fn update_key_revoked(
 }
 
 /// Keys that were revoked at or after an instant.
-pub async fn list_revoked_since(
-    conn: &mut PgConnection,
-    since: DateTime<Utc>,
-) -> Result<Vec<String>, ChainError> {
+pub async fn list_revoked_since(conn: &mut PgConnection, since: DateTime<Utc>) -> Result<Vec<String>, ChainError> {
     Ok(sqlx::query_scalar("select key_id from api_key where revoked_at >= $1")
         .bind(since)
         .fetch_all(&mut *conn)

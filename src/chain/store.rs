@@ -41,11 +41,7 @@ impl TryFrom<StoreRow> for Store {
 ///
 /// # Errors
 /// `store_exists` when the id is taken.
-pub async fn insert_store(
-    conn: &mut PgConnection,
-    new: &NewStore,
-    now: DateTime<Utc>,
-) -> Result<Store, ChainError> {
+pub async fn insert_store(conn: &mut PgConnection, new: &NewStore, now: DateTime<Utc>) -> Result<Store, ChainError> {
     let row: Option<StoreRow> = sqlx::query_as(
         "insert into store (created_at, updated_at, store_id, name, time_zone)
          values ($1, $1, $2, $3, $4)
@@ -62,10 +58,7 @@ pub async fn insert_store(
 }
 
 /// The store that people call so.
-pub async fn find_store(
-    conn: &mut PgConnection,
-    store_id: &StoreId,
-) -> Result<Option<Store>, ChainError> {
+pub async fn find_store(conn: &mut PgConnection, store_id: &StoreId) -> Result<Option<Store>, ChainError> {
     let row: Option<StoreRow> = sqlx::query_as(
         "select store_no, store_id, name, time_zone, state, version, created_at, updated_at
          from store
@@ -91,10 +84,7 @@ pub async fn find_name(
 
 /// # Errors
 /// `store_not_found`.
-pub async fn get_store(
-    conn: &mut PgConnection,
-    store_id: &StoreId,
-) -> Result<Store, ChainError> {
+pub async fn get_store(conn: &mut PgConnection, store_id: &StoreId) -> Result<Store, ChainError> {
     find_store(conn, store_id).await?.ok_or_else(|| Code::StoreNotFound.into())
 }
 

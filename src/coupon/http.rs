@@ -423,7 +423,6 @@ enum LedgerKindName {
     responses((status = 200, description = "The row of the ledger", body = RedemptionView)))]
 async fn get_redemption(
     app: Data<App>,
-    shell: Data<Shell>,
     caller: Caller,
     At(redemption_id): At<RedemptionId>,
 ) -> Reply<RedemptionView> {

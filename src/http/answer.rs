@@ -244,7 +244,9 @@ mod tests {
 
     #[actix_web::test]
     async fn a_get_of_a_known_version_is_304_without_a_body() {
-        for (if_none_match, status) in [("\"v3\"", 304), ("W/\"v3\"", 304), ("\"v1\", \"v3\"", 304), ("*", 304), ("\"v4\"", 200)] {
+        for (if_none_match, status) in
+            [("\"v3\"", 304), ("W/\"v3\"", 304), ("\"v1\", \"v3\"", 304), ("*", 304), ("\"v4\"", 200)]
+        {
             let request = TestRequest::get().insert_header(("if-none-match", if_none_match)).to_http_request();
             let response = Answer::ok(1).etag(ETag::version(3)).respond_to(&request);
             assert_eq!(response.status().as_u16(), status, "{if_none_match}");

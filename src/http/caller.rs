@@ -71,6 +71,11 @@ impl Caller {
         Self(key)
     }
 
+    #[cfg(test)]
+    pub(super) fn key(&self) -> Arc<ApiKey> {
+        Arc::clone(&self.0)
+    }
+
     /// # Errors
     /// `role_forbidden`.
     pub fn must(&self, roles: &[Role]) -> Result<(), Refusal> {

@@ -90,9 +90,8 @@ fn too_large(bytes_max: usize) -> Refusal {
 async fn read(mut payload: Payload, bytes_max: usize) -> Result<Bytes, Refusal> {
     let mut body = BytesMut::new();
     while let Some(chunk) = payload.next().await {
-        let chunk = chunk.map_err(|error| {
-            Refusal::new(Code::MalformedBody).detail(format!("the body broke off: {error}"))
-        })?;
+        let chunk =
+            chunk.map_err(|error| Refusal::new(Code::MalformedBody).detail(format!("the body broke off: {error}")))?;
         if body.len() + chunk.len() > bytes_max {
             return Err(too_large(bytes_max));
         }
@@ -114,8 +113,10 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     }
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        // The path is `.` at the top and ends in `?` where the text breaks off within a name.
         let path = error.path().to_string();
-        let field = (path != "." && !path.is_empty()).then_some(path);
+        let field = path.trim_end_matches(['?', '.']);
+        let field = (!field.is_empty()).then(|| field.to_owned());
         from_serde(field, error.inner())
     })?;
     deserializer.end().map_err(|error| from_serde(None, &error))?;
@@ -277,10 +278,9 @@ mod tests {
     #[actix_web::test]
     async fn type_size_and_encoding_are_checked_before_the_body_is_read() {
         let limit = BodyLimit { bytes_max: 40, timeout: Duration::from_secs(1) };
-        let app = test::init_service(
-            App::new().service(web::resource("/").app_data(limit).route(web::post().to(take))),
-        )
-        .await;
+        let app =
+            test::init_service(App::new().service(web::resource("/").app_data(limit).route(web::post().to(take))))
+                .await;
         let large = json!({"name": "Lin", "x": "0123456789012345678901234567890"}).to_string();
         let fits = r#"{"name":"Lin"}"#;
         for (content_type, encoding, body, status) in [

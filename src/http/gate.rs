@@ -177,8 +177,12 @@ fn too_slow(post: &Post) -> ApiError {
 /// actix's own errors become problems: none of them says more than its status.
 fn as_problem(response: &mut ServiceResponse<BoxBody>) {
     let status = response.status();
-    let is_problem = response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == problem::CONTENT_TYPE);
-    if is_problem || !(status.is_client_error() || status.is_server_error()) {
+    // What we say ourselves is JSON: a problem, or the report of /readyz.
+    let is_ours = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value == problem::CONTENT_TYPE || value == "application/json");
+    if is_ours || !(status.is_client_error() || status.is_server_error()) {
         return;
     }
     let error: ApiError = match status {

@@ -20,6 +20,8 @@ mod ops;
 pub mod page;
 pub mod problem;
 pub mod route;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 
 pub use answer::{Answer, ETag, IfMatch, Reply};

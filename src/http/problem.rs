@@ -36,7 +36,11 @@ struct Inner {
 enum Cause {
     Refused(Refusal),
     /// A defect, or a failure that has a code but whose causes only the log may see.
-    Failed { code: Code, incident: Uuid, source: Box<dyn StdError + Send + Sync> },
+    Failed {
+        code: Code,
+        incident: Uuid,
+        source: Box<dyn StdError + Send + Sync>,
+    },
 }
 
 impl ApiError {

@@ -58,7 +58,17 @@ impl Route {
             _ => panic!("{operation} has a method that this API does not use"),
         };
         let document = P::operation();
-        Self { operation, method, path, roles, codes: &[], body_bytes_max: None, document, schemas: P::schemas, handler }
+        Self {
+            operation,
+            method,
+            path,
+            roles,
+            codes: &[],
+            body_bytes_max: None,
+            document,
+            schemas: P::schemas,
+            handler,
+        }
     }
 
     pub fn refuses(mut self, codes: &'static [Code]) -> Self {
@@ -76,9 +86,8 @@ impl Route {
     }
 
     pub(super) fn has_header(&self, name: &str) -> bool {
-        self.parameters().any(|parameter| {
-            parameter.parameter_in == ParameterIn::Header && parameter.name.eq_ignore_ascii_case(name)
-        })
+        self.parameters()
+            .any(|parameter| parameter.parameter_in == ParameterIn::Header && parameter.name.eq_ignore_ascii_case(name))
     }
 
     pub(super) fn is_numbered(&self) -> bool {

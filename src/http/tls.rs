@@ -32,9 +32,8 @@ pub enum TlsError {
 pub fn config(cert: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
     let read = |path: &Path, source| TlsError::Read { path: path.to_owned(), source };
     let open = |path: &Path| File::open(path).map(BufReader::new).map_err(|source| read(path, source));
-    let chain = rustls_pemfile::certs(&mut open(cert)?)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|source| read(cert, source))?;
+    let chain =
+        rustls_pemfile::certs(&mut open(cert)?).collect::<Result<Vec<_>, _>>().map_err(|source| read(cert, source))?;
     if chain.is_empty() {
         return Err(TlsError::NoCertificate(cert.to_owned()));
     }

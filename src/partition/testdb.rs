@@ -102,6 +102,7 @@ pub fn noon() -> DateTime<Utc> {
 }
 
 impl Cluster {
+    #[expect(clippy::zombie_processes, reason = "`stop` waits for it by its number when the process ends")]
     fn start() -> Self {
         let folder = std::env::temp_dir().join(format!("tessera-partition-{}", std::process::id()));
         std::fs::remove_dir_all(&folder).ok();

@@ -1,0 +1,164 @@
+//! A node that serves: an `App`, its HTTP server, and the tasks beside them.
+
+use std::{net::TcpListener, sync::Arc, time::Duration};
+
+use actix_web::web::{Data, ServiceConfig};
+use sqlx::postgres::PgConnectOptions;
+use uuid::Uuid;
+
+use crate::{
+    app::{App, StartError},
+    chain,
+    clock::{Clock, Zone},
+    config::Settings,
+    http::{
+        app::{self as http_app, HttpSettings, Shell},
+        limit::{LimitSettings, Rate},
+        meter, tls,
+    },
+    partition::{DdlError, Locked, plans, upkeep},
+    secret::Secrets,
+};
+
+/// Leaves are looked after this often; the work is idempotent and one process at a time does it.
+const UPKEEP_EVERY: Duration = Duration::from_secs(3600);
+const UPKEEP_RETRY: Duration = Duration::from_secs(60);
+const UPKEEP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why a node does not serve, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("the node cannot start")]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    #[error("metrics cannot be kept: {0}")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
+    #[error("the HTTP server failed")]
+    Http(#[from] std::io::Error),
+}
+
+/// What a node is started with.
+pub struct NodeArgs {
+    pub settings: Settings,
+    /// As the service's role.
+    pub service: PgConnectOptions,
+    /// As the role that owns the tables; without it, this node leaves the partitions to others.
+    pub owner: Option<PgConnectOptions>,
+    pub secrets: Secrets,
+    pub clock: Clock,
+    /// Names this process to the lease of node numbers.
+    pub holder: Uuid,
+}
+
+/// Serves until `stop` is ready; then finishes what was accepted.
+///
+/// # Errors
+/// [`NodeError`].
+pub async fn serve(args: NodeArgs, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+    let NodeArgs { settings, service, owner, secrets, clock, holder } = args;
+    let tls = match (&settings.server.tls_cert, &settings.server.tls_key) {
+        (Some(cert), Some(key)) => Some(tls::config(cert, key)?),
+        _ => None,
+    };
+    let metrics = meter::install()?;
+    let app = App::start(settings, service, secrets, clock, holder).await?;
+    if let Some(owner) = owner {
+        app.spawn(keep_partitions(owner, app.clock.clone(), app.zone));
+    }
+    app.spawn(observe(Arc::clone(&app)));
+    let mut shell = Shell::new(
+        http_settings(&app.settings),
+        app.clock.clone(),
+        app.zone,
+        app.office.clone(),
+        app.readiness.clone(),
+    );
+    shell.metrics = Some(metrics);
+    let shell = Arc::new(shell);
+    app.spawn(chain::cache::watch(shell.keys.clone(), app.office.clone(), app.clock.clone()));
+    let data = Data::from(Arc::clone(&app));
+    let more = move |config: &mut ServiceConfig| {
+        config.app_data(data.clone());
+    };
+    let served = http_app::serve(listener, tls, shell, more, stop).await;
+    app.stop().await;
+    Ok(served?)
+}
+
+fn http_settings(settings: &Settings) -> HttpSettings {
+    let (server, limits) = (&settings.server, &settings.limits);
+    let per_minute = |per_minute: u32| Rate { per_minute, burst: per_minute };
+    HttpSettings {
+        workers: server.workers(),
+        connections_max: server.connections_max,
+        body_bytes_max: server.body_bytes_max,
+        head_timeout: server.head_timeout,
+        body_timeout: server.body_timeout,
+        answer_timeout: server.answer_timeout,
+        keep_alive: server.keep_alive,
+        shutdown_timeout: server.shutdown_timeout,
+        limits: LimitSettings {
+            requests: Rate { per_minute: limits.rate_per_second.saturating_mul(60), burst: limits.rate_burst },
+            auth_failures: per_minute(limits.bad_keys_per_minute),
+            bad_codes: per_minute(limits.bad_codes_per_minute),
+            ..LimitSettings::default()
+        },
+    }
+}
+
+/// Makes leaves ahead, gathers statistics, freezes and expires.
+async fn keep_partitions(owner: PgConnectOptions, clock: Clock, zone: Zone) {
+    loop {
+        let now = clock.now();
+        let ask = upkeep::Ask {
+            today: zone.day_of(now).to_date(),
+            now,
+            from: None,
+            leaves_only: false,
+            pace: Default::default(),
+        };
+        let kept = async {
+            let mut db = Locked::open(&owner, plans(), UPKEEP_PATIENCE).await?;
+            let report = upkeep::run(&mut db, plans(), &ask).await;
+            db.close().await?;
+            report
+        };
+        let pause = match kept.await {
+            Ok(report) => {
+                for ahead in &report.ahead {
+                    if let Some(leaves) = ahead.leaves {
+                        metrics::gauge!("tessera_partitions_ahead", "table" => ahead.table.clone()).set(leaves);
+                    }
+                    if !ahead.enough {
+                        tracing::error!(table = ahead.table, "partitions are missing ahead: writes will fail");
+                    }
+                }
+                UPKEEP_EVERY
+            }
+            // Another process is at it: it does the same work.
+            Err(DdlError::Busy) => UPKEEP_RETRY,
+            Err(error) => {
+                metrics::counter!("tessera_upkeep_failures_total").increment(1);
+                tracing::error!(error = &error as &dyn std::error::Error, "the partitions could not be looked after");
+                UPKEEP_RETRY
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Sizes that change without a request.
+async fn observe(app: Arc<App>) {
+    loop {
+        let (reads, writes) = app.lane.waiting();
+        metrics::gauge!("tessera_lane_waiting", "queue" => "read").set(reads as f64);
+        metrics::gauge!("tessera_lane_waiting", "queue" => "write").set(writes as f64);
+        let (connections, waiting) = app.office.load();
+        metrics::gauge!("tessera_office_connections").set(connections as f64);
+        metrics::gauge!("tessera_office_waiting").set(waiting as f64);
+        metrics::gauge!("tessera_cache_bypassed").set(u8::from(app.bypass.is_set()));
+        crate::telemetry::observe_process();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}
