@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     fn cache() -> Cache<u32, String> {
-        Cache::new("test", 1 << 20, Duration::from_secs(60), Bypass::default(), |_, value| value.len() as u32)
+        Cache::new("test", 1 << 20, Duration::from_secs(60), Bypass::default(), |_, value: &String| value.len() as u32)
     }
 
     async fn read(cache: &Cache<u32, String>, database: &str) -> String {

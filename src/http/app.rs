@@ -37,7 +37,7 @@ pub struct HttpSettings {
     /// For a request's head. actix answers 408 with an empty body.
     pub head_timeout: Duration,
     pub body_timeout: Duration,
-    /// From head to answer, the body included: 503 when it is over.
+    /// For us, from the body's last byte at the latest to the answer: 503 when it is over.
     pub answer_timeout: Duration,
     pub keep_alive: Duration,
     /// On shutdown, for requests under way.

@@ -2,18 +2,21 @@
 //!
 //! One gate stands before each resource and knows the resource's routes. It answers what never reaches a handler.
 
+use std::any::Any;
 use std::future::{Ready, ready};
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::body::BoxBody;
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{Error, HttpMessage, HttpResponse, ResponseError, web};
+use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use utoipa::openapi::path::ParameterIn;
 
@@ -40,6 +43,7 @@ struct Posts {
 struct Post {
     route: Arc<Route>,
     takes_query: bool,
+    takes_body: bool,
     meter: RouteMeter,
 }
 
@@ -49,6 +53,7 @@ impl Gate {
             .iter()
             .map(|route| Post {
                 takes_query: route.has_parameter(&ParameterIn::Query),
+                takes_body: route.document.request_body.is_some(),
                 meter: RouteMeter::new(&route.method, &route.path),
                 route: Arc::clone(route),
             })
@@ -133,9 +138,13 @@ where
         Err(error) => request.into_response(error.error_response()),
         Ok(()) => {
             let handle = request.request().clone();
-            match tokio::time::timeout(shell.settings.answer_timeout, service.call(request)).await {
-                Ok(Ok(response)) => response,
-                Ok(Err(error)) => ServiceResponse::new(handle, error.error_response()),
+            // The time that the sender takes for its body is not ours.
+            let body_timeout = if post.takes_body { shell.settings.body_timeout } else { Duration::ZERO };
+            let call = AssertUnwindSafe(service.call(request)).catch_unwind();
+            match tokio::time::timeout(shell.settings.answer_timeout + body_timeout, call).await {
+                Ok(Ok(Ok(response))) => response,
+                Ok(Ok(Err(error))) => ServiceResponse::new(handle, error.error_response()),
+                Ok(Err(panic)) => ServiceResponse::new(handle, panicked(post, panic.as_ref()).error_response()),
                 Err(_) => ServiceResponse::new(handle, too_slow(post).error_response()),
             }
         }
@@ -165,6 +174,13 @@ async fn admit(shell: &Shell, post: &Post, request: &ServiceRequest) -> Result<(
         return Err(Refusal::new(Code::MalformedQuery).detail("this endpoint takes no query").into());
     }
     Ok(())
+}
+
+/// A handler that panicked has told the panic hook where; what it shared is behind locks that say whether it is whole.
+fn panicked(post: &Post, panic: &(dyn Any + Send)) -> ApiError {
+    metrics::counter!("tessera_handler_panics_total").increment(1);
+    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    ApiError::internal(format!("{} panicked: {}", post.route.operation, said.unwrap_or("no message")))
 }
 
 /// The handler is gone, but what it gave to the lane goes on: of a numbered write the outcome can be asked for.

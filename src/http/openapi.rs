@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use actix_web::http::Method;
 use serde_json::{Map, Value, json};
 use utoipa::openapi::path::ParameterIn;
 
@@ -55,6 +56,7 @@ pub fn document(routes: &[Route]) -> Value {
             {"name": "members", "description": "Who they are and how they are found."},
             {"name": "rules", "description": "What coupons give, and how many there are."},
             {"name": "coupons", "description": "Issue, redeem, reverse."},
+            {"name": "requests", "description": "What was answered to a request number."},
             {"name": "operation", "description": "Health, metrics, this document. No key needed."},
         ],
     })
@@ -76,6 +78,9 @@ fn operation(route: &Route) -> Value {
             operation["security"] = json!([{ SCHEME: names }]);
         }
         None => operation["security"] = json!([]),
+    }
+    if route.method == Method::GET && operation["responses"]["200"]["headers"].get("ETag").is_some() {
+        operation["responses"]["304"] = json!({"description": "`If-None-Match` names the version that there is"});
     }
     add_common_headers(&mut operation);
     for (status, codes) in codes_of(route) {

@@ -187,6 +187,15 @@ async fn the_pages_load_nothing_from_elsewhere() {
     }
 }
 
+#[actix_web::test]
+async fn a_metric_page_and_the_document_are_served_without_a_key() {
+    let app = app!(shell(HttpSettings::default()).await);
+    let (status, _, body) = answer!(app, TestRequest::get().uri("/openapi.json"));
+    assert_eq!((status, &body["openapi"]), (200, &Value::from("3.1.0")));
+    let response = test::call_service(&app, TestRequest::get().uri("/metrics").to_request()).await;
+    assert_eq!(response.status(), 200);
+}
+
 /// Visits every object of a document.
 fn walk(value: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) {
     visit(path, value);
