@@ -137,7 +137,13 @@ impl App {
             tasks: Mutex::default(),
         });
         app.spawn(keep_lease(Arc::clone(&app.minter), app.office.clone(), holder, app.readiness.clone()));
-        app.spawn(tail::run(tail_connect, app.clock.clone(), app.settings.cache.tail_pause, app.bypass.clone(), forget(&app)));
+        app.spawn(tail::run(
+            tail_connect,
+            app.clock.clone(),
+            app.settings.cache.tail_pause,
+            app.bypass.clone(),
+            forget(&app),
+        ));
         app.spawn(keep_clock(app.clock.clone(), app.office.clone(), app.readiness.clone()));
         Ok(app)
     }

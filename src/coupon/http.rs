@@ -181,15 +181,11 @@ impl CouponView {
 /// By its code as it is printed or typed; case, spaces and hyphens do not matter.
 #[utoipa::path(get, path = "/v1/coupons/{code}", tag = "coupons", params(("code" = CodeText, Path)),
     responses((status = 200, description = "The coupon", body = CouponView)))]
-async fn get_coupon(
-    app: Data<App>,
-    shell: Data<Shell>,
-    caller: Caller,
-    At(code): At<CodeText>,
-) -> Reply<CouponView> {
+async fn get_coupon(app: Data<App>, shell: Data<Shell>, caller: Caller, At(code): At<CodeText>) -> Reply<CouponView> {
     let code_id = code.read(&app, &shell, &caller)?;
     let (found, cost) = app.desk.find_coupon(code_id).await?;
-    let coupon = found.ok_or(Refusal::new(Code::CouponNotFound)).map_err(|no| ApiError::from(no).metered(cost.into()))?;
+    let coupon =
+        found.ok_or(Refusal::new(Code::CouponNotFound)).map_err(|no| ApiError::from(no).metered(cost.into()))?;
     let view = CouponView::new(coupon, app.desk.secrets.codes().format(code_id), shell.clock.now());
     Ok(Answer::ok(view).metered(cost.into()))
 }
@@ -421,11 +417,7 @@ enum LedgerKindName {
 #[utoipa::path(get, path = "/v1/redemptions/{redemption_id}", tag = "coupons",
     params(("redemption_id" = RedemptionId, Path)),
     responses((status = 200, description = "The row of the ledger", body = RedemptionView)))]
-async fn get_redemption(
-    app: Data<App>,
-    caller: Caller,
-    At(redemption_id): At<RedemptionId>,
-) -> Reply<RedemptionView> {
+async fn get_redemption(app: Data<App>, caller: Caller, At(redemption_id): At<RedemptionId>) -> Reply<RedemptionView> {
     let (found, cost) = app.desk.find_redemption(redemption_id).await?;
     let row: Redemption = found.ok_or(Code::RedemptionNotFound).map_err(Refusal::new)?;
     // Another store's row is not there for a till: its number would tell of the other's sales.
