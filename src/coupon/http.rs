@@ -179,17 +179,13 @@ impl CouponView {
 /// Get a coupon
 ///
 /// By its code as it is printed or typed; case, spaces and hyphens do not matter.
-#[utoipa::path(get, path = "/v1/coupons/{code}", tag = "coupons", params(("code" = CodeText, Path)),
+#[utoipa::path(get, path = "/v1/coupons/{code}", tag = "coupons", params(("code" = inline(CodeText), Path)),
     responses((status = 200, description = "The coupon", body = CouponView)))]
-async fn get_coupon(
-    app: Data<App>,
-    shell: Data<Shell>,
-    caller: Caller,
-    At(code): At<CodeText>,
-) -> Reply<CouponView> {
+async fn get_coupon(app: Data<App>, shell: Data<Shell>, caller: Caller, At(code): At<CodeText>) -> Reply<CouponView> {
     let code_id = code.read(&app, &shell, &caller)?;
     let (found, cost) = app.desk.find_coupon(code_id).await?;
-    let coupon = found.ok_or(Refusal::new(Code::CouponNotFound)).map_err(|no| ApiError::from(no).metered(cost.into()))?;
+    let coupon =
+        found.ok_or(Refusal::new(Code::CouponNotFound)).map_err(|no| ApiError::from(no).metered(cost.into()))?;
     let view = CouponView::new(coupon, app.desk.secrets.codes().format(code_id), shell.clock.now());
     Ok(Answer::ok(view).metered(cost.into()))
 }
@@ -229,7 +225,7 @@ pub struct RedeemBody {
 /// Refusals are looked for in this order: code, store, request number, not found, void, already redeemed, locked, member
 /// frozen or cancelled, another holder, rule not active, not yet valid, expired, other currency, below threshold.
 #[utoipa::path(post, path = "/v1/coupons/{code}/redeem", tag = "coupons",
-    params(("code" = CodeText, Path), ("Idempotency-Key" = Option<String>, Header, description = "The request's number, if the body has no sequence")),
+    params(("code" = inline(CodeText), Path), ("Idempotency-Key" = Option<String>, Header, description = "The request's number, if the body has no sequence")),
     responses((status = 200, description = "The use", body = Redeemed)))]
 async fn redeem_coupon(
     app: Data<App>,
@@ -288,7 +284,7 @@ pub struct ReverseBody {
 /// Whole. The use is back on the coupon; `expired` says when it cannot be spent any more. Refusals are looked for in
 /// this order: code, store, request number, not found, void, no such redemption, reversed already.
 #[utoipa::path(post, path = "/v1/coupons/{code}/reverse", tag = "coupons",
-    params(("code" = CodeText, Path), ("Idempotency-Key" = Option<String>, Header, description = "The request's number, if the body has no sequence")),
+    params(("code" = inline(CodeText), Path), ("Idempotency-Key" = Option<String>, Header, description = "The request's number, if the body has no sequence")),
     responses((status = 200, description = "The undo", body = Reversed)))]
 async fn reverse_coupon(
     app: Data<App>,
@@ -421,11 +417,7 @@ enum LedgerKindName {
 #[utoipa::path(get, path = "/v1/redemptions/{redemption_id}", tag = "coupons",
     params(("redemption_id" = RedemptionId, Path)),
     responses((status = 200, description = "The row of the ledger", body = RedemptionView)))]
-async fn get_redemption(
-    app: Data<App>,
-    caller: Caller,
-    At(redemption_id): At<RedemptionId>,
-) -> Reply<RedemptionView> {
+async fn get_redemption(app: Data<App>, caller: Caller, At(redemption_id): At<RedemptionId>) -> Reply<RedemptionView> {
     let (found, cost) = app.desk.find_redemption(redemption_id).await?;
     let row: Redemption = found.ok_or(Code::RedemptionNotFound).map_err(Refusal::new)?;
     // Another store's row is not there for a till: its number would tell of the other's sales.
