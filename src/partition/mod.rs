@@ -15,7 +15,7 @@ mod sql;
 pub mod upkeep;
 
 #[cfg(test)]
-mod testdb;
+pub(crate) mod testdb;
 #[cfg(test)]
 mod tests;
 

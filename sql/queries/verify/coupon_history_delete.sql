@@ -1,0 +1,6 @@
+-- verify::projection::HISTORY
+-- touches: coupon_history_index=1
+-- route: coupon_history_index=$1
+-- sample: select array[legacy_key], array[code_id] from coupon_history_index limit 1
+delete from {coupon_history_index} i
+where i.legacy_key = any($1::uuid[]) and i.code_id = any($2::bigint[])

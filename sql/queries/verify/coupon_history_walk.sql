@@ -1,0 +1,10 @@
+-- verify::projection::HISTORY
+-- touches: coupon_history_index=all (a walk names one leaf at a time)
+-- sample: select null::uuid, 1::bigint from coupon_history_index limit 1
+select
+    i.legacy_key,
+    i.code_id
+from {coupon_history_index} i
+where $1::uuid is null or i.legacy_key > $1
+order by i.legacy_key
+limit $2::bigint

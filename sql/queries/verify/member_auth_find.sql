@@ -1,0 +1,13 @@
+-- verify::member_key::AUTH
+-- touches: member_auth=1
+-- route: member_auth=$1
+-- sample: select array[member_id] from member_auth limit 1
+select
+    a.member_id,
+    a.key,
+    a.bound_at,
+    a.key_version,
+    a.kind,
+    a.identifier
+from {member_auth} a
+where a.member_id = any($1::bigint[])

@@ -1,0 +1,370 @@
+//! Coupons against the ledger of their uses.
+//!
+//! The ledger is the truth: `coupon.uses` is the number of its uses that stand, the last use that the coupon names is one
+//! of them, and the state follows from both. Within the ledger, a use says how much of it was taken back, and its
+//! reversals say the same. Ledger rows are never made or taken away here: what can't be told from them is reported.
+//!
+//! Where ledger rows disagree among themselves, the coupon is the third witness: it is reported only if it agrees with
+//! neither reading, and a use is corrected only if the coupon takes the side of the reversals.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use chrono::{DateTime, Utc};
+use sqlx::{FromRow, PgConnection};
+
+use super::{
+    leaves::Leaves,
+    pair::{Chunk, Direction, Found, Subject},
+    projection::{INDEX, RECEIVE},
+    report::{Difference, Kind, Repair},
+    row::{Key, Value},
+};
+use crate::partition::{Leaf, plan, query};
+
+const REDEEM: i16 = 1;
+const ISSUED: i16 = 1;
+const REDEEMED: i16 = 2;
+const VOID: i16 = 3;
+/// A business day may lie this many months before the issue day: tills send what is up to 35 days old.
+const MONTHS_BEFORE_ISSUE: i32 = 2;
+
+#[derive(Debug, Clone, FromRow)]
+struct CouponRow {
+    code_id: i64,
+    rule_id: i64,
+    redemption_id: Option<i64>,
+    redeemed_at: Option<DateTime<Utc>>,
+    rule_version: i32,
+    redeemed_store_no: Option<i32>,
+    state: i16,
+    uses: i16,
+    order_ref: Option<String>,
+}
+
+#[derive(Debug, Clone, FromRow)]
+struct LedgerRow {
+    redemption_id: i64,
+    code_id: i64,
+    recorded_at: DateTime<Utc>,
+    discount: i64,
+    reverses: Option<i64>,
+    reversed: i64,
+    store_no: i32,
+    kind: i16,
+    reversed_whole: bool,
+    order_ref: String,
+}
+
+/// All that is known of one coupon's uses.
+#[derive(Debug, Default)]
+struct Case {
+    coupon: Option<CouponRow>,
+    rows: Vec<LedgerRow>,
+    uses_max: Option<i16>,
+    /// No month in which it may have been used is retired.
+    complete: bool,
+    /// Its month is retired or being retired, so that its absence says nothing.
+    coupon_retired: bool,
+}
+
+pub(super) async fn chunk(
+    conn: &mut PgConnection,
+    leaves: &Leaves,
+    direction: Direction,
+    leaf: Leaf,
+    after: Option<&Key>,
+    limit: i64,
+) -> Result<Chunk, sqlx::Error> {
+    let after = after.map_or(i64::MIN, |key| key[0].as_i64());
+    let (codes, mut chunk): (BTreeSet<i64>, Chunk) = match direction {
+        Direction::Forward => {
+            let sql = query("verify/ledger_coupons").on(&[leaf]);
+            let rows: Vec<(i64, bool)> = sqlx::query_as(sql).bind(after).bind(limit).fetch_all(&mut *conn).await?;
+            let chunk = Chunk::ending(rows.len(), limit, rows.last().map(|row| vec![Value::I64(row.0)]));
+            // A use of a coupon that says it has none is met on the way back.
+            (rows.into_iter().filter(|(_, used)| *used).map(|(code, _)| code).collect(), chunk)
+        }
+        Direction::Back => {
+            let sql = query("verify/ledger_walk").on(&[leaf]);
+            let rows: Vec<(i64, i64)> = sqlx::query_as(sql).bind(after).bind(limit).fetch_all(&mut *conn).await?;
+            let chunk = Chunk::ending(rows.len(), limit, rows.last().map(|row| vec![Value::I64(row.0)]));
+            (rows.into_iter().map(|(_, code)| code).collect(), chunk)
+        }
+    };
+    let cases = load(conn, leaves, &codes, Some(leaf)).await?;
+    chunk.suspects = cases
+        .iter()
+        .filter(|(_, case)| !case.check(leaves).is_empty())
+        .map(|(code, _)| Subject { base: *code, index: None })
+        .collect();
+    chunk.differed = !chunk.suspects.is_empty();
+    Ok(chunk)
+}
+
+pub(super) async fn examine(
+    conn: &mut PgConnection,
+    leaves: &Leaves,
+    subjects: &[Subject],
+) -> Result<Vec<Found>, sqlx::Error> {
+    let codes = subjects.iter().map(|subject| subject.base).collect();
+    let cases = load(conn, leaves, &codes, None).await?;
+    let found = cases.iter().flat_map(|(code, case)| {
+        let subject = Subject { base: *code, index: None };
+        case.check(leaves).into_iter().map(move |difference| Found { subject: subject.clone(), difference })
+    });
+    Ok(found.collect())
+}
+
+/// Reads coupons and their ledger rows. With a leaf, only months from the issue on are read, and that leaf; else all.
+async fn load(
+    conn: &mut PgConnection,
+    leaves: &Leaves,
+    codes: &BTreeSet<i64>,
+    walked: Option<Leaf>,
+) -> Result<BTreeMap<i64, Case>, sqlx::Error> {
+    let ledger = leaves.standing("redemption");
+    let retiring = leaves.skipped("redemption");
+    let coupon_months = leaves.standing("coupon");
+    let mut by_leaf: BTreeMap<Leaf, Vec<i64>> = BTreeMap::new();
+    let mut cases: BTreeMap<i64, Case> = BTreeMap::new();
+    for code in codes {
+        let leaf = plan("coupon").leaf_i64(*code);
+        by_leaf.entry(leaf).or_default().push(*code);
+        let complete = !retiring.iter().any(|month| month.no >= leaf.no - MONTHS_BEFORE_ISSUE)
+            && ledger.first().is_none_or(|first| first.no <= leaf.no);
+        let coupon_retired = leaves.retiring(leaf) || coupon_months.first().is_none_or(|first| leaf.no < first.no);
+        cases.insert(*code, Case { complete, coupon_retired, ..Case::default() });
+    }
+    for (leaf, codes) in &by_leaf {
+        if leaves.stands(*leaf) {
+            let sql = query("verify/ledger_coupon_find").on(&[*leaf]);
+            let rows: Vec<CouponRow> = sqlx::query_as(sql).bind(codes).fetch_all(&mut *conn).await?;
+            for row in rows {
+                let code = row.code_id;
+                cases.entry(code).or_default().coupon = Some(row);
+            }
+        }
+    }
+    for month in ledger {
+        let may_hold = |leaf: &Leaf| match walked {
+            Some(walked) => month == walked || month.no >= leaf.no - MONTHS_BEFORE_ISSUE,
+            None => true,
+        };
+        let codes: Vec<i64> = by_leaf.iter().filter(|(leaf, _)| may_hold(leaf)).flat_map(|(_, c)| c.clone()).collect();
+        if codes.is_empty() {
+            continue;
+        }
+        let sql = query("verify/ledger_find").on(&[month]);
+        let rows: Vec<LedgerRow> = sqlx::query_as(sql).bind(codes).fetch_all(&mut *conn).await?;
+        for row in rows {
+            cases.entry(row.code_id).or_default().rows.push(row);
+        }
+    }
+    let versions: BTreeSet<(i64, i32)> =
+        cases.values().filter_map(|case| case.coupon.as_ref()).map(|row| (row.rule_id, row.rule_version)).collect();
+    let uses: Vec<(i64, i32, i16)> = sqlx::query_as(
+        "select v.rule_id, v.version, v.uses from unnest($1::bigint[], $2::integer[]) as t (rule_id, version) \
+         join coupon_rule_version v on v.rule_id = t.rule_id and v.version = t.version",
+    )
+    .bind(versions.iter().map(|(rule, _)| *rule).collect::<Vec<_>>())
+    .bind(versions.iter().map(|(_, version)| *version).collect::<Vec<_>>())
+    .fetch_all(conn)
+    .await?;
+    let uses: HashMap<(i64, i32), i16> = uses.into_iter().map(|(rule, version, uses)| ((rule, version), uses)).collect();
+    for case in cases.values_mut() {
+        let version = case.coupon.as_ref().map(|row| (row.rule_id, row.rule_version));
+        case.uses_max = version.and_then(|version| uses.get(&version).copied());
+    }
+    Ok(cases)
+}
+
+/// What a use's reversals say of it: taken back, and whether that is all of it.
+fn by_reversals(of: &LedgerRow, rows: &[LedgerRow]) -> (i64, bool) {
+    let reversals = rows.iter().filter(|row| row.kind != REDEEM && row.reverses == Some(of.redemption_id));
+    let (count, sum) = reversals.fold((0, 0), |(count, sum), row| (count + 1, sum + row.discount));
+    (sum, count > 0 && sum >= of.discount)
+}
+
+impl Case {
+    fn uses(&self) -> impl Iterator<Item = &LedgerRow> {
+        self.rows.iter().filter(|row| row.kind == REDEEM)
+    }
+
+    /// The number of uses that stand by what the uses say, and by what their reversals say.
+    fn standing(&self) -> (i16, i16) {
+        let by_use = self.uses().filter(|row| !row.reversed_whole).count();
+        let by_reversal = self.uses().filter(|row| !by_reversals(row, &self.rows).1).count();
+        (by_use as i16, by_reversal as i16)
+    }
+
+    fn check(&self, leaves: &Leaves) -> Vec<Difference> {
+        let mut found = Vec::new();
+        let row_key = |row: &LedgerRow| vec![Value::I64(row.redemption_id)];
+        let Some(coupon) = &self.coupon else {
+            if !self.coupon_retired {
+                let orphan = |row| Difference::new(Kind::Extra, "redemption", row_key(row), vec!["code_id"]);
+                found.extend(self.rows.iter().map(orphan));
+            }
+            return found;
+        };
+        for row in &self.rows {
+            let mut columns = Vec::new();
+            if row.kind == REDEEM {
+                let (sum, whole) = by_reversals(row, &self.rows);
+                if self.complete && row.reversed != sum {
+                    columns.push("reversed");
+                }
+                if self.complete && row.reversed_whole != whole {
+                    columns.push("reversed_whole");
+                }
+                if row.reverses.is_some() {
+                    columns.push("reverses");
+                }
+            } else if !self.names_a_use(row.reverses, leaves) {
+                columns.push("reverses");
+            }
+            if !columns.is_empty() {
+                found.push(Difference::new(Kind::Altered, "redemption", row_key(row), columns));
+            }
+        }
+        self.check_coupon(coupon, leaves, &mut found);
+        found
+    }
+
+    fn names_a_use(&self, id: Option<i64>, leaves: &Leaves) -> bool {
+        let Some(id) = id else { return false };
+        self.uses().any(|row| row.redemption_id == id) || self.may_be_retired(id, leaves)
+    }
+
+    fn may_be_retired(&self, redemption_id: i64, leaves: &Leaves) -> bool {
+        !self.complete && !leaves.stands(plan("redemption").leaf_i64(redemption_id))
+    }
+
+    fn check_coupon(&self, coupon: &CouponRow, leaves: &Leaves, found: &mut Vec<Difference>) {
+        let (by_use, by_reversal) = self.standing();
+        let (mut counts, mut columns) = ([by_use, by_reversal], Vec::new());
+        match coupon.redemption_id {
+            None => {
+                let with_use = [
+                    ("redeemed_at", coupon.redeemed_at.is_some()),
+                    ("redeemed_store_no", coupon.redeemed_store_no.is_some()),
+                    ("order_ref", coupon.order_ref.is_some()),
+                ];
+                columns.extend(with_use.iter().filter(|(_, set)| *set).map(|(name, _)| *name));
+            }
+            Some(id) => match self.uses().find(|row| row.redemption_id == id) {
+                Some(row) if row.reversed_whole && by_reversals(row, &self.rows).1 => columns.push("redemption_id"),
+                Some(row) => {
+                    let of_use = [
+                        ("redeemed_at", coupon.redeemed_at != Some(row.recorded_at)),
+                        ("redeemed_store_no", coupon.redeemed_store_no != Some(row.store_no)),
+                        ("order_ref", coupon.order_ref.as_deref() != Some(row.order_ref.as_str())),
+                    ];
+                    columns.extend(of_use.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name));
+                }
+                None if self.may_be_retired(id, leaves) => {}
+                // A number of another row of this coupon, or of no row at all: the use itself is gone.
+                None if self.rows.iter().any(|row| row.redemption_id == id) => columns.push("redemption_id"),
+                None => {
+                    found.push(Difference::new(Kind::Missing, "redemption", vec![Value::I64(id)], Vec::new()));
+                    counts = counts.map(|count| count + 1);
+                }
+            },
+        }
+        let agrees = |count: i16| if self.complete { coupon.uses == count } else { coupon.uses >= count };
+        if !counts.into_iter().any(agrees) {
+            columns.push("uses");
+        }
+        if let Some(max) = self.uses_max.filter(|_| self.complete && coupon.state != VOID) {
+            let state = |count: i16| if count >= max { REDEEMED } else { ISSUED };
+            if !counts.into_iter().any(|count| coupon.state == state(count)) {
+                columns.push("state");
+            }
+        }
+        if !columns.is_empty() {
+            found.push(Difference::new(Kind::Altered, "coupon", vec![Value::I64(coupon.code_id)], columns));
+        }
+    }
+
+    /// The coupon as the ledger says.
+    fn corrected(&self, coupon: &CouponRow) -> CouponRow {
+        let standing: Vec<&LedgerRow> = self.uses().filter(|row| !row.reversed_whole).collect();
+        let uses = standing.len() as i16;
+        let named = standing.iter().find(|row| Some(row.redemption_id) == coupon.redemption_id);
+        let latest = standing.iter().max_by_key(|row| (row.recorded_at, row.redemption_id));
+        let last = match named {
+            Some(named) => Some(named),
+            // After a reversal of the last use the coupon names none, though earlier ones may stand.
+            None if coupon.redemption_id.is_none() && coupon.uses == uses => None,
+            None => latest,
+        };
+        let state = match (coupon.state, self.uses_max) {
+            (VOID, _) => VOID,
+            (_, Some(max)) if uses >= max => REDEEMED,
+            (_, Some(_)) => ISSUED,
+            (state, None) => state,
+        };
+        CouponRow {
+            redemption_id: last.map(|row| row.redemption_id),
+            redeemed_at: last.map(|row| row.recorded_at),
+            redeemed_store_no: last.map(|row| row.store_no),
+            order_ref: last.map(|row| row.order_ref.clone()),
+            state,
+            uses,
+            ..coupon.clone()
+        }
+    }
+}
+
+/// Brings a coupon, and its index rows with it, to what the ledger says. Its uses and reversals are written only under
+/// its lock, so they hold still.
+pub(super) async fn mend(conn: &mut PgConnection, subject: &Subject) -> Result<Repair, sqlx::Error> {
+    let code = subject.base;
+    let leaf = plan("coupon").leaf_i64(code);
+    if Leaves::load(conn).await?.stands(leaf) {
+        sqlx::query(query("coupon/lock").on(&[leaf])).bind(vec![code]).fetch_all(&mut *conn).await?;
+    }
+    let leaves = Leaves::load(conn).await?;
+    let mut case = load(conn, &leaves, &BTreeSet::from([code]), None).await?.remove(&code).unwrap_or_default();
+    let Some(coupon) = case.coupon.clone() else { return Ok(Repair::Left("the ledger names a coupon that is not there")) };
+    if !case.complete {
+        return Ok(Repair::Left("a part of its ledger is retired"));
+    }
+    let (by_use, by_reversal) = case.standing();
+    let reversals_lead = coupon.uses == by_reversal || coupon.uses != by_use;
+    let derived: Vec<(i64, bool)> = case.rows.iter().map(|row| by_reversals(row, &case.rows)).collect();
+    for (row, (sum, whole)) in case.rows.iter_mut().zip(derived) {
+        let differs = row.kind == REDEEM && (row.reversed, row.reversed_whole) != (sum, whole);
+        if !differs || !reversals_lead || sum > row.discount {
+            continue;
+        }
+        sqlx::query(query("redemption/update_reversed").on(&[plan("redemption").leaf_i64(row.redemption_id)]))
+            .bind(vec![row.redemption_id])
+            .bind(vec![sum])
+            .bind(vec![whole])
+            .execute(&mut *conn)
+            .await?;
+        (row.reversed, row.reversed_whole) = (sum, whole);
+    }
+    let after = case.corrected(&coupon);
+    sqlx::query(query("verify/ledger_set_coupon").on(&[leaf]))
+        .bind(vec![code])
+        .bind(after.redemption_id)
+        .bind(after.redeemed_at)
+        .bind(after.redeemed_store_no)
+        .bind(after.state)
+        .bind(after.uses)
+        .bind(after.order_ref.as_deref())
+        .execute(&mut *conn)
+        .await?;
+    if after.state != coupon.state {
+        RECEIVE.rewrite(conn, &leaves, code).await?;
+        INDEX.rewrite(conn, &leaves, code).await?;
+    }
+    case.coupon = Some(after);
+    if case.check(&leaves).is_empty() {
+        Ok(Repair::Mended)
+    } else {
+        Ok(Repair::Left("uses and reversals in the ledger disagree"))
+    }
+}

@@ -1,0 +1,184 @@
+//! What a run found, for people and for tests. Names tables, keys and columns, never what stands in them.
+
+use std::{fmt, fmt::Write as _, time::Duration};
+
+use super::row::{Key, key_text};
+
+/// The outcome of a run.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub pairs: Vec<PairReport>,
+    /// Leaves that were not compared, since they are being retired.
+    pub skipped: Vec<String>,
+}
+
+/// The outcome of one pair of tables, both ways.
+#[derive(Debug, Default)]
+pub struct PairReport {
+    pub name: &'static str,
+    /// Rows read on the side that was walked, both ways together.
+    pub rows: u64,
+    pub chunks: u64,
+    /// Chunks whose folded digests differed.
+    pub chunks_differed: u64,
+    /// Rows that had to be looked at again.
+    pub looked_again: u64,
+    /// Rows passed over since their month is being retired.
+    pub rows_skipped: u64,
+    pub took: Duration,
+    pub differences: Vec<Difference>,
+    /// More differences were found than are held; the pair was left there and not repaired.
+    pub cut_short: bool,
+}
+
+/// One row that is not as the other table says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    pub kind: Kind,
+    pub table: &'static str,
+    pub key: Key,
+    /// Names only.
+    pub columns: Vec<&'static str>,
+    pub repair: Repair,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    Missing,
+    Extra,
+    Altered,
+    /// A personal value of the base row does not decrypt or has no normal form, so its index rows can't be told.
+    Unreadable,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repair {
+    /// The run was not asked to.
+    NotAsked,
+    Mended,
+    /// What decides is not in the tables; the reason.
+    Left(&'static str),
+}
+
+impl Difference {
+    pub(super) fn new(kind: Kind, table: &'static str, key: Key, columns: Vec<&'static str>) -> Self {
+        Self { kind, table, key, columns, repair: Repair::NotAsked }
+    }
+
+    pub(super) fn same_row(&self, other: &Self) -> bool {
+        (self.kind, self.table, &self.key) == (other.kind, other.table, &other.key)
+    }
+}
+
+impl Report {
+    /// Whether every pair was compared to its end and nothing differs any more.
+    pub fn is_clean(&self) -> bool {
+        self.pairs.iter().all(|pair| !pair.cut_short && pair.left() == 0)
+    }
+
+    /// All differences, repaired or not.
+    pub fn differences(&self) -> impl Iterator<Item = &Difference> {
+        self.pairs.iter().flat_map(|pair| &pair.differences)
+    }
+
+    /// A table for people, the differences below it.
+    pub fn render(&self) -> String {
+        let width = self.pairs.iter().map(|pair| pair.name.len()).max().unwrap_or(4);
+        let mut text = format!(
+            "{:width$}  {:>12}  {:>8}  {:>9}  {:>8}  {:>8}\n",
+            "pair", "rows", "chunks", "seconds", "differ", "mended"
+        );
+        for pair in &self.pairs {
+            let mended = pair.differences.len() - pair.left();
+            let more = if pair.cut_short { "+" } else { "" };
+            let differ = format!("{}{more}", pair.differences.len());
+            let seconds = pair.took.as_secs_f64();
+            line(
+                &mut text,
+                format_args!(
+                    "{:width$}  {:>12}  {:>8}  {seconds:>9.2}  {differ:>8}  {mended:>8}",
+                    pair.name, pair.rows, pair.chunks
+                ),
+            );
+        }
+        for difference in self.differences() {
+            line(&mut text, format_args!("{difference}"));
+        }
+        for pair in self.pairs.iter().filter(|pair| pair.cut_short) {
+            line(&mut text, format_args!("{}: left after too many differences; nothing of it was repaired", pair.name));
+        }
+        if !self.skipped.is_empty() {
+            line(&mut text, format_args!("not compared, being retired: {}", self.skipped.join(", ")));
+        }
+        let left: usize = self.pairs.iter().map(PairReport::left).sum();
+        match (self.is_clean(), left) {
+            (true, _) => line(&mut text, format_args!("clean")),
+            (false, left) => line(&mut text, format_args!("{left} differences left")),
+        }
+        text
+    }
+}
+
+fn line(text: &mut String, arguments: fmt::Arguments<'_>) {
+    writeln!(text, "{arguments}").expect("writing to a String does not fail");
+}
+
+impl PairReport {
+    /// Differences that are still there.
+    pub fn left(&self) -> usize {
+        self.differences.iter().filter(|difference| difference.repair != Repair::Mended).count()
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "missing",
+            Self::Extra => "extra",
+            Self::Altered => "altered",
+            Self::Unreadable => "unreadable",
+        })
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({})", self.kind, self.table, key_text(&self.key))?;
+        if !self.columns.is_empty() {
+            write!(f, ": {}", self.columns.join(", "))?;
+        }
+        match self.repair {
+            Repair::NotAsked => Ok(()),
+            Repair::Mended => f.write_str(" - mended"),
+            Repair::Left(why) => write!(f, " - left: {why}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::row::Value;
+    use super::*;
+
+    #[test]
+    fn a_report_is_clean_when_everything_was_compared_and_what_differed_is_mended() {
+        let mut difference = Difference::new(Kind::Altered, "coupon_index", vec![Value::I64(7)], vec!["state"]);
+        let report = |difference: &Difference, cut_short| Report {
+            pairs: vec![PairReport {
+                name: "a",
+                differences: vec![difference.clone()],
+                cut_short,
+                ..PairReport::default()
+            }],
+            skipped: vec!["coupon_m2020_01".to_owned()],
+        };
+        assert!(!report(&difference, false).is_clean());
+        let text = report(&difference, false).render();
+        assert!(text.contains("altered coupon_index (7): state\n") && text.ends_with("1 differences left\n"), "{text}");
+        difference.repair = Repair::Mended;
+        assert!(report(&difference, false).is_clean());
+        assert!(!report(&difference, true).is_clean());
+        let text = report(&difference, false).render();
+        assert!(text.contains("being retired: coupon_m2020_01") && text.ends_with("clean\n"), "{text}");
+    }
+}
