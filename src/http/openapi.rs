@@ -69,16 +69,13 @@ fn plain<T: serde::Serialize>(value: &T) -> Value {
 /// Closes the variants of a tagged enum: serde's `deny_unknown_fields` holds for them, but utoipa says so only of
 /// structs. A variant is known by its tag, a property of one value.
 fn closed(mut schema: Value) -> Value {
-    for variant in schema["oneOf"].as_array_mut().into_iter().flatten() {
+    for variant in schema.get_mut("oneOf").and_then(Value::as_array_mut).into_iter().flatten() {
         let tagged = variant["properties"].as_object().is_some_and(|properties| {
             properties.values().any(|property| property["enum"].as_array().is_some_and(|values| values.len() == 1))
         });
         if tagged {
             variant["additionalProperties"] = false.into();
         }
-    }
-    if schema["oneOf"].is_null() {
-        schema.as_object_mut().map(|members| members.remove("oneOf"));
     }
     schema
 }
