@@ -90,9 +90,7 @@ async fn stocks(conn: &mut PgConnection, rules: &[i64]) -> Result<HashMap<i64, S
     for (leaf, rules) in by_leaf("coupon_stock", rules) {
         let rows: Vec<(i64, i64, i64, i64)> =
             sqlx::query_as(query("verify/stock_find").on(&[leaf])).bind(&rules).fetch_all(&mut *conn).await?;
-        found.extend(
-            rows.into_iter().map(|(rule, issued, voided, retired)| (rule, Stock { issued, voided, retired })),
-        );
+        found.extend(rows.into_iter().map(|(rule, issued, voided, retired)| (rule, Stock { issued, voided, retired })));
     }
     Ok(found)
 }
@@ -179,9 +177,7 @@ pub(super) async fn taken_chunk(
             let side = &projection::RECEIVE.index;
             let rows = side.walk(conn, leaf, after, limit).await?;
             let rule_at = side.cell_no("rule_id").expect("coupon_receive has a rule");
-            let rule = |cells: &[Cell]| {
-                Value::of_bytes(Type::I64, cells[rule_at].as_deref()?).map(Value::as_i64)
-            };
+            let rule = |cells: &[Cell]| Value::of_bytes(Type::I64, cells[rule_at].as_deref()?).map(Value::as_i64);
             let pairs: BTreeSet<_> =
                 rows.iter().filter_map(|row| Some((row.key[0].as_i64(), rule(&row.cells)?))).collect();
             (pairs.into_iter().collect(), Chunk::of(&rows, limit))
@@ -190,7 +186,10 @@ pub(super) async fn taken_chunk(
     let suspects: Vec<(i64, i64)> = match direction {
         Direction::Forward => {
             let counted = taken_counts(conn, &pairs).await?;
-            pairs.into_iter().filter(|pair| counted.get(pair).is_some_and(|(row, n)| !holds(row.as_ref(), *n))).collect()
+            pairs
+                .into_iter()
+                .filter(|pair| counted.get(pair).is_some_and(|(row, n)| !holds(row.as_ref(), *n)))
+                .collect()
         }
         Direction::Back => {
             let known = takens(conn, &pairs).await?;

@@ -170,7 +170,8 @@ async fn load(
     .bind(versions.iter().map(|(_, version)| *version).collect::<Vec<_>>())
     .fetch_all(conn)
     .await?;
-    let uses: HashMap<(i64, i32), i16> = uses.into_iter().map(|(rule, version, uses)| ((rule, version), uses)).collect();
+    let uses: HashMap<(i64, i32), i16> =
+        uses.into_iter().map(|(rule, version, uses)| ((rule, version), uses)).collect();
     for case in cases.values_mut() {
         let version = case.coupon.as_ref().map(|row| (row.rule_id, row.rule_version));
         case.uses_max = version.and_then(|version| uses.get(&version).copied());
@@ -263,12 +264,14 @@ impl Case {
                     columns.extend(of_use.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name));
                 }
                 None if self.may_be_retired(id, leaves) => {}
-                // A number of another row of this coupon, or of no row at all: the use itself is gone.
-                None if self.rows.iter().any(|row| row.redemption_id == id) => columns.push("redemption_id"),
-                None => {
+                // One use fewer than the coupon counts, and it is this one.
+                None if counts.into_iter().any(|count| coupon.uses == count + 1)
+                    && !self.rows.iter().any(|row| row.redemption_id == id) =>
+                {
                     found.push(Difference::new(Kind::Missing, "redemption", vec![Value::I64(id)], Vec::new()));
                     counts = counts.map(|count| count + 1);
                 }
+                None => columns.push("redemption_id"),
             },
         }
         let agrees = |count: i16| if self.complete { coupon.uses == count } else { coupon.uses >= count };
@@ -326,7 +329,9 @@ pub(super) async fn mend(conn: &mut PgConnection, subject: &Subject) -> Result<R
     }
     let leaves = Leaves::load(conn).await?;
     let mut case = load(conn, &leaves, &BTreeSet::from([code]), None).await?.remove(&code).unwrap_or_default();
-    let Some(coupon) = case.coupon.clone() else { return Ok(Repair::Left("the ledger names a coupon that is not there")) };
+    let Some(coupon) = case.coupon.clone() else {
+        return Ok(Repair::Left("the ledger names a coupon that is not there"));
+    };
     if !case.complete {
         return Ok(Repair::Left("a part of its ledger is retired"));
     }

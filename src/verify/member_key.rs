@@ -61,9 +61,7 @@ impl Expected {
             let id = row.key[0].as_i64();
             expected.members.insert(id);
             by_leaf.entry(plan("member_auth").leaf_i64(id)).or_default().push(id);
-            for (kind, bound, value, column) in
-                [(key::Kind::Phone, 0, 2, "phone"), (key::Kind::Email, 1, 3, "email")]
-            {
+            for (kind, bound, value, column) in [(key::Kind::Phone, 0, 2, "phone"), (key::Kind::Email, 1, 3, "email")] {
                 let Some(sealed) = &row.cells[value] else { continue };
                 let plain = sight.secrets.decrypt("member", column, id, sealed).ok();
                 match identify(sight.secrets, kind, plain) {
@@ -82,7 +80,8 @@ impl Expected {
                 let kind = key::Kind::try_from(row.try_get::<i16, _>("kind")?).ok();
                 let place = vec![Value::I64(id), Value::Uuid(own)];
                 let plain = sight.secrets.decrypt("member_auth", "identifier", id, &sealed).ok();
-                let Some((kind, keys)) = kind.and_then(|kind| Some((kind, identify(sight.secrets, kind, plain)?))) else {
+                let Some((kind, keys)) = kind.and_then(|kind| Some((kind, identify(sight.secrets, kind, plain)?)))
+                else {
                     expected.refuse("member_auth", id, place, "identifier");
                     continue;
                 };
@@ -181,17 +180,14 @@ pub(super) async fn examine(
     subjects: &[Subject],
 ) -> Result<Vec<Found>, sqlx::Error> {
     let keys: Vec<Key> = subjects.iter().filter_map(|subject| subject.index.clone()).collect();
-    let holders: BTreeSet<i64> = KEY.find(conn, &sight.leaves, keys.iter().cloned()).await?.iter().map(member_of).collect();
+    let holders: BTreeSet<i64> =
+        KEY.find(conn, &sight.leaves, keys.iter().cloned()).await?.iter().map(member_of).collect();
     let ids: BTreeSet<i64> = subjects.iter().map(|subject| subject.base).chain(holders).collect();
     let members = MEMBER.find(conn, &sight.leaves, ids.into_iter().map(|id| vec![Value::I64(id)])).await?;
     let expected = Expected::load(conn, sight, &members).await?;
     let asked: BTreeSet<Key> = keys.into_iter().chain(expected.rows.keys().cloned()).collect();
-    let actual: HashMap<Key, Row> = KEY
-        .find(conn, &sight.leaves, asked)
-        .await?
-        .into_iter()
-        .map(|row| (row.key.clone(), row))
-        .collect();
+    let actual: HashMap<Key, Row> =
+        KEY.find(conn, &sight.leaves, asked).await?.into_iter().map(|row| (row.key.clone(), row)).collect();
     let mut found = Vec::new();
     for subject in subjects {
         let mut note = |difference| found.push(Found { subject: subject.clone(), difference });
@@ -230,11 +226,7 @@ fn is_live(secrets: &Secrets, row: &Row) -> bool {
 }
 
 /// Locks the key, then the members concerned, looks again and writes: the order in which registrations lock.
-pub(super) async fn mend(
-    conn: &mut PgConnection,
-    sight: &Sight<'_>,
-    subject: &Subject,
-) -> Result<Repair, sqlx::Error> {
+pub(super) async fn mend(conn: &mut PgConnection, sight: &Sight<'_>, subject: &Subject) -> Result<Repair, sqlx::Error> {
     let Some(key) = &subject.index else {
         return Ok(Repair::Left("the base row itself is wrong, and nothing says what is right"));
     };

@@ -287,8 +287,11 @@ impl Run<'_> {
             self.settle(suspicion.horizon).await?;
             (still, suspicion.horizon) = self.look(pair, &suspicion.subjects).await?;
             let mut seen = HashSet::new();
-            suspicion.subjects =
-                still.iter().map(|found| found.subject.clone()).filter(|subject| seen.insert(subject.clone())).collect();
+            suspicion.subjects = still
+                .iter()
+                .map(|found| found.subject.clone())
+                .filter(|subject| seen.insert(subject.clone()))
+                .collect();
         }
         for one in still {
             add(found, one);

@@ -7,7 +7,8 @@
 use sqlx::PgConnection;
 
 use super::{
-    count, leaves::Leaves,
+    count,
+    leaves::Leaves,
     ledger, member_key,
     projection::{HISTORY, INDEX, Projection, RECEIVE},
     report::{Difference, Repair},

@@ -1,0 +1,663 @@
+//! Against PostgreSQL: what is planted is named, exactly, and mended; what is right is left alone.
+//!
+//! [`plantings`] is the list of damages: for each the SQL that does it and the report it must give.
+
+use chrono::{DateTime, Utc};
+use rand::{SeedableRng, rngs::StdRng};
+use sqlx::{PgConnection, postgres::PgConnectOptions};
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    member::key,
+    partition::testdb::{TestDb, execute, value},
+    secret::{SecretFile, Secrets},
+};
+
+const MEMBERS: std::ops::Range<i64> = 1_000..1_050;
+/// 2026-11-22, the day that the leaves of the test database lie around.
+const DAY: i64 = 9_822;
+
+/// The n-th coupon; the fortieth day before today is in the month before.
+fn code(n: i64) -> i64 {
+    (DAY - n % 40) << 41 | n
+}
+
+/// The use of the n-th coupon; its reversal comes 100,000 numbers later.
+fn used(n: i64) -> i64 {
+    DAY << 41 | n
+}
+
+fn secrets(seed: u64) -> (SecretFile, Secrets) {
+    let file = SecretFile::generate(&mut StdRng::seed_from_u64(seed));
+    let secrets = Secrets::new(&file, StdRng::seed_from_u64(seed + 1));
+    (file, secrets)
+}
+
+fn settings() -> VerifySettings {
+    VerifySettings { chunk_rows: 37, settle_max_ms: 50, ..VerifySettings::default() }
+}
+
+/// Runs with the rights of the service.
+async fn verify(db: &TestDb, secrets: &Secrets, settings: &VerifySettings) -> Report {
+    let options: PgConnectOptions = db.options().clone().options([("role", "tessera_service")]);
+    run(settings, options, secrets, |_| {}).await.unwrap()
+}
+
+fn lines(report: &Report) -> Vec<String> {
+    let mut lines: Vec<String> = report
+        .differences()
+        .map(|found| Difference { repair: Repair::NotAsked, ..found.clone() }.to_string())
+        .collect();
+    lines.sort();
+    lines
+}
+
+/// Coupons used, reversed, void and untouched, of two months, seven rules, fifty members and nobody.
+const FILL: &str = "
+    insert into coupon_rule (rule_id, created_at, updated_at, version, state)
+        select 100 + r, now(), now(), 1, 2 from generate_series(0, 6) r;
+    insert into coupon_rule_version (rule_id, created_at, amount, days_after_issue, version, discount, currency, name)
+        select 100 + r, now(), 1000, 30, 1, 1, 'CNY', 'r' from generate_series(0, 6) r;
+    insert into coupon (code_id, rule_id, issued_at, valid_from, valid_until, member_id, legacy_key, rule_version, referrer)
+        select (9822 - n % 40) << 41 | n, 100 + n % 7, now(), now(), now() + interval '30 days',
+            case when n % 3 <> 0 then 1000 + n % 50 end, case when n % 10 = 0 then md5('legacy' || n)::uuid end, 1,
+            case when n % 4 = 0 then 'E' || n end
+        from generate_series(1::bigint, 600) n;
+    update coupon set state = 3 where (code_id & 2199023255551) % 13 = 0
+        and (code_id & 2199023255551) % 5 <> 0 and (code_id & 2199023255551) % 11 <> 0;
+    update coupon set state = 2, uses = 1, redemption_id = 9822::bigint << 41 | (code_id & 2199023255551),
+            redeemed_at = issued_at, redeemed_store_no = 1, order_ref = 'o'
+        where (code_id & 2199023255551) % 5 = 0;
+    insert into redemption (redemption_id, code_id, rule_id, recorded_at, amount, discount, member_id, rule_version,
+            store_no, kind, order_ref)
+        select redemption_id, code_id, rule_id, redeemed_at, 8000, 1000, member_id, 1, 1, 1, 'o'
+        from coupon where uses = 1;
+    update coupon set cycles = 1 where (code_id & 2199023255551) % 11 = 0 and uses = 0;
+    insert into redemption (redemption_id, code_id, rule_id, recorded_at, amount, discount, member_id, rule_version,
+            store_no, kind, order_ref, reversed, reversed_whole, reverses)
+        select 9822::bigint << 41 | (code_id & 2199023255551) + k * 100000, code_id, rule_id, now(), 8000, 1000, member_id,
+            1, 1, 1 + k, 'o', (1 - k) * 1000, k = 0,
+            case when k = 1 then 9822::bigint << 41 | (code_id & 2199023255551) end
+        from coupon, generate_series(0, 1) k where cycles = 1;
+    insert into coupon_receive select member_id, code_id, rule_id, valid_until, state from coupon
+        where member_id is not null;
+    insert into coupon_index select rule_id, code_id, valid_until, member_id, state, referrer from coupon;
+    insert into coupon_history_index select code_id, legacy_key from coupon where legacy_key is not null;
+    insert into coupon_stock (rule_id, issued, voided)
+        select rule_id, count(*), count(*) filter (where state = 3) from coupon group by rule_id;
+    insert into member_rule (member_id, rule_id, taken)
+        select member_id, rule_id, count(*) filter (where state <> 3) from coupon where member_id is not null
+        group by member_id, rule_id;
+";
+
+fn phone(member: i64) -> String {
+    format!("+86138{member:08}")
+}
+
+fn key_of(secrets: &Secrets, kind: key::Kind, text: &str) -> Uuid {
+    secrets.blind_current(kind.number(), text).1
+}
+
+async fn fill_members(conn: &mut PgConnection, secrets: &Secrets) {
+    let bound: DateTime<Utc> = "2026-11-01T10:00:00.123456Z".parse().unwrap();
+    for member in MEMBERS {
+        let email = (member % 2 == 0).then(|| format!("m{member}@example.cn"));
+        let card = (member % 5 == 0).then(|| format!("CARD{member}"));
+        sqlx::query(
+            "insert into member (member_id, created_at, updated_at, phone_bound_at, email_bound_at, phone, email)
+             values ($1, $2, $2, $2, case when $4::bytea is not null then $2 end, $3, $4)",
+        )
+        .bind(member)
+        .bind(bound)
+        .bind(secrets.encrypt("member", "phone", member, &phone(member)))
+        .bind(email.as_ref().map(|email| secrets.encrypt("member", "email", member, email)))
+        .execute(&mut *conn)
+        .await
+        .unwrap();
+        let mut identifiers = vec![(key::Kind::Phone, phone(member))];
+        identifiers.extend(email.map(|email| (key::Kind::Email, email)));
+        if let Some(card) = card {
+            let (version, own) = secrets.blind_current(key::Kind::Card.number(), &card);
+            sqlx::query(
+                "insert into member_auth (member_id, bound_at, key, key_version, kind, identifier)
+                 values ($1, $2, $3, $4, 4, $5)",
+            )
+            .bind(member)
+            .bind(bound)
+            .bind(own)
+            .bind(version)
+            .bind(secrets.encrypt("member_auth", "identifier", member, &card))
+            .execute(&mut *conn)
+            .await
+            .unwrap();
+            identifiers.push((key::Kind::Card, card));
+        }
+        for (kind, text) in identifiers {
+            for (version, key) in secrets.blind(kind.number(), &text) {
+                sqlx::query(
+                    "insert into member_key (key, member_id, bound_at, key_version, kind) values ($1, $2, $3, $4, $5)",
+                )
+                .bind(key)
+                .bind(member)
+                .bind(bound)
+                .bind(version)
+                .bind(kind as i16)
+                .execute(&mut *conn)
+                .await
+                .unwrap();
+            }
+        }
+    }
+}
+
+async fn filled(secrets: &Secrets) -> (TestDb, PgConnection) {
+    let db = TestDb::new().await;
+    let mut conn = db.connect().await;
+    execute(&mut conn, FILL).await;
+    fill_members(&mut conn, secrets).await;
+    (db, conn)
+}
+
+/// A damage, the report it must give, and how it is undone where repair can't.
+struct Planting {
+    name: &'static str,
+    sql: String,
+    report: Vec<String>,
+    undo: Option<String>,
+}
+
+fn plant(name: &'static str, sql: String, report: &[String]) -> Planting {
+    let mut report = report.to_vec();
+    report.sort();
+    Planting { name, sql, report, undo: None }
+}
+
+impl Planting {
+    fn left(self, undo: String) -> Self {
+        Self { undo: Some(undo), ..self }
+    }
+}
+
+/// Coupons of note: 1 and 2 are untouched (rules 101, 102, holders 1001, 1002), 5 is used (105, 1005), 7 is untouched
+/// (100, 1007), 10 is used and has a legacy code, 11 was used and reversed (104, 1011).
+fn coupon_plantings() -> Vec<Planting> {
+    let (c1, c2, c7, c10, c20) = (code(1), code(2), code(7), code(10), code(20));
+    let stranger = DAY << 41 | 999_999;
+    let legacy = "md5('legacy10')::uuid";
+    vec![
+        plant(
+            "receive, missing",
+            format!("delete from coupon_receive where code_id = {c1}"),
+            &[format!("missing coupon_receive (1001,{c1})"), "altered member_rule (1001,101): taken".to_owned()],
+        ),
+        plant(
+            "receive, altered",
+            format!(
+                "update coupon_receive set valid_until = valid_until + interval '1 day', rule_id = 103 where code_id = {c2}"
+            ),
+            &[
+                format!("altered coupon_receive (1002,{c2}): rule_id, valid_until"),
+                "altered member_rule (1002,102): taken".to_owned(),
+            ],
+        ),
+        plant(
+            "receive, extra, of no coupon",
+            format!("insert into coupon_receive values (1001, {stranger}, 101, now(), 3)"),
+            &[format!("extra coupon_receive (1001,{stranger})")],
+        ),
+        plant(
+            "receive, extra, of another holder's coupon",
+            format!("insert into coupon_receive values (1003, {c1}, 101, now(), 3)"),
+            &[format!("extra coupon_receive (1003,{c1})")],
+        ),
+        plant(
+            "index, missing",
+            format!("delete from coupon_index where code_id = {c1}"),
+            &[format!("missing coupon_index (101,{c1})"), "altered coupon_stock (101,0,0): issued, voided".to_owned()],
+        ),
+        plant(
+            "index, altered",
+            format!("update coupon_index set referrer = 'E9', member_id = null where code_id = {c2}"),
+            &[format!("altered coupon_index (102,{c2}): member_id, referrer")],
+        ),
+        plant(
+            "index, extra, of no coupon",
+            format!("insert into coupon_index values (101, {stranger}, now(), null, 3, null)"),
+            &[format!("extra coupon_index (101,{stranger})")],
+        ),
+        plant(
+            "index, extra, of another rule's coupon",
+            format!("insert into coupon_index values (104, {c1}, now(), null, 3, null)"),
+            &[format!("extra coupon_index (104,{c1})")],
+        ),
+        plant(
+            "history, missing",
+            format!("delete from coupon_history_index where legacy_key = {legacy}"),
+            &["missing coupon_history_index (<legacy10>)".to_owned()],
+        ),
+        plant(
+            "history, altered",
+            format!("update coupon_history_index set code_id = {c20} where legacy_key = {legacy}"),
+            &["altered coupon_history_index (<legacy10>): code_id".to_owned()],
+        ),
+        plant(
+            "history, extra",
+            format!("insert into coupon_history_index (code_id, legacy_key) values ({c10}, '{}')", Uuid::nil()),
+            &[format!("extra coupon_history_index ({})", Uuid::nil())],
+        ),
+        plant(
+            "coupon, missing",
+            format!("delete from coupon where code_id = {c7}"),
+            &[format!("extra coupon_receive (1007,{c7})"), format!("extra coupon_index (100,{c7})")],
+        ),
+    ]
+}
+
+fn count_plantings() -> Vec<Planting> {
+    vec![
+        plant(
+            "stock, altered",
+            "update coupon_stock set issued = issued + 5 where rule_id = 103".to_owned(),
+            &["altered coupon_stock (103,0,0): issued, voided".to_owned()],
+        ),
+        plant(
+            "stock, missing",
+            "delete from coupon_stock where rule_id = 104".to_owned(),
+            &["missing coupon_stock (104,0,0)".to_owned()],
+        ),
+        plant(
+            "stock, extra",
+            "insert into coupon_stock (rule_id, issued) values (999, 3)".to_owned(),
+            &["altered coupon_stock (999,0,0): issued, voided".to_owned()],
+        ),
+        plant(
+            "taken, altered",
+            "update member_rule set taken = taken + 1 where (member_id, rule_id) = (1001, 101)".to_owned(),
+            &["altered member_rule (1001,101): taken".to_owned()],
+        ),
+        plant(
+            "taken, missing",
+            "delete from member_rule where (member_id, rule_id) = (1002, 102)".to_owned(),
+            &["missing member_rule (1002,102)".to_owned()],
+        ),
+        plant(
+            "taken, extra",
+            "insert into member_rule (member_id, rule_id, taken) values (5, 999, 2)".to_owned(),
+            &["altered member_rule (5,999): taken".to_owned()],
+        ),
+    ]
+}
+
+fn ledger_plantings() -> Vec<Planting> {
+    let (c1, c5, c11) = (code(1), code(5), code(11));
+    let stranger = DAY << 41 | 999_999;
+    let (r5, r10, r11, more) = (used(5), used(10), used(11), used(500_001));
+    let row = |code: i64, kind: i16, reverses: &str| {
+        format!(
+            "insert into redemption (redemption_id, code_id, rule_id, recorded_at, amount, discount, rule_version,
+                 store_no, kind, order_ref, reverses)
+             values ({more}, {code}, 101, now(), 1, 1, 1, 1, {kind}, 'x', {reverses})"
+        )
+    };
+    let without = format!("delete from redemption where redemption_id = {more}");
+    let reversal = used(11) + 100_000;
+    vec![
+        plant(
+            "coupon, uses altered",
+            format!("update coupon set uses = 3 where code_id = {c5}"),
+            &[format!("altered coupon ({c5}): uses")],
+        ),
+        plant(
+            "coupon, state altered",
+            format!("update coupon set state = 1 where code_id = {c5}"),
+            &[
+                format!("altered coupon ({c5}): state"),
+                format!("altered coupon_receive (1005,{c5}): state"),
+                format!("altered coupon_index (105,{c5}): state"),
+            ],
+        ),
+        plant(
+            "coupon, last use of another",
+            format!("update coupon set redemption_id = {r10} where code_id = {c5}"),
+            &[format!("altered coupon ({c5}): redemption_id")],
+        ),
+        plant(
+            "coupon, last use altered",
+            format!("update coupon set redeemed_store_no = 9 where code_id = {c5}"),
+            &[format!("altered coupon ({c5}): redeemed_store_no")],
+        ),
+        plant("ledger, extra use", row(c1, 1, "null"), &[format!("altered coupon ({c1}): uses, state")]),
+        plant(
+            "ledger, missing use",
+            format!("delete from redemption where redemption_id = {r5}"),
+            &[format!("missing redemption ({r5})")],
+        ),
+        plant("ledger, use of no coupon", row(stranger, 1, "null"), &[format!("extra redemption ({more}): code_id")])
+            .left(without.clone()),
+        plant(
+            "ledger, use not marked as reversed",
+            format!("update redemption set reversed_whole = false, reversed = 0 where redemption_id = {r11}"),
+            &[format!("altered redemption ({r11}): reversed, reversed_whole")],
+        ),
+        plant(
+            "ledger, missing reversal",
+            format!(
+                "create table kept as select * from redemption where redemption_id = {reversal};
+                     delete from redemption where redemption_id = {reversal}"
+            ),
+            &[format!("altered redemption ({r11}): reversed, reversed_whole")],
+        )
+        .left("insert into redemption select * from kept; drop table kept".to_owned()),
+        plant("ledger, reversal of nothing", row(c11, 2, "12345"), &[format!("altered redemption ({more}): reverses")])
+            .left(without),
+    ]
+}
+
+fn member_plantings(secrets: &Secrets) -> Vec<Planting> {
+    let key = |member| key_of(secrets, key::Kind::Phone, &phone(member));
+    let (k1, k2, card) = (key(1001), key(1002), key_of(secrets, key::Kind::Card, "CARD1005"));
+    let other = Uuid::from_u128(0xffff);
+    let twice = secrets.encrypt("member", "phone", 1008, &phone(1009));
+    let twice: String = twice.iter().map(|byte| format!("{byte:02x}")).collect();
+    let keep =
+        |member: i64| format!("create table kept as select member_id, phone from member where member_id = {member}");
+    let back = "update member m set phone = k.phone from kept k where m.member_id = k.member_id; drop table kept";
+    vec![
+        plant(
+            "key, missing",
+            format!("delete from member_key where key in ('{k1}', '{card}')"),
+            &[format!("missing member_key ({k1})"), format!("missing member_key ({card})")],
+        ),
+        plant(
+            "key, altered",
+            format!("update member_key set kind = 2, bound_at = now() where key = '{k1}'"),
+            &[format!("altered member_key ({k1}): bound_at, kind")],
+        ),
+        plant(
+            "key, of another member",
+            format!("update member_key set member_id = 1003 where key = '{k2}'"),
+            &[format!("altered member_key ({k2}): member_id")],
+        ),
+        plant(
+            "key, extra, of a member that has no such identifier",
+            format!("insert into member_key values (1001, now(), '{}', 1, 1)", Uuid::nil()),
+            &[format!("extra member_key ({})", Uuid::nil())],
+        ),
+        plant(
+            "key, extra, of no member",
+            format!("insert into member_key values (77, now(), '{other}', 1, 1)"),
+            &[format!("extra member_key ({other})")],
+        ),
+        plant(
+            "key, of a dead version",
+            format!("insert into member_key values (1001, now(), '{other}', 99, 1)"),
+            &[format!("extra member_key ({other}): key_version")],
+        ),
+        plant(
+            "member, unreadable",
+            format!("{}; update member set phone = '\\x00' where member_id = 1006", keep(1006)),
+            &["unreadable member (1006): phone".to_owned()],
+        )
+        .left(back.to_owned()),
+        plant(
+            "member, identifier of another",
+            format!("{}; update member set phone = '\\x{twice}' where member_id = 1008", keep(1008)),
+            &[format!("altered member_key ({}): member_id", key(1009)), format!("extra member_key ({})", key(1008))],
+        )
+        .left(format!(
+            "{back}; insert into member_key select 1008, phone_bound_at, '{}', 1, 1 from member where member_id = 1008",
+            key(1008)
+        )),
+        plant(
+            "auth, key altered",
+            format!("update member_auth set key_version = 9 where key = '{card}'"),
+            &[format!("altered member_auth (1005,{card}): key_version")],
+        )
+        .left(format!("update member_auth set key_version = 1 where key = '{card}'")),
+        plant(
+            "member, without its phone",
+            "update member set phone = null where member_id = 1003".to_owned(),
+            &[format!("extra member_key ({})", key(1003))],
+        ),
+    ]
+}
+
+async fn each_is_named_and_mended(plantings: Vec<Planting>) {
+    let (_, secrets) = secrets(7);
+    let (db, mut conn) = filled(&secrets).await;
+    let clean = verify(&db, &secrets, &settings()).await;
+    assert!(clean.is_clean(), "{}", clean.render());
+    let legacy: Uuid = value(&mut conn, "select md5('legacy10')::uuid").await;
+    for planting in plantings {
+        execute(&mut conn, &planting.sql).await;
+        let mut expected: Vec<String> =
+            planting.report.iter().map(|line| line.replace("<legacy10>", &legacy.to_string())).collect();
+        expected.sort();
+        let report = verify(&db, &secrets, &settings()).await;
+        assert_eq!(lines(&report), expected, "{}", planting.name);
+        assert!(!report.is_clean(), "{}", planting.name);
+        let repaired = verify(&db, &secrets, &VerifySettings { repair: true, ..settings() }).await;
+        assert_eq!(repaired.is_clean(), planting.undo.is_none(), "{}: {}", planting.name, repaired.render());
+        if let Some(undo) = planting.undo {
+            execute(&mut conn, &undo).await;
+        }
+        let after = verify(&db, &secrets, &settings()).await;
+        assert!(after.is_clean(), "{}: {}", planting.name, after.render());
+    }
+}
+
+#[tokio::test]
+async fn what_is_planted_around_coupons_is_named_and_mended() {
+    each_is_named_and_mended(coupon_plantings()).await;
+}
+
+#[tokio::test]
+async fn what_is_planted_in_counts_is_named_and_mended() {
+    each_is_named_and_mended(count_plantings()).await;
+}
+
+#[tokio::test]
+async fn what_is_planted_in_the_ledger_is_named_and_mended() {
+    each_is_named_and_mended(ledger_plantings()).await;
+}
+
+#[tokio::test]
+async fn what_is_planted_around_members_is_named_and_mended() {
+    each_is_named_and_mended(member_plantings(&secrets(7).1)).await;
+}
+
+#[tokio::test]
+async fn a_repaired_coupon_is_what_its_ledger_says() {
+    let (_, secrets) = secrets(7);
+    let (db, mut conn) = filled(&secrets).await;
+    execute(&mut conn, &format!("delete from redemption where redemption_id = {}", used(5))).await;
+    let report = verify(&db, &secrets, &VerifySettings { repair: true, ..settings() }).await;
+    assert!(report.is_clean(), "{}", report.render());
+    let rows: String = value(
+        &mut conn,
+        &format!(
+            "select concat_ws(' ', c.state, c.uses, c.redemption_id, c.order_ref, r.state, i.state)
+             from coupon c join coupon_receive r using (code_id) join coupon_index i using (code_id)
+             where c.code_id = {}",
+            code(5)
+        ),
+    )
+    .await;
+    assert_eq!(rows, "1 0 1 1");
+}
+
+#[tokio::test]
+async fn with_the_wrong_keys_nothing_is_deleted() {
+    let (_, right) = secrets(7);
+    let (db, mut conn) = filled(&right).await;
+    let before: i64 = value(&mut conn, "select count(*) from member_key").await;
+    let report = verify(&db, &secrets(70).1, &VerifySettings { repair: true, ..settings() }).await;
+    assert!(report.differences().all(|found| found.kind == Kind::Unreadable), "{}", report.render());
+    assert_eq!(report.differences().count(), MEMBERS.count());
+    let after: i64 = value(&mut conn, "select count(*) from member_key").await;
+    assert_eq!(before, after);
+    assert!(verify(&db, &right, &settings()).await.is_clean());
+}
+
+#[tokio::test]
+async fn both_live_key_versions_are_compared_and_a_dropped_one_is_extra() {
+    let (mut file, _) = secrets(7);
+    let mut rng = StdRng::seed_from_u64(8);
+    let old = file.blind().next().unwrap().0;
+    let new = file.add_blind(&mut rng).unwrap();
+    let both = Secrets::new(&file, StdRng::seed_from_u64(9));
+    let (db, mut conn) = filled(&both).await;
+    assert!(verify(&db, &both, &settings()).await.is_clean());
+    let keys: i64 = value(&mut conn, "select count(*) from member_key").await;
+    execute(&mut conn, &format!("delete from member_key where key_version = {new} and member_id = 1001")).await;
+    let report = verify(&db, &both, &VerifySettings { repair: true, ..settings() }).await;
+    assert_eq!(report.differences().map(|found| found.kind).collect::<Vec<_>>(), [Kind::Missing]);
+    assert!(report.is_clean(), "{}", report.render());
+
+    file.set_blind_current(new).unwrap();
+    file.drop_blind(old).unwrap();
+    let one = Secrets::new(&file, StdRng::seed_from_u64(9));
+    // A login's own key is of the old version still, until `keys rotate` has written it again.
+    execute(&mut conn, "delete from member_key k using member_auth a where k.member_id = a.member_id and k.kind = 4")
+        .await;
+    execute(&mut conn, "delete from member_auth").await;
+    let report = verify(&db, &one, &VerifySettings { repair: true, ..settings() }).await;
+    assert!(report.differences().all(|found| found.kind == Kind::Extra && found.columns == ["key_version"]));
+    assert!(report.is_clean(), "{}", report.render());
+    let left: i64 = value(&mut conn, "select count(*) from member_key").await;
+    assert_eq!(left, (keys - 20) / 2);
+}
+
+#[tokio::test]
+async fn a_month_that_is_being_retired_is_passed_over() {
+    let (_, secrets) = secrets(7);
+    let (db, mut conn) = filled(&secrets).await;
+    // As expiry does it: the fence, then the index rows and counts of some coupons.
+    execute(&mut conn, "alter table coupon_m2026_10 add constraint coupon_m2026_10_fence check (false) not valid")
+        .await;
+    execute(
+        &mut conn,
+        "with gone as (delete from coupon_index i using coupon_m2026_10 c where i.rule_id = c.rule_id
+             and i.code_id = c.code_id and c.code_id % 2 = 0 returning i.rule_id, i.state)
+         update coupon_stock s set retired = retired + g.n
+         from (select rule_id, count(*) as n from gone where state <> 3 group by rule_id) g where g.rule_id = s.rule_id",
+    )
+    .await;
+    let report = verify(&db, &secrets, &VerifySettings { repair: true, ..settings() }).await;
+    assert_eq!(lines(&report), Vec::<String>::new());
+    assert_eq!(report.skipped, ["coupon_m2026_10"]);
+    assert!(report.pairs.iter().any(|pair| pair.rows_skipped > 0));
+    assert!(report.render().contains("not compared, being retired: coupon_m2026_10"));
+}
+
+#[tokio::test]
+async fn a_pair_with_too_many_differences_is_left_alone() {
+    let (_, secrets) = secrets(7);
+    let (db, mut conn) = filled(&secrets).await;
+    execute(&mut conn, "delete from coupon_history_index").await;
+    let few = VerifySettings { repair: true, differences_max: 20, ..settings() };
+    let report = verify(&db, &secrets, &few).await;
+    let pair = report.pairs.iter().find(|pair| pair.cut_short).unwrap();
+    assert_eq!((pair.differences.len(), pair.left()), (20, 20));
+    assert!(!report.is_clean());
+    assert_eq!(value::<i64>(&mut conn, "select count(*) from coupon_history_index").await, 0);
+    let report = verify(&db, &secrets, &VerifySettings { repair: true, ..settings() }).await;
+    assert!(report.is_clean(), "{}", report.render());
+}
+
+#[tokio::test]
+async fn only_the_pairs_of_the_tables_asked_for_are_compared() {
+    let (_, secrets) = secrets(7);
+    let (db, _conn) = filled(&secrets).await;
+    let some = VerifySettings { tables: vec!["member_rule".to_owned(), "redemption".to_owned()], ..settings() };
+    let report = verify(&db, &secrets, &some).await;
+    let names: Vec<&str> = report.pairs.iter().map(|pair| pair.name).collect();
+    assert_eq!(names, ["coupon / redemption", "coupon_receive / member_rule"]);
+    let unknown = VerifySettings { tables: vec!["voucher".to_owned()], ..settings() };
+    let error = run(&unknown, db.options().clone(), &secrets, |_| {}).await.unwrap_err();
+    assert_eq!(error.to_string(), "no pair of tables has voucher");
+}
+
+/// Issues, redeems and reverses as the lane does, each in one transaction, until told to stop.
+async fn till(options: PgConnectOptions, number: i64, stop: &std::sync::atomic::AtomicBool) -> i64 {
+    let mut conn = options.connect().await.unwrap();
+    let mut done = 0;
+    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+        let n = 1_000_000 * (number + 1) + done;
+        let (code, member, rule) = (DAY << 41 | n, 1_000 + n % 50, 100 + n % 7);
+        execute(
+            &mut conn,
+            &format!(
+                "begin;
+                 insert into member_rule (member_id, rule_id) values ({member}, {rule}) on conflict do nothing;
+                 select from member_rule where (member_id, rule_id) = ({member}, {rule}) for update;
+                 select from coupon_stock where rule_id = {rule} for update;
+                 insert into coupon (code_id, rule_id, issued_at, valid_from, valid_until, member_id, rule_version)
+                     values ({code}, {rule}, now(), now(), 'infinity', {member}, 1);
+                 insert into coupon_receive values ({member}, {code}, {rule}, 'infinity', 1);
+                 insert into coupon_index values ({rule}, {code}, 'infinity', {member}, 1, null);
+                 update member_rule set taken = taken + 1 where (member_id, rule_id) = ({member}, {rule});
+                 update coupon_stock set issued = issued + 1 where rule_id = {rule};
+                 commit;
+                 begin;
+                 select from coupon where code_id = {code} for update;
+                 update coupon set state = 2, uses = 1, redemption_id = {code}, redeemed_at = now(),
+                     redeemed_store_no = 1, order_ref = 'o' where code_id = {code};
+                 update coupon_receive set state = 2 where (member_id, code_id) = ({member}, {code});
+                 update coupon_index set state = 2 where (rule_id, code_id) = ({rule}, {code});
+                 insert into redemption (redemption_id, code_id, rule_id, recorded_at, amount, discount, rule_version,
+                     store_no, kind, order_ref) values ({code}, {code}, {rule}, now(), 1, 1, 1, 1, 1, 'o');
+                 commit"
+            ),
+        )
+        .await;
+        done += 1;
+    }
+    done
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn while_tills_run_only_what_was_planted_is_named_and_mended() {
+    let (_, secrets) = secrets(7);
+    let (db, mut conn) = filled(&secrets).await;
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let tills: Vec<_> = (0..4)
+        .map(|number| {
+            let (options, stop) = (db.options().clone(), stop.clone());
+            tokio::spawn(async move { till(options, number, &stop).await })
+        })
+        .collect();
+    for round in 0..3 {
+        let report = verify(&db, &secrets, &settings()).await;
+        assert_eq!(lines(&report), Vec::<String>::new(), "round {round}");
+        // Hot rows: the count of a rule that is being issued, an index row, a coupon's uses.
+        execute(&mut conn, "update coupon_stock set issued = issued + 7 where rule_id = 101").await;
+        execute(&mut conn, &format!("delete from coupon_receive where code_id = {}", code(1))).await;
+        execute(&mut conn, &format!("update coupon set uses = 0 where code_id = {}", code(5))).await;
+        let expected = [
+            format!("altered coupon ({}): uses", code(5)),
+            "altered coupon_stock (101,0,0): issued, voided".to_owned(),
+            "altered member_rule (1001,101): taken".to_owned(),
+            format!("missing coupon_receive (1001,{})", code(1)),
+        ];
+        assert_eq!(lines(&verify(&db, &secrets, &settings()).await), expected, "round {round}");
+        let repaired = verify(&db, &secrets, &VerifySettings { repair: true, ..settings() }).await;
+        assert!(repaired.is_clean(), "round {round}: {}", repaired.render());
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut done = 0;
+    for till in tills {
+        done += till.await.unwrap();
+    }
+    assert!(done > 0);
+    let report = verify(&db, &secrets, &settings()).await;
+    assert!(report.is_clean(), "after {done} sales: {}", report.render());
+    let whole: bool = value(
+        &mut conn,
+        "select bool_and(s.issued - s.voided = (select count(*) from coupon c where c.rule_id = s.rule_id and c.state <> 3))
+         from coupon_stock s",
+    )
+    .await;
+    assert!(whole);
+}
