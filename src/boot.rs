@@ -13,7 +13,7 @@ use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
 use crate::{
     clock::{Clock, Zone},
-    config::{SecretSettings, Settings},
+    config::{BadDatabaseUrl, SecretSettings, Settings},
     db::{
         embedded::{Embedded, EmbeddedError, EmbeddedSettings, Reach, SUPERUSER},
         migrate::{self, DATABASE, Migrated, MigrationError, role},
@@ -32,6 +32,8 @@ pub enum BootError {
     Embedded(#[from] EmbeddedError),
     #[error(transparent)]
     Migration(#[from] MigrationError),
+    #[error("{0}; correct --database-url (DATABASE_URL) or --owner-url (TESSERA_OWNER_URL)")]
+    Url(#[from] BadDatabaseUrl),
     #[error("the partitions could not be made: {0}")]
     Upkeep(#[from] DdlError),
     #[error("the secrets cannot be used: {0}")]
@@ -72,7 +74,7 @@ impl Ground {
     /// # Errors
     /// [`BootError`]; nothing is left running.
     pub async fn open(settings: &Settings, clock: &Clock, zone: Zone) -> Result<Self, BootError> {
-        let ground = match Self::named(settings) {
+        let ground = match Self::named(settings)? {
             Some(named) => named,
             None => Self::start(settings, clock, zone).await?,
         };
@@ -91,7 +93,7 @@ impl Ground {
     /// # Errors
     /// [`BootError`].
     pub async fn visit(settings: &Settings, clock: &Clock, zone: Zone) -> Result<Self, BootError> {
-        if let Some(named) = Self::named(settings) {
+        if let Some(named) = Self::named(settings)? {
             return Ok(named);
         }
         match Self::start(settings, clock, zone).await {
@@ -102,10 +104,11 @@ impl Ground {
         }
     }
 
-    fn named(settings: &Settings) -> Option<Self> {
-        let service = settings.database.database_url.as_ref()?.options();
-        let owner = settings.database.owner_url.as_ref().map_or_else(|| service.clone(), |url| url.options());
-        Some(Self { embedded: None, service, owner, migrated: None })
+    fn named(settings: &Settings) -> Result<Option<Self>, BootError> {
+        let Some(url) = &settings.database.database_url else { return Ok(None) };
+        let service = url.options()?;
+        let owner = settings.database.owner_url.as_ref().map_or_else(|| Ok(service.clone()), |url| url.options())?;
+        Ok(Some(Self { embedded: None, service, owner, migrated: None }))
     }
 
     fn reached(embedded: Option<Embedded>, reach: &Reach, migrated: Option<Migrated>) -> Self {

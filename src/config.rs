@@ -106,19 +106,21 @@ impl DatabaseSettings {
 }
 
 /// A database URL that does not show its password.
+///
+/// One that cannot be read is kept as such until it is used: clap would print it, password and all.
 #[derive(Clone)]
-pub struct DatabaseUrl {
-    options: PgConnectOptions,
-}
+pub struct DatabaseUrl(Result<PgConnectOptions, BadDatabaseUrl>);
+
+/// The text is not a database URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the database URL is not of the form postgres://user:password@host:port/name")]
+pub struct BadDatabaseUrl;
 
 impl DatabaseUrl {
-    pub fn options(&self) -> PgConnectOptions {
-        self.options.clone()
-    }
-
-    /// Host, port and name, for messages.
-    pub fn place(&self) -> String {
-        place(&self.options)
+    /// # Errors
+    /// [`BadDatabaseUrl`].
+    pub fn options(&self) -> Result<PgConnectOptions, BadDatabaseUrl> {
+        self.0.clone()
     }
 }
 
@@ -133,21 +135,15 @@ pub fn place(options: &PgConnectOptions) -> String {
 
 impl std::fmt::Debug for DatabaseUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("DatabaseUrl").field(&self.place()).finish()
+        f.debug_tuple("DatabaseUrl").field(&self.0.as_ref().map(place)).finish()
     }
 }
 
-impl FromStr for DatabaseUrl {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        // The parser below takes any scheme, and its messages may repeat the text with the password in it.
-        if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
-            return Err("a database URL begins with postgres://".to_owned());
-        }
-        let options = PgConnectOptions::from_str(text)
-            .map_err(|_| "it is not of the form postgres://user:password@host:port/name".to_owned())?;
-        Ok(Self { options })
+impl From<&str> for DatabaseUrl {
+    fn from(text: &str) -> Self {
+        // sqlx takes any scheme.
+        let known = ["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme));
+        Self(if known { PgConnectOptions::from_str(text).map_err(|_| BadDatabaseUrl) } else { Err(BadDatabaseUrl) })
     }
 }
 
@@ -464,13 +460,14 @@ mod tests {
 
     #[test]
     fn a_database_url_does_not_show_its_password() {
-        let url: DatabaseUrl = "postgres://till:hunter2@db.example:6432/tessera".parse().expect("a good URL");
-        assert_eq!(url.place(), "tessera at db.example:6432");
+        let url = DatabaseUrl::from("postgres://till:hunter2@db.example:6432/tessera");
+        assert_eq!(place(&url.options().expect("a good URL")), "tessera at db.example:6432");
         assert!(!format!("{url:?}").contains("hunter2"));
-        let bad = "mysql://till:hunter2@db/tessera".parse::<DatabaseUrl>().expect_err("another scheme");
-        assert!(!bad.contains("hunter2"));
-        let bad = "postgres://till:hunter2@db:notaport/tessera".parse::<DatabaseUrl>().expect_err("a bad port");
-        assert!(!bad.contains("hunter2"));
+        for bad in ["mysql://till:hunter2@db/tessera", "postgres://till:hunter2@db:notaport/tessera", ""] {
+            let url = DatabaseUrl::from(bad);
+            assert_eq!(url.options().err(), Some(BadDatabaseUrl), "{bad}");
+            assert!(!format!("{url:?}").contains("hunter2"));
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Requests are not logged at info: a span each would triple the CPU of a small answer. What a request cost stands in
 //! metrics and in `Server-Timing`; `--log tessera=debug` adds the rest. Personal data and secrets are never logged.
 
-use std::{fs, panic};
+use std::{fs, io::IsTerminal, panic};
 
 use tracing_subscriber::{EnvFilter, filter::ParseError, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -25,8 +25,12 @@ pub fn init(settings: &LogSettings) -> Result<(), ParseError> {
         }
     }
     let registry = tracing_subscriber::registry().with(filter);
+    // Colours are for people at a terminal; in a file they are noise.
+    let ansi = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let done = match settings.log_format {
-        LogFormat::Compact => registry.with(fmt::layer().compact().with_writer(std::io::stderr)).try_init(),
+        LogFormat::Compact => {
+            registry.with(fmt::layer().compact().with_ansi(ansi).with_writer(std::io::stderr)).try_init()
+        }
         LogFormat::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init(),
     };
     if done.is_ok() {

@@ -179,7 +179,7 @@ impl CouponView {
 /// Get a coupon
 ///
 /// By its code as it is printed or typed; case, spaces and hyphens do not matter.
-#[utoipa::path(get, path = "/v1/coupons/{code}", tag = "coupons", params(("code" = CodeText, Path)),
+#[utoipa::path(get, path = "/v1/coupons/{code}", tag = "coupons", params(("code" = inline(CodeText), Path)),
     responses((status = 200, description = "The coupon", body = CouponView)))]
 async fn get_coupon(app: Data<App>, shell: Data<Shell>, caller: Caller, At(code): At<CodeText>) -> Reply<CouponView> {
     let code_id = code.read(&app, &shell, &caller)?;
@@ -225,7 +225,7 @@ pub struct RedeemBody {
 /// Refusals are looked for in this order: code, store, request number, not found, void, already redeemed, locked, member
 /// frozen or cancelled, another holder, rule not active, not yet valid, expired, other currency, below threshold.
 #[utoipa::path(post, path = "/v1/coupons/{code}/redeem", tag = "coupons",
-    params(("code" = CodeText, Path), ("Idempotency-Key" = Option<String>, Header, description = "The request's number, if the body has no sequence")),
+    params(("code" = inline(CodeText), Path), ("Idempotency-Key" = Option<String>, Header, description = "The request's number, if the body has no sequence")),
     responses((status = 200, description = "The use", body = Redeemed)))]
 async fn redeem_coupon(
     app: Data<App>,
@@ -284,7 +284,7 @@ pub struct ReverseBody {
 /// Whole. The use is back on the coupon; `expired` says when it cannot be spent any more. Refusals are looked for in
 /// this order: code, store, request number, not found, void, no such redemption, reversed already.
 #[utoipa::path(post, path = "/v1/coupons/{code}/reverse", tag = "coupons",
-    params(("code" = CodeText, Path), ("Idempotency-Key" = Option<String>, Header, description = "The request's number, if the body has no sequence")),
+    params(("code" = inline(CodeText), Path), ("Idempotency-Key" = Option<String>, Header, description = "The request's number, if the body has no sequence")),
     responses((status = 200, description = "The undo", body = Reversed)))]
 async fn reverse_coupon(
     app: Data<App>,

@@ -24,7 +24,7 @@ pub fn document(routes: &[Route]) -> Value {
     for route in routes {
         let mut named = Vec::new();
         (route.schemas)(&mut named);
-        schemas.extend(named.into_iter().map(|(name, schema)| (name, plain(&schema))));
+        schemas.extend(named.into_iter().map(|(name, schema)| (name, closed(plain(&schema)))));
         paths.entry(&route.path).or_default().insert(route.method.as_str().to_ascii_lowercase(), operation(route));
     }
     schemas.insert("Problem".to_owned(), problem_schema());
@@ -64,6 +64,20 @@ pub fn document(routes: &[Route]) -> Value {
 
 fn plain<T: serde::Serialize>(value: &T) -> Value {
     serde_json::to_value(value).expect("documents have string keys and no failing serializers")
+}
+
+/// Closes the variants of a tagged enum: serde's `deny_unknown_fields` holds for them, but utoipa says so only of
+/// structs. A variant is known by its tag, a property of one value.
+fn closed(mut schema: Value) -> Value {
+    for variant in schema.get_mut("oneOf").and_then(Value::as_array_mut).into_iter().flatten() {
+        let tagged = variant["properties"].as_object().is_some_and(|properties| {
+            properties.values().any(|property| property["enum"].as_array().is_some_and(|values| values.len() == 1))
+        });
+        if tagged {
+            variant["additionalProperties"] = false.into();
+        }
+    }
+    schema
 }
 
 fn operation(route: &Route) -> Value {

@@ -264,6 +264,13 @@ fn request_bodies_refuse_unknown_fields_and_say_so() {
     assert!(seen.contains("NewStore"));
 }
 
+#[test]
+fn variants_that_are_documented_as_closed_are() {
+    let parse = |json: &str| super::extract::parse::<crate::coupon::rule::Discount>(json.as_bytes());
+    assert!(parse(r#"{"type":"amount_off","amount":1000}"#).is_ok());
+    assert_eq!(parse(r#"{"type":"amount_off","amount":1000,"x":1}"#).unwrap_err().code, Code::MalformedBody);
+}
+
 fn name_of(value: &Value) -> Option<String> {
     value.get("$ref")?.as_str()?.strip_prefix("#/components/schemas/").map(str::to_owned)
 }

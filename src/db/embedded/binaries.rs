@@ -71,8 +71,10 @@ fn probe(dir: PathBuf) -> Option<Binaries> {
     }
     let output = Command::new(dir.join("postgres")).arg("--version").output().ok()?;
     let major = parse_major(&String::from_utf8_lossy(&output.stdout))?;
-    // initdb and postgres look for their shared files from where they really are.
-    Some(Binaries { dir: std::fs::canonicalize(&dir).unwrap_or(dir), major })
+    // A directory of links leads to the one that holds all the programs.
+    let real = std::fs::canonicalize(dir.join("postgres")).ok().and_then(|program| Some(program.parent()?.to_owned()));
+    let dir = real.filter(|real| real.join("initdb").is_file()).unwrap_or(dir);
+    Some(Binaries { dir, major })
 }
 
 /// `postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)` → 15.

@@ -217,6 +217,7 @@ fn tuning(memory_mib: u64, disk_mib: u64, shared_mib: u64, connections_max: u16,
          min_wal_size = {min_wal}MB\n\
          checkpoint_timeout = 30min\n\
          checkpoint_completion_target = 0.9\n\
+         recovery_init_sync_method = syncfs\n\
          random_page_cost = 1.1\n\
          jit = off\n\
          client_connection_check_interval = 2s\n\

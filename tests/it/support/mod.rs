@@ -1,0 +1,12 @@
+//! What tests stand on: a throw-away cluster, a database per test, servers in and out of this process.
+
+pub mod db;
+pub mod server;
+
+pub use db::TestDb;
+pub use server::{Server, TestApp};
+
+/// Counts that CI scales down; the long tests run them in full.
+pub fn scaled(short: usize, long: usize) -> usize {
+    if std::env::var_os("TESSERA_LONG").is_some() { long } else { short }
+}
