@@ -154,8 +154,12 @@ async fn prove(
     parents: &BTreeMap<String, String>,
     row: &mut Proven,
 ) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(format!("begin; {}", query.given.as_deref().unwrap_or_default())))
+        .execute(&mut *conn)
+        .await?;
     let Some(parameters) = sample(conn, query).await? else {
         row.failures.push("the sample finds no row".to_owned());
+        sqlx::raw_sql("rollback").execute(&mut *conn).await?;
         return Ok(());
     };
     let outcome = execute(conn, query, &parameters).await;
@@ -200,7 +204,7 @@ async fn execute(
 ) -> Result<(Value, BTreeMap<String, i64>), sqlx::Error> {
     let literals: Vec<_> = parameters.iter().map(|parameter| literal(parameter.text.as_deref())).collect();
     let arguments = if literals.is_empty() { String::new() } else { format!("({})", literals.join(", ")) };
-    sqlx::raw_sql(AssertSqlSafe(format!("begin; {SETTINGS}"))).execute(&mut *conn).await?;
+    sqlx::raw_sql(AssertSqlSafe(SETTINGS.to_owned())).execute(&mut *conn).await?;
     sqlx::raw_sql(AssertSqlSafe(format!("prepare {STATEMENT} as {}", query.parent()))).execute(&mut *conn).await?;
     let before = written(conn).await?;
     let explain = format!("explain (analyze, buffers, format json) execute {STATEMENT}{arguments}");

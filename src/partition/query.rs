@@ -79,6 +79,9 @@ pub struct Query {
     pub routes: Vec<Route>,
     /// None for a query that touches no partitioned table.
     pub sample: Option<String>,
+    /// What the proof does before the sample, in the transaction that it rolls back: makes a row of a kind that a
+    /// database may not have.
+    pub given: Option<String>,
     parts: Vec<Part>,
     parent: &'static str,
     on_leaves: RwLock<HashMap<Box<[Leaf]>, &'static str>>,
@@ -218,12 +221,23 @@ fn parse(name: &str, text: &str) -> Result<Query, String> {
         return Err(format!("route names {}, but touches does not", route.plan.table));
     }
     let sample = header.fields.get("sample").cloned();
+    let given = header.fields.get("given").cloned();
     if sample.is_none() && !touches.is_empty() {
         return Err("the header `-- sample:` is missing".to_owned());
     }
     let parent = leak(render(&parts, &[]));
     let caller = header.caller;
-    Ok(Query { name: name.to_owned(), caller, touches, routes, sample, parts, parent, on_leaves: RwLock::default() })
+    Ok(Query {
+        name: name.to_owned(),
+        caller,
+        touches,
+        routes,
+        sample,
+        given,
+        parts,
+        parent,
+        on_leaves: RwLock::default(),
+    })
 }
 
 /// The comment lines at the top of a file.
@@ -242,7 +256,7 @@ impl<'a> Header<'a> {
         while let Some(after) = body.trim_start().strip_prefix("--") {
             let (line, rest) = after.split_once('\n').unwrap_or((after, ""));
             body = rest;
-            let named = ["touches", "route", "sample"]
+            let named = ["touches", "route", "given", "sample"]
                 .into_iter()
                 .find_map(|field| Some((field, line.trim().strip_prefix(field)?.strip_prefix(':')?)));
             if let Some((field, value)) = named {

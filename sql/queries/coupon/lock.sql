@@ -25,5 +25,6 @@ select
     c.referrer
 from unnest($1::bigint[]) with ordinality as t (code_id, position)
 join {coupon} c on c.code_id = t.code_id
+where c.code_id = any($1::bigint[])
 order by t.position
 for update of c

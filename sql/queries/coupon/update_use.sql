@@ -20,3 +20,4 @@ from unnest(
     code_id, redemption_id, redeemed_at, lock_until, redeemed_store_no, state, uses, cycles, lock_order, order_ref
 )
 where c.code_id = t.code_id
+    and c.code_id = any($1::bigint[])

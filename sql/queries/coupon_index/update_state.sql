@@ -7,4 +7,5 @@ set
     state = t.state
 from unnest($1::bigint[], $2::bigint[], $3::smallint[]) as t (rule_id, code_id, state)
 where i.rule_id = t.rule_id
+    and i.rule_id = any($1::bigint[])
     and i.code_id = t.code_id

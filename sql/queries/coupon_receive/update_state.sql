@@ -7,4 +7,5 @@ set
     state = t.state
 from unnest($1::bigint[], $2::bigint[], $3::smallint[]) as t (member_id, code_id, state)
 where r.member_id = t.member_id
+    and r.member_id = any($1::bigint[])
     and r.code_id = t.code_id

@@ -10,5 +10,6 @@ select
     s.store_no
 from unnest($1::bigint[], $2::integer[], $3::integer[]) with ordinality as t (rule_id, period, store_no, position)
 join {coupon_stock} s on s.rule_id = t.rule_id and s.period = t.period and s.store_no = t.store_no
+where s.rule_id = any($1::bigint[])
 order by t.position
 for update of s

@@ -9,5 +9,6 @@ set
 from unnest($1::bigint[], $2::integer[], $3::integer[], $4::bigint[], $5::bigint[])
     as t (rule_id, period, store_no, issued, voided)
 where s.rule_id = t.rule_id
+    and s.rule_id = any($1::bigint[])
     and s.period = t.period
     and s.store_no = t.store_no

@@ -21,5 +21,6 @@ select
     m.signature
 from unnest($1::bigint[]) with ordinality as t (member_id, position)
 join {member} m on m.member_id = t.member_id
+where m.member_id = any($1::bigint[])
 order by t.position
 for update of m

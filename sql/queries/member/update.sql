@@ -20,4 +20,5 @@ from unnest(
     $8::bytea[], $9::text[], $10::text[]
 ) as t (member_id, version, updated_at, home_store_no, state, gender, name, birthday, nickname, signature)
 where m.member_id = t.member_id
+    and m.member_id = any($1::bigint[])
     and m.version = t.version

@@ -6,4 +6,5 @@
 delete from {member_key} k
 using unnest($1::uuid[], $2::bigint[]) as t (key, member_id)
 where k.key = t.key
+    and k.key = any($1::uuid[])
     and k.member_id = t.member_id

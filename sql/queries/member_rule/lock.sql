@@ -8,5 +8,6 @@ select
     m.taken
 from unnest($1::bigint[], $2::bigint[]) with ordinality as t (member_id, rule_id, position)
 join {member_rule} m on m.member_id = t.member_id and m.rule_id = t.rule_id
+where m.member_id = any($1::bigint[])
 order by t.position
 for update of m

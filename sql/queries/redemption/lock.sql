@@ -21,5 +21,6 @@ select
     r.order_ref
 from unnest($1::bigint[]) with ordinality as t (redemption_id, position)
 join {redemption} r on r.redemption_id = t.redemption_id
+where r.redemption_id = any($1::bigint[])
 order by t.position
 for update of r

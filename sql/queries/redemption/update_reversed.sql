@@ -8,3 +8,4 @@ set
     reversed_whole = t.reversed_whole
 from unnest($1::bigint[], $2::bigint[], $3::boolean[]) as t (redemption_id, reversed, reversed_whole)
 where r.redemption_id = t.redemption_id
+    and r.redemption_id = any($1::bigint[])

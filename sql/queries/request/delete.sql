@@ -5,4 +5,6 @@
 delete from {request} r
 using unnest($1::date[], $2::uuid[]) as t (day, key)
 where r.day = t.day
+    and r.day = any($1::date[])
     and r.key = t.key
+    and r.key = any($2::uuid[])

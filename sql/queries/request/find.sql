@@ -10,3 +10,5 @@ select
     r.answer
 from unnest($1::date[], $2::uuid[]) as t (day, key)
 join {request} r on r.day = t.day and r.key = t.key
+where r.day = any($1::date[])
+    and r.key = any($2::uuid[])

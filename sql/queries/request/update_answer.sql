@@ -8,4 +8,6 @@ set
     answer = t.answer
 from unnest($1::date[], $2::uuid[], $3::smallint[], $4::text[]) as t (day, key, status, answer)
 where r.day = t.day
+    and r.day = any($1::date[])
     and r.key = t.key
+    and r.key = any($2::uuid[])
