@@ -2,3 +2,4 @@
 
 mod slice;
 mod support;
+mod verify;
