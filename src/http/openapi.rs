@@ -133,7 +133,7 @@ fn say_what_headers_hold(operation: &mut Value) {
                     "minLength": 1,
                     "maxLength": KEY_CHARS_MAX,
                     "pattern": "^[!-~]+$",
-                    "examples": ["01932c07-2b44-7cc3-9d2e-6b2f6f3f2a10"],
+                    "examples": ["order-S0001-0093"],
                 });
             }
             Some("If-Match") => parameter["schema"] = plain(&<IfMatch as utoipa::PartialSchema>::schema()),
