@@ -40,9 +40,9 @@ struct StoreList {
 async fn list_stores(shell: Data<Shell>, Query(list): Query<StoreList>) -> Reply<Page<Store>> {
     let (filter, limit) = (list.state, limit_of(list.limit));
     let after = list.cursor.map(|cursor| cursor.key(&filter)).transpose()?;
-    let mut conn = shell.office.get().await?;
+    let mut conn = shell.conn().await?;
     let rows = store::list_stores(&mut conn, filter, after.as_deref(), limit + 1).await?;
-    Ok(Answer::ok(Page::new(rows, limit, &filter, |store| store.store_id.to_string())))
+    Ok(Answer::ok(Page::new(rows, limit, &filter, |store| store.store_id.to_string())).metered(conn.meter()))
 }
 
 /// Make a store
@@ -51,10 +51,10 @@ async fn list_stores(shell: Data<Shell>, Query(list): Query<StoreList>) -> Reply
 #[utoipa::path(post, path = "/v1/stores", tag = "stores", responses(
     (status = 201, description = "The store", body = Store, headers(("ETag" = String), ("Location" = String)))))]
 async fn create_store(shell: Data<Shell>, Json(new): Json<NewStore>) -> Reply<Store> {
-    let mut conn = shell.office.get().await?;
+    let mut conn = shell.conn().await?;
     let store = store::insert_store(&mut conn, &new, shell.clock.now()).await?;
     let (location, etag) = (format!("/v1/stores/{}", store.store_id), ETag::version(store.version));
-    Ok(Answer::created(store, location).etag(etag))
+    Ok(Answer::created(store, location).etag(etag).metered(conn.meter()))
 }
 
 /// Get a store
@@ -64,10 +64,10 @@ async fn create_store(shell: Data<Shell>, Json(new): Json<NewStore>) -> Reply<St
     (status = 200, description = "The store", body = Store, headers(("ETag" = String)))))]
 async fn get_store(shell: Data<Shell>, caller: Caller, At(store_id): At<StoreId>) -> Reply<Store> {
     caller.must_be_at(&store_id)?;
-    let mut conn = shell.office.get().await?;
+    let mut conn = shell.conn().await?;
     let store = store::get_store(&mut conn, &store_id).await?;
     let etag = ETag::version(store.version);
-    Ok(Answer::ok(store).etag(etag))
+    Ok(Answer::ok(store).etag(etag).metered(conn.meter()))
 }
 
 /// Change a store
@@ -82,10 +82,10 @@ async fn update_store(
     seen: IfMatch,
     Json(patch): Json<StorePatch>,
 ) -> Reply<Store> {
-    let mut conn = shell.office.get().await?;
+    let mut conn = shell.conn().await?;
     let store = store::update_store(&mut conn, &store_id, seen.versions(), &patch, shell.clock.now()).await?;
     let etag = ETag::version(store.version);
-    Ok(Answer::ok(store).etag(etag))
+    Ok(Answer::ok(store).etag(etag).metered(conn.meter()))
 }
 
 impl From<ChainError> for ApiError {

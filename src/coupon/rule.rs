@@ -33,7 +33,7 @@ pub struct RuleVersion {
 pub enum Discount {
     /// So much off, in the smallest unit of the currency.
     AmountOff {
-        #[serde(deserialize_with = "crate::http::input::int")]
+        #[serde(deserialize_with = "crate::http::input::int_in::<_, 1, 1_000_000_000_000>")]
         #[schema(minimum = 1, maximum = 1_000_000_000_000i64)]
         amount: i64,
     },

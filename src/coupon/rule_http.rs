@@ -12,7 +12,7 @@ use super::{
 use crate::{
     app::App,
     http::{
-        Answer, ApiError, At, ETag, IfMatch, Json, Reply, Routes,
+        Answer, ApiError, At, ETag, IfMatch, Json, Reply, Routes, Seen,
         input::{Int, present},
     },
     id::RuleId,
@@ -234,7 +234,7 @@ async fn get_rule(app: Data<App>, At(rule_id): At<RuleId>) -> Reply<RuleView> {
 #[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/pause", tag = "rules",
     params(("rule_id" = RuleId, Path), ("If-Match" = inline(Option<IfMatch>), Header)),
     responses((status = 200, description = "The rule", body = RuleView, headers(("ETag" = String)))))]
-async fn pause_rule(app: Data<App>, At(rule_id): At<RuleId>, seen: Option<IfMatch>) -> Reply<RuleView> {
+async fn pause_rule(app: Data<App>, At(rule_id): At<RuleId>, Seen(seen): Seen) -> Reply<RuleView> {
     set_state(&app, rule_id, seen, RuleState::Paused).await
 }
 
@@ -244,7 +244,7 @@ async fn pause_rule(app: Data<App>, At(rule_id): At<RuleId>, seen: Option<IfMatc
 #[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/resume", tag = "rules",
     params(("rule_id" = RuleId, Path), ("If-Match" = inline(Option<IfMatch>), Header)),
     responses((status = 200, description = "The rule", body = RuleView, headers(("ETag" = String)))))]
-async fn resume_rule(app: Data<App>, At(rule_id): At<RuleId>, seen: Option<IfMatch>) -> Reply<RuleView> {
+async fn resume_rule(app: Data<App>, At(rule_id): At<RuleId>, Seen(seen): Seen) -> Reply<RuleView> {
     set_state(&app, rule_id, seen, RuleState::Active).await
 }
 
@@ -254,7 +254,7 @@ async fn resume_rule(app: Data<App>, At(rule_id): At<RuleId>, seen: Option<IfMat
 #[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/end", tag = "rules",
     params(("rule_id" = RuleId, Path), ("If-Match" = inline(Option<IfMatch>), Header)),
     responses((status = 200, description = "The rule", body = RuleView, headers(("ETag" = String)))))]
-async fn end_rule(app: Data<App>, At(rule_id): At<RuleId>, seen: Option<IfMatch>) -> Reply<RuleView> {
+async fn end_rule(app: Data<App>, At(rule_id): At<RuleId>, Seen(seen): Seen) -> Reply<RuleView> {
     set_state(&app, rule_id, seen, RuleState::Ended).await
 }
 

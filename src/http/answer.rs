@@ -174,25 +174,36 @@ impl IfMatch {
         }
     }
 
+    fn of(request: &HttpRequest) -> Result<Self, ApiError> {
+        let value = request.headers().get(header::IF_MATCH).ok_or(Code::PreconditionRequired)?;
+        let text = value.to_str().map_err(|_| Refusal::new(Code::MalformedHeader).with("header", "If-Match"))?;
+        Ok(Self::parse(text)?)
+    }
+
     fn parse(text: &str) -> Result<Self, Refusal> {
         if text.trim() == "*" {
             return Ok(Self::Any);
         }
+        let malformed = || {
+            Refusal::new(Code::MalformedHeader)
+                .detail("If-Match is `*` or a list of entity tags in quotes")
+                .with("header", "If-Match")
+        };
         let mut versions = Vec::new();
-        for tag in text.split(',').map(str::trim) {
-            let opaque = tag.strip_prefix("W/").unwrap_or(tag);
-            let quoted = opaque.len() >= 2 && opaque.starts_with('"') && opaque.ends_with('"');
-            if !quoted {
-                return Err(Refusal::new(Code::MalformedHeader)
-                    .detail("If-Match is `*` or a list of entity tags in quotes")
-                    .with("header", "If-Match"));
-            }
+        let mut rest = text.trim();
+        loop {
+            let weak = rest.starts_with("W/");
+            let opened = rest.trim_start_matches("W/").strip_prefix('"').ok_or_else(malformed)?;
+            // A tag may hold commas, but no quotes.
+            let (tag, after) = opened.split_once('"').ok_or_else(malformed)?;
             // Weak tags never match strongly.
-            if let Some(version) = tag.strip_prefix("\"v").and_then(|rest| rest.strip_suffix('"')?.parse().ok()) {
-                versions.push(version);
-            }
+            versions.extend(tag.strip_prefix('v').filter(|_| !weak).and_then(|version| version.parse::<i64>().ok()));
+            rest = match after.trim_start().strip_prefix(',') {
+                Some(more) => more.trim_start(),
+                None if after.trim().is_empty() => return Ok(Self::Versions(versions)),
+                None => return Err(malformed()),
+            };
         }
-        Ok(Self::Versions(versions))
     }
 }
 
@@ -214,14 +225,25 @@ impl FromRequest for IfMatch {
     type Future = Ready<Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(match request.headers().get(header::IF_MATCH) {
-            None => Err(Code::PreconditionRequired.into()),
-            Some(value) => value
-                .to_str()
-                .map_err(|_| Refusal::new(Code::MalformedHeader).with("header", "If-Match"))
-                .and_then(Self::parse)
-                .map_err(ApiError::from),
-        })
+        ready(Self::of(request))
+    }
+}
+
+/// An `If-Match` that may be absent. (Not `Option<IfMatch>`: actix makes `None` of a malformed header too, and the change
+/// would be made unconditionally.)
+#[derive(Debug, Clone)]
+pub struct Seen(pub Option<IfMatch>);
+
+impl FromRequest for Seen {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        if request.headers().contains_key(header::IF_MATCH) {
+            ready(IfMatch::of(request).map(|seen| Self(Some(seen))))
+        } else {
+            ready(Ok(Self(None)))
+        }
     }
 }
 
@@ -234,7 +256,7 @@ mod tests {
     #[test]
     fn if_match_is_read_as_rfc_9110_says() {
         assert_eq!(IfMatch::parse("*").unwrap(), IfMatch::Any);
-        assert_eq!(IfMatch::parse("\"v3\", W/\"v4\", \"x\"").unwrap(), IfMatch::Versions(vec![3]));
+        assert_eq!(IfMatch::parse("\"v3\", W/\"v4\",\"x,y\" , \"\"").unwrap(), IfMatch::Versions(vec![3]));
         for bad in ["", "v3", "\"v3", "\"v3\",", "3"] {
             assert_eq!(IfMatch::parse(bad).unwrap_err().code, Code::MalformedHeader, "{bad}");
         }

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::TcpListener;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::dev::Service;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::web::{self, Bytes, Data, ServiceConfig};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, ResponseError, guard};
 use metrics_exporter_prometheus::PrometheusHandle;
+use sqlx::PgConnection;
 
 use super::extract::BodyLimit;
 use super::gate::{Gate, InFlight};
@@ -20,7 +22,8 @@ use super::route::{Route, Routes};
 use super::{openapi, ops};
 use crate::chain::cache::KeyCache;
 use crate::clock::{Clock, Zone};
-use crate::db::pool::Office;
+use crate::db::pool::{self, Office, OfficeConn};
+use crate::meter::Meter;
 use crate::readiness::Readiness;
 
 const NOSNIFF: (HeaderName, HeaderValue) =
@@ -88,6 +91,50 @@ impl Shell {
             in_flight: Arc::default(),
             metrics: None,
         }
+    }
+}
+
+impl Shell {
+    /// A connection of the office that keeps the meter of the answer.
+    ///
+    /// # Errors
+    /// `overloaded`, `unavailable`.
+    pub async fn conn(&self) -> Result<MeteredConn, pool::Error> {
+        let began = Instant::now();
+        let conn = self.office.get().await?;
+        Ok(MeteredConn { conn, queue: began.elapsed(), began: Instant::now(), statements: 0 })
+    }
+}
+
+/// A connection that counts how often it was lent: a store function sends one statement each time.
+pub struct MeteredConn {
+    conn: OfficeConn,
+    queue: Duration,
+    began: Instant,
+    statements: u32,
+}
+
+impl MeteredConn {
+    /// What has been spent so far.
+    pub fn meter(&self) -> Meter {
+        let mut meter = Meter { statements: self.statements, ..Meter::office(self.began.elapsed()) };
+        meter.add_queue(self.queue);
+        meter
+    }
+}
+
+impl Deref for MeteredConn {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.conn
+    }
+}
+
+impl DerefMut for MeteredConn {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.statements += 1;
+        &mut self.conn
     }
 }
 

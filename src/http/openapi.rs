@@ -10,10 +10,12 @@ use actix_web::http::Method;
 use serde_json::{Map, Value, json};
 use utoipa::openapi::path::ParameterIn;
 
+use super::answer::IfMatch;
 use super::ops::example;
-use super::problem;
 use super::route::Route;
+use super::{number, problem};
 use crate::problem::Code;
+use crate::request::KEY_CHARS_MAX;
 
 const SCHEME: &str = "api_key";
 
@@ -97,6 +99,7 @@ fn operation(route: &Route) -> Value {
         operation["responses"]["304"] = json!({"description": "`If-None-Match` names the version that there is"});
     }
     add_common_headers(&mut operation);
+    say_what_headers_hold(&mut operation);
     for (status, codes) in codes_of(route) {
         let response = &mut operation["responses"][status.to_string()];
         // A 503 of /readyz is a report, not a problem.
@@ -114,6 +117,28 @@ fn add_common_headers(operation: &mut Value) {
             "description": "What the answer has cost, in milliseconds, statements and leaves.",
             "schema": {"type": "string"},
         });
+    }
+}
+
+/// The headers that extractors check, said once for all operations.
+fn say_what_headers_hold(operation: &mut Value) {
+    for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
+        if parameter["in"] != "header" {
+            continue;
+        }
+        match parameter["name"].as_str() {
+            Some(number::HEADER) => {
+                parameter["schema"] = json!({
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": KEY_CHARS_MAX,
+                    "pattern": "^[!-~]+$",
+                    "examples": ["01932c07-2b44-7cc3-9d2e-6b2f6f3f2a10"],
+                });
+            }
+            Some("If-Match") => parameter["schema"] = plain(&<IfMatch as utoipa::PartialSchema>::schema()),
+            _ => {}
+        }
     }
 }
 
@@ -140,7 +165,10 @@ fn codes_of(route: &Route) -> BTreeMap<u16, BTreeSet<&'static str>> {
         ]);
     }
     if route.has_header("If-Match") {
-        codes.extend([Code::PreconditionRequired, Code::PreconditionFailed, Code::MalformedHeader]);
+        codes.extend([Code::PreconditionFailed, Code::MalformedHeader]);
+        if route.needs_header("If-Match") {
+            codes.push(Code::PreconditionRequired);
+        }
     }
     if route.is_numbered() {
         codes.extend([

@@ -22,7 +22,7 @@ pub fn routes() -> Routes {
         get_metrics;
         get_openapi;
         list_problems;
-        get_problem;
+        get_problem: RouteNotFound;
     }
 }
 
@@ -126,7 +126,7 @@ async fn list_problems() -> Reply<ProblemKinds> {
 /// The `type` of a problem leads here.
 #[utoipa::path(get, path = "/problems/{code}", tag = "operation",
     params(("code" = String, Path, description = "The code")),
-    responses((status = 200, description = "The code", body = ProblemKind), (status = 404, description = "No such code")))]
+    responses((status = 200, description = "The code", body = ProblemKind)))]
 async fn get_problem(At(name): At<String>) -> Reply<ProblemKind> {
     match Code::ALL.iter().find(|code| code.name() == name) {
         Some(&code) => Ok(Answer::ok(code.into())),

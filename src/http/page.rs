@@ -92,6 +92,9 @@ impl utoipa::PartialSchema for Cursor {
     fn schema() -> RefOr<Schema> {
         ObjectBuilder::new()
             .schema_type(SchemaType::new(Type::String))
+            .min_length(Some(18))
+            .max_length(Some(16 + 2 * KEY_BYTES_MAX))
+            .pattern(Some("^([0-9a-f]{2})+$"))
             .description(Some("Opaque: a `next_cursor` of the same list with the same filter."))
             .into()
     }

@@ -5,7 +5,7 @@
 
 use actix_web::http::Method;
 use utoipa::openapi::path::{HttpMethod, Operation, ParameterIn};
-use utoipa::openapi::{RefOr, Schema};
+use utoipa::openapi::{RefOr, Required, Schema};
 
 use super::caller::roles_of;
 use super::number;
@@ -88,6 +88,14 @@ impl Route {
     pub(super) fn has_header(&self, name: &str) -> bool {
         self.parameters()
             .any(|parameter| parameter.parameter_in == ParameterIn::Header && parameter.name.eq_ignore_ascii_case(name))
+    }
+
+    pub(super) fn needs_header(&self, name: &str) -> bool {
+        self.parameters().any(|parameter| {
+            parameter.parameter_in == ParameterIn::Header
+                && parameter.name.eq_ignore_ascii_case(name)
+                && parameter.required == Required::True
+        })
     }
 
     pub(super) fn is_numbered(&self) -> bool {

@@ -267,7 +267,8 @@ fn request_bodies_refuse_unknown_fields_and_say_so() {
 #[test]
 fn variants_that_are_documented_as_closed_are() {
     let parse = |json: &str| super::extract::parse::<crate::coupon::rule::Discount>(json.as_bytes());
-    assert!(parse(r#"{"type":"amount_off","amount":1000}"#).is_ok());
+    assert!(parse(r#"{"type":"amount_off","amount":1000.0}"#).is_ok());
+    assert_eq!(parse(r#"{"type":"amount_off","amount":0}"#).unwrap_err().code, Code::InvalidField);
     assert_eq!(parse(r#"{"type":"amount_off","amount":1000,"x":1}"#).unwrap_err().code, Code::MalformedBody);
 }
 
@@ -279,7 +280,7 @@ fn name_of(value: &Value) -> Option<String> {
 async fn what_is_documented_is_served_and_guarded() {
     let app = app!(shell(HttpSettings::default()).await);
     for route in routes() {
-        let uri = route.path.replace('{', "").replace('}', "");
+        let uri = route.path.replace(['{', '}'], "");
         let request = TestRequest::default().method(route.method.clone()).uri(&uri);
         let (status, _, body) = answer!(app, request);
         if route.roles.is_some() {

@@ -14,6 +14,8 @@ use crate::{
     secret::{SecretFile, Secrets},
 };
 
+/// Of one till, so that the tables do not outgrow the walk.
+const SALES_MAX: i64 = 2_000;
 const MEMBERS: std::ops::Range<i64> = 1_000..1_050;
 /// 2026-11-22, the day that the leaves of the test database lie around.
 const DAY: i64 = 9_822;
@@ -193,13 +195,8 @@ fn coupon_plantings() -> Vec<Planting> {
         ),
         plant(
             "receive, altered",
-            format!(
-                "update coupon_receive set valid_until = valid_until + interval '1 day', rule_id = 103 where code_id = {c2}"
-            ),
-            &[
-                format!("altered coupon_receive (1002,{c2}): rule_id, valid_until"),
-                "altered member_rule (1002,102): taken".to_owned(),
-            ],
+            format!("update coupon_receive set valid_until = valid_until + interval '1 day' where code_id = {c2}"),
+            &[format!("altered coupon_receive (1002,{c2}): valid_until")],
         ),
         plant(
             "receive, extra, of no coupon",
@@ -293,11 +290,11 @@ fn ledger_plantings() -> Vec<Planting> {
     let (c1, c5, c11) = (code(1), code(5), code(11));
     let stranger = DAY << 41 | 999_999;
     let (r5, r10, r11, more) = (used(5), used(10), used(11), used(500_001));
-    let row = |code: i64, kind: i16, reverses: &str| {
+    let row = |id: i64, code: i64, kind: i16, reverses: &str| {
         format!(
             "insert into redemption (redemption_id, code_id, rule_id, recorded_at, amount, discount, rule_version,
                  store_no, kind, order_ref, reverses)
-             values ({more}, {code}, 101, now(), 1, 1, 1, 1, {kind}, 'x', {reverses})"
+             values ({id}, {code}, 101, now(), 1, 1, 1, 1, {kind}, 'x', {reverses})"
         )
     };
     let without = format!("delete from redemption where redemption_id = {more}");
@@ -327,14 +324,18 @@ fn ledger_plantings() -> Vec<Planting> {
             format!("update coupon set redeemed_store_no = 9 where code_id = {c5}"),
             &[format!("altered coupon ({c5}): redeemed_store_no")],
         ),
-        plant("ledger, extra use", row(c1, 1, "null"), &[format!("altered coupon ({c1}): uses, state")]),
+        plant("ledger, extra use", row(used(500_002), c1, 1, "null"), &[format!("altered coupon ({c1}): uses, state")]),
         plant(
             "ledger, missing use",
             format!("delete from redemption where redemption_id = {r5}"),
             &[format!("missing redemption ({r5})")],
         ),
-        plant("ledger, use of no coupon", row(stranger, 1, "null"), &[format!("extra redemption ({more}): code_id")])
-            .left(without.clone()),
+        plant(
+            "ledger, use of no coupon",
+            row(more, stranger, 1, "null"),
+            &[format!("extra redemption ({more}): code_id")],
+        )
+        .left(without.clone()),
         plant(
             "ledger, use not marked as reversed",
             format!("update redemption set reversed_whole = false, reversed = 0 where redemption_id = {r11}"),
@@ -349,8 +350,12 @@ fn ledger_plantings() -> Vec<Planting> {
             &[format!("altered redemption ({r11}): reversed, reversed_whole")],
         )
         .left("insert into redemption select * from kept; drop table kept".to_owned()),
-        plant("ledger, reversal of nothing", row(c11, 2, "12345"), &[format!("altered redemption ({more}): reverses")])
-            .left(without),
+        plant(
+            "ledger, reversal of nothing",
+            row(more, c11, 2, "12345"),
+            &[format!("altered redemption ({more}): reverses")],
+        )
+        .left(without),
     ]
 }
 
@@ -583,7 +588,7 @@ async fn only_the_pairs_of_the_tables_asked_for_are_compared() {
 async fn till(options: PgConnectOptions, number: i64, stop: &std::sync::atomic::AtomicBool) -> i64 {
     let mut conn = options.connect().await.unwrap();
     let mut done = 0;
-    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+    while done < SALES_MAX && !stop.load(std::sync::atomic::Ordering::Relaxed) {
         let n = 1_000_000 * (number + 1) + done;
         let (code, member, rule) = (DAY << 41 | n, 1_000 + n % 50, 100 + n % 7);
         execute(
@@ -621,6 +626,7 @@ async fn till(options: PgConnectOptions, number: i64, stop: &std::sync::atomic::
 async fn while_tills_run_only_what_was_planted_is_named_and_mended() {
     let (_, secrets) = secrets(7);
     let (db, mut conn) = filled(&secrets).await;
+    let settings = || VerifySettings { chunk_rows: 500, ..settings() };
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let tills: Vec<_> = (0..4)
         .map(|number| {
@@ -628,7 +634,7 @@ async fn while_tills_run_only_what_was_planted_is_named_and_mended() {
             tokio::spawn(async move { till(options, number, &stop).await })
         })
         .collect();
-    for round in 0..3 {
+    for round in 0..2 {
         let report = verify(&db, &secrets, &settings()).await;
         assert_eq!(lines(&report), Vec::<String>::new(), "round {round}");
         // Hot rows: the count of a rule that is being issued, an index row, a coupon's uses.

@@ -4,3 +4,4 @@ mod coherence;
 mod races;
 mod slice;
 mod support;
+mod verify;
