@@ -95,11 +95,11 @@ async fn a_rule_paused_on_one_node_stops_redeeming_on_the_other_within_the_bound
     let redeem = async || b.redeem(&codes[next.fetch_add(1, Ordering::Relaxed) % codes.len()]).await;
     redeem().await.expect(200);
     pause(a, &rule).await;
-    follows("pause", COHERENCE_BOUND, redeem, |answer| answer.code() == "rule_not_active").await;
+    follows("pause", COHERENCE_BOUND, &redeem, |answer| answer.code() == "rule_not_active").await;
     assert_eq!(a.redeem(&codes[0]).await.expect(422).json["rule_state"], json!("paused"));
     let resume = a.raw(Method::POST, &format!("/v1/coupon-rules/{rule}/resume")).bearer_auth(&a.keys.ops);
     a.send(resume).await.expect(200);
-    follows("resume", COHERENCE_BOUND, redeem, |answer| answer.status == 200).await;
+    follows("resume", COHERENCE_BOUND, &redeem, |answer| answer.status == 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
