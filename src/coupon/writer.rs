@@ -151,6 +151,12 @@ impl CouponWriter {
         let stores: BTreeSet<StoreNo> =
             world.coupons.values().filter_map(|coupon| Some(coupon.last_use.as_ref()?.store_no)).collect();
         world.stores = self.stores.of(tx, stores).await?;
+        // A request may be refused for what one before it in this batch does, at that one's store.
+        for op in ops {
+            if let Act::Redeem(redeem) = &op.act {
+                world.stores.insert(redeem.store_no, Arc::clone(&redeem.store_id));
+            }
+        }
         Ok(world)
     }
 }

@@ -1,5 +1,7 @@
 //! One binary of tests against real PostgreSQL and real server processes.
 
+mod coherence;
+mod races;
 mod slice;
 mod support;
 mod verify;

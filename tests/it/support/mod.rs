@@ -1,9 +1,11 @@
 //! What tests stand on: a throw-away cluster, a database per test, servers in and out of this process.
 
 pub mod db;
+pub mod pair;
 pub mod server;
 
 pub use db::TestDb;
+pub use pair::Pair;
 pub use server::{Server, TestApp};
 
 /// Counts that CI scales down; the long tests run them in full.
