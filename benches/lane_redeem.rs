@@ -214,7 +214,7 @@ fn lane_redeem(criterion: &mut Criterion) {
     });
     let (ours, theirs) = (Supply::new(stage), Supply::new(stage));
     // Every coupon is redeemed once: the rounds together must not need more than there are.
-    let share = stage.rows as usize / 1_000;
+    let share = stage.rows as usize / 1_200;
     for (tasks, calls, measure, goal) in [
         (1, share, Measure::P50, "≤ 1.1"),
         (16, share * 6, Measure::Rate, "≥ 1.5"),
