@@ -1,5 +1,8 @@
 //! Codes, blind keys, encryption and normal forms, each beside a reference in the same run, with the ratio at the end.
 
+#[path = "support/report.rs"]
+mod report;
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -9,6 +12,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use hmac::{Hmac, Mac};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use report::Report;
 use sha2::Sha256;
 use tessera::clock::Clock;
 use tessera::id::{Day, MemberIdMinter, NodeLease};
@@ -115,17 +119,16 @@ fn by_library() {
 }
 
 fn codec(criterion: &mut Criterion) {
-    let mut lines = Vec::new();
+    let mut report = Report::new("codec");
     for mut pair in pairs() {
         criterion.bench_function(pair.path, |bencher| bencher.iter(&mut pair.ours));
-        lines.push(compare(&mut pair));
+        compare(&mut report, &mut pair);
     }
-    println!("\n{:<42} {:>9} {:>9} {:>7}  reference", "path", "ns", "ref. ns", "ratio");
-    lines.iter().for_each(|line| println!("{line}"));
+    report.finish();
 }
 
 /// In turns, so that both see the same machine; the median of the turns.
-fn compare(pair: &mut Pair) -> String {
+fn compare(report: &mut Report, pair: &mut Pair) {
     const TURNS: usize = 15;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..TURNS {
@@ -135,7 +138,8 @@ fn compare(pair: &mut Pair) -> String {
     ours.sort_by(f64::total_cmp);
     theirs.sort_by(f64::total_cmp);
     let (ours, theirs) = (ours[TURNS / 2], theirs[TURNS / 2]);
-    format!("{:<42} {ours:>9.0} {theirs:>9.0} {:>7.2}  {}", pair.path, ours / theirs, pair.reference)
+    let reference = format!("{}: {theirs:.0} ns", pair.reference);
+    report.add(pair.path, "1", format!("{ours:.0} ns"), reference, ours / theirs, "-");
 }
 
 fn nanoseconds(call: &mut dyn FnMut()) -> f64 {

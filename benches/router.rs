@@ -1,9 +1,13 @@
 //! The router beside a plain hash of the same keys: what it costs to agree with PostgreSQL.
 
+#[path = "support/report.rs"]
+mod report;
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use report::Report;
 use tessera::partition::plan;
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
@@ -24,7 +28,7 @@ fn by_reference(bytes: &[u8]) -> i32 {
 }
 
 /// Time per key of two functions measured in turns, so that both see the same machine.
-fn ratio<K: Copy>(name: &str, keys: &[K], ours: impl Fn(K) -> i32, reference: impl Fn(K) -> i32) {
+fn ratio<K: Copy>(report: &mut Report, name: &str, keys: &[K], ours: impl Fn(K) -> i32, reference: impl Fn(K) -> i32) {
     let mut spent = [Duration::ZERO; 2];
     for _ in 0..ROUNDS {
         let start = Instant::now();
@@ -39,7 +43,8 @@ fn ratio<K: Copy>(name: &str, keys: &[K], ours: impl Fn(K) -> i32, reference: im
         spent[1] += start.elapsed();
     }
     let [ours, reference] = spent.map(|spent| spent.as_nanos() as f64 / (ROUNDS * keys.len()) as f64);
-    println!("router {name}: {ours:.1} ns, xxh3 % 16: {reference:.1} ns, ratio {:.2}", ours / reference);
+    let beside = format!("xxh3 % 16: {reference:.1} ns");
+    report.add(&format!("route a {name} key"), "1", format!("{ours:.1} ns"), beside, ours / reference, "-");
 }
 
 fn router(criterion: &mut Criterion) {
@@ -57,9 +62,11 @@ fn router(criterion: &mut Criterion) {
     group.bench_function("month", |b| b.iter(|| coupon.leaf_i64(codes[at()]).no));
     group.bench_function("xxh3 % 16", |b| b.iter(|| by_reference(&numbers[at()].to_le_bytes())));
     group.finish();
-    ratio("bigint", &numbers, |key| member.leaf_i64(key).no, |key| by_reference(&key.to_le_bytes()));
-    ratio("uuid", &uuids, |key| member_key.leaf_uuid(key).no, |key| by_reference(key.as_bytes()));
-    ratio("month", &codes, |key| coupon.leaf_i64(key).no, |key| by_reference(&key.to_le_bytes()));
+    let mut report = Report::new("router");
+    ratio(&mut report, "bigint", &numbers, |key| member.leaf_i64(key).no, |key| by_reference(&key.to_le_bytes()));
+    ratio(&mut report, "uuid", &uuids, |key| member_key.leaf_uuid(key).no, |key| by_reference(key.as_bytes()));
+    ratio(&mut report, "month", &codes, |key| coupon.leaf_i64(key).no, |key| by_reference(&key.to_le_bytes()));
+    report.finish();
 }
 
 criterion_group!(benches, router);

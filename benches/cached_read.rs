@@ -1,0 +1,125 @@
+//! A cached member, found by id with the bytes that show it, beside a plain moka get of an `Arc`.
+
+#[path = "support/report.rs"]
+mod report;
+
+use std::{
+    convert::Infallible,
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use tessera::{
+    cache::{Bypass, Cache},
+    clock::Clock,
+    id::MemberId,
+    member::{Gender, Kind, Member, Source, State, cache::Shown},
+};
+
+const MEMBERS: i64 = 100_000;
+const CALLS: i64 = 20_000;
+const TURNS: usize = 21;
+
+fn member(member_id: MemberId) -> Member {
+    let now = Clock::system().now();
+    Member {
+        member_id,
+        state: State::Normal,
+        kind: Kind::Ordinary,
+        phone: Some("+86138****0001".to_owned()),
+        email: Some("l***@example.cn".to_owned()),
+        name: Some("L*".to_owned()),
+        nickname: None,
+        signature: None,
+        gender: Gender::Female,
+        birthday: Some("1990-**-**".to_owned()),
+        source: Source::Store,
+        store_id: Some(Arc::from("S0001")),
+        version: 1,
+        created_at: now,
+        updated_at: now,
+    }
+}
+
+/// Ids in an order without locality.
+fn id(call: i64) -> MemberId {
+    MemberId::new((call * 1_000_003 % MEMBERS) << 22).expect("not negative")
+}
+
+async fn by_cache(cache: &Cache<MemberId, Shown>, call: i64) -> usize {
+    let load = async { Ok::<_, Infallible>(None) };
+    let (shown, _) = cache.get(&id(call), load).await.expect("it cannot fail").expect("it is in memory");
+    shown.json.clone().len()
+}
+
+async fn by_moka(cache: &moka::future::Cache<MemberId, Arc<Shown>>, call: i64) -> usize {
+    cache.get(&id(call)).await.expect("it is in memory").json.clone().len()
+}
+
+fn cached_read(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    // As the service has it: with a deadline that the tail of events moves on.
+    let bypass = Bypass::stale();
+    bypass.fresh_until(Instant::now() + Duration::from_secs(3_600));
+    let ttl = Duration::from_secs(300);
+    let cache = Cache::new("member", 1 << 30, ttl, bypass, |_: &MemberId, shown: &Shown| 400 + shown.json.len() as u32);
+    let plain = moka::future::Cache::builder().max_capacity(1 << 30).time_to_live(ttl).build();
+    runtime.block_on(async {
+        for call in 0..MEMBERS {
+            let member_id = id(call);
+            let load = async { Ok::<_, Infallible>(Some(Shown::new(member(member_id)))) };
+            cache.get(&member_id, load).await.expect("it cannot fail");
+            plain.insert(member_id, Arc::new(Shown::new(member(member_id)))).await;
+        }
+    });
+
+    let mut group = criterion.benchmark_group("cached member");
+    let mut call = 0;
+    let mut next = move || {
+        call += 1;
+        call
+    };
+    group.bench_function("cache", |b| b.to_async(&runtime).iter(|| by_cache(&cache, next())));
+    group.bench_function("moka", |b| b.to_async(&runtime).iter(|| by_moka(&plain, next())));
+    group.finish();
+
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    runtime.block_on(async {
+        for turn in 0..TURNS as i64 {
+            let calls = turn * CALLS..(turn + 1) * CALLS;
+            let began = Instant::now();
+            for call in calls.clone() {
+                black_box(by_cache(&cache, call).await);
+            }
+            ours.push(began.elapsed());
+            let began = Instant::now();
+            for call in calls {
+                black_box(by_moka(&plain, call).await);
+            }
+            theirs.push(began.elapsed());
+        }
+    });
+    ours.sort_unstable();
+    theirs.sort_unstable();
+    let nanos = |took: &[Duration]| took[TURNS / 2].as_nanos() as f64 / CALLS as f64;
+    let (ours, theirs) = (nanos(&ours), nanos(&theirs));
+    let mut report = report::Report::new("cached_read");
+    report.add(
+        "cached member, with its bytes",
+        "1",
+        format!("{ours:.0} ns"),
+        format!("moka, an Arc: {theirs:.0} ns"),
+        ours / theirs,
+        "-",
+    );
+    report.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+    targets = cached_read
+}
+criterion_main!(benches);
