@@ -22,6 +22,9 @@ use tokio::runtime::Runtime;
 /// A year of issue days: as many leaves as a hash-partitioned table has, give or take.
 const DAYS: i64 = 365;
 
+/// Of each client of pgbench in a round.
+const PGBENCH_CALLS_MIN: usize = 400;
+
 /// Draws coupons uniformly over all rows.
 struct Draw {
     stage: &'static Stage,
@@ -94,11 +97,13 @@ impl Contender for Pgbench {
 
     fn round(&mut self, _: &Runtime, calls: usize) -> Round {
         let (socket_dir, programs) = self.stage.places();
+        // It connects and prepares anew in each round, which must not weigh.
+        let each = calls.div_ceil(self.clients).max(PGBENCH_CALLS_MIN);
         let settings: Vec<String> =
             Stage::settings().iter().map(|(name, value)| format!("-c {name}={value}")).collect();
         let output = Command::new(programs.join("pgbench"))
             .args(["-n", "-M", "prepared", "-U", "postgres", "-j", &self.clients.min(2).to_string()])
-            .args(["-c", &self.clients.to_string(), "-t", &calls.div_ceil(self.clients).to_string(), "-f"])
+            .args(["-c", &self.clients.to_string(), "-t", &each.to_string(), "-f"])
             .arg(self.script.path())
             .arg("-h")
             .arg(socket_dir)
