@@ -1,4 +1,6 @@
 //! One binary of tests against real PostgreSQL and real server processes.
 
+mod crash;
+mod lane;
 mod slice;
 mod support;

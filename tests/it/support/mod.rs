@@ -1,6 +1,7 @@
 //! What tests stand on: a throw-away cluster, a database per test, servers in and out of this process.
 
 pub mod db;
+pub mod proxy;
 pub mod server;
 
 pub use db::TestDb;
