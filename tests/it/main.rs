@@ -2,6 +2,8 @@
 
 mod coherence;
 mod races;
+mod crash;
+mod lane;
 mod slice;
 mod support;
 mod verify;

@@ -152,6 +152,11 @@ impl TestDb {
         Secrets::new(&SecretFile::load(&self.secrets_path()).unwrap(), StdRng::seed_from_u64(11))
     }
 
+    /// The same database by another way, such as a proxy's.
+    pub fn through(&self, socket_dir: &std::path::Path) -> Self {
+        Self { name: self.name.clone(), reach: Reach { socket_dir: socket_dir.to_owned() } }
+    }
+
     pub fn socket_dir(&self) -> PathBuf {
         self.reach.socket_dir.clone()
     }

@@ -2,6 +2,7 @@
 
 pub mod db;
 pub mod pair;
+pub mod proxy;
 pub mod server;
 
 pub use db::TestDb;
