@@ -19,7 +19,7 @@ use crate::{
     clock::{Clock, Zone},
     config::Settings,
     coupon::{
-        desk::{Counters, Desk},
+        desk::{Counters, Desk, DeskParts},
         rule_cache::RuleBook,
     },
     db::{
@@ -99,16 +99,18 @@ impl App {
         let secrets = Arc::new(secrets);
         let desk = Desk::new(
             &lane,
-            clock.clone(),
-            zone,
-            Arc::clone(&secrets),
-            office.clone(),
-            RuleBook::new(bypass.clone()),
-            stores.names.clone(),
-            Counters {
-                serials: counter(&office, "coupon_serial"),
-                redemptions: counter(&office, "redemption"),
-                events: counter(&office, "event"),
+            DeskParts {
+                clock: clock.clone(),
+                zone,
+                secrets: Arc::clone(&secrets),
+                office: office.clone(),
+                rules: RuleBook::new(bypass.clone()),
+                stores: stores.names.clone(),
+                counters: Counters {
+                    serials: counter(&office, "coupon_serial"),
+                    redemptions: counter(&office, "redemption"),
+                    events: counter(&office, "event"),
+                },
             },
         );
         let members = MemberDesk::new(

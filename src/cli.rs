@@ -26,6 +26,7 @@ use crate::{
     partition::{self, Locked, expire, proof, upkeep},
     secret::Secrets,
     telemetry,
+    verify::{self, VerifySettings},
 };
 
 /// How long a command waits for the upkeep lock.
@@ -53,11 +54,7 @@ enum Command {
     /// Prove that each query touches as many partitions as it claims.
     Prove,
     /// Compare every table with its index tables, in both directions.
-    Verify {
-        /// Mend what differs.
-        #[arg(long)]
-        repair: bool,
-    },
+    Verify(VerifySettings),
     /// Partitions of the tables.
     #[command(subcommand)]
     Partitions(PartitionsCommand),
@@ -226,7 +223,7 @@ async fn command(
         }
         Command::Apikey(command) => apikey::run(command, ground, settings, clock).await,
         Command::Prove => prove(ground, settings).await,
-        Command::Verify { .. } => Err(Failure("not connected".to_owned())),
+        Command::Verify(verify) => compare(verify, ground, settings, clock).await,
         Command::Partitions(command) => partitions(command, ground, settings, clock, zone).await,
         Command::Keys(KeysCommand::List) => keys_list(ground, settings, clock).await,
         Command::Restored => {
@@ -348,6 +345,20 @@ async fn prove(ground: &Ground, settings: &Settings) -> Result<(), Failure> {
         Ok(())
     } else {
         Err(Failure("not every query keeps its claim; see the lines above that say FAILED".to_owned()))
+    }
+}
+
+async fn compare(verify: &VerifySettings, ground: &Ground, settings: &Settings, clock: &Clock) -> Result<(), Failure> {
+    let mut conn = boot::connect(ground, settings).await?;
+    let secrets = boot::secrets(settings, &mut conn, &mut seed(), clock.now()).await?;
+    boot::disconnect(conn).await;
+    let secrets = Secrets::new(&secrets, seed());
+    let report = verify::run(verify, ground.service.clone(), &secrets, |_| {}).await?;
+    print!("{}", report.render());
+    if report.is_clean() {
+        Ok(())
+    } else {
+        Err(Failure("base and index tables differ; see the lines above, and mend them with --repair".to_owned()))
     }
 }
 

@@ -54,7 +54,7 @@ impl AddAssign for Meter {
         self.leaves = self.leaves.saturating_add(other.leaves);
         self.db_us = self.db_us.saturating_add(other.db_us);
         self.queue_us = self.queue_us.saturating_add(other.queue_us);
-        self.cached |= other.cached;
+        self.cached = self.cached || other.cached;
     }
 }
 

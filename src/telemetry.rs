@@ -9,8 +9,8 @@ use tracing_subscriber::{EnvFilter, filter::ParseError, fmt, layer::SubscriberEx
 
 use crate::config::{LogFormat, LogSettings};
 
-/// Said of the database driver only what is an error: its warnings repeat the statement.
-const ALWAYS: [&str; 2] = ["sqlx::postgres::notice=error", "sqlx::query=error"];
+/// Kept quiet unless the filter names them: the driver repeats statements in its warnings, the server its start.
+const ALWAYS: [&str; 3] = ["sqlx::postgres::notice=error", "sqlx::query=error", "actix_server=warn"];
 
 /// Installs the logger, on standard error, and the hook that logs panics. Once per process; later calls do nothing.
 ///

@@ -128,17 +128,20 @@ pub struct Counters {
     pub events: Counter,
 }
 
+/// What a desk is made of.
+pub struct DeskParts {
+    pub clock: Clock,
+    pub zone: Zone,
+    pub secrets: Arc<Secrets>,
+    pub office: Office,
+    pub rules: RuleBook,
+    pub stores: StoreNames,
+    pub counters: Counters,
+}
+
 impl Desk {
-    pub fn new(
-        lane: &Lane,
-        clock: Clock,
-        zone: Zone,
-        secrets: Arc<Secrets>,
-        office: Office,
-        rules: RuleBook,
-        stores: StoreNames,
-        counters: Counters,
-    ) -> Self {
+    pub fn new(lane: &Lane, parts: DeskParts) -> Self {
+        let DeskParts { clock, zone, secrets, office, rules, stores, counters } = parts;
         let writer = CouponWriter { clock: clock.clone(), zone, rules: rules.clone(), stores };
         Self {
             clock,

@@ -228,7 +228,8 @@ mod tests {
     fn every_row_of_the_transition_table_holds() {
         let free = State::Issued { lock: None };
         // state, uses, uses allowed, redeem by order 'a', reverse
-        let rows: [(State, i16, i16, Result<State, Code>, Result<State, Code>); 10] = [
+        type Outcome = Result<State, Code>;
+        let rows: [(State, i16, i16, Outcome, Outcome); 10] = [
             (free.clone(), 0, 1, Ok(State::Redeemed), Err(Code::CouponNotRedeemed)),
             (free.clone(), 0, 2, Ok(free.clone()), Err(Code::CouponNotRedeemed)),
             (free.clone(), 1, 2, Ok(State::Redeemed), Ok(free.clone())),

@@ -116,10 +116,12 @@ pub enum Polled {
 
 impl Tail {
     pub fn new(connect: PgConnectOptions, clock: Clock, bypass: Bypass, forget: Forget) -> Self {
-        // A plan for these very bounds: it names three leaves, where a generic one locks all of them each time.
+        // A plan for these very bounds: it names three leaves, where a generic one locks all of them each time. Without
+        // statistics, on a young leaf, a bitmap of the whole primary key looks as good as the index on xid.
         let connect = connect.application_name("tessera tail").options([
             ("plan_cache_mode", "force_custom_plan"),
             ("enable_seqscan", "off"),
+            ("enable_bitmapscan", "off"),
             ("statement_timeout", "1000"),
             ("default_transaction_read_only", "on"),
         ]);

@@ -279,7 +279,7 @@ fn name_of(value: &Value) -> Option<String> {
 async fn what_is_documented_is_served_and_guarded() {
     let app = app!(shell(HttpSettings::default()).await);
     for route in routes() {
-        let uri = route.path.replace('{', "").replace('}', "");
+        let uri = route.path.replace(['{', '}'], "");
         let request = TestRequest::default().method(route.method.clone()).uri(&uri);
         let (status, _, body) = answer!(app, request);
         if route.roles.is_some() {

@@ -214,3 +214,149 @@ pub async fn lease_block(conn: &mut PgConnection, name: &str, n: i64) -> Result<
     let next = next.ok_or_else(|| BlockError::NoCounter { name: name.to_owned() })?;
     Ok(next - n..next)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::atomic::AtomicI64;
+
+    use super::*;
+
+    /// A database of one counter: gives the next block, counts its calls, yields in between.
+    struct Source {
+        next: AtomicI64,
+        calls: AtomicI64,
+        under_way: AtomicI64,
+        fails: AtomicBool,
+    }
+
+    fn source() -> Arc<Source> {
+        Arc::new(Source {
+            next: AtomicI64::new(1),
+            calls: AtomicI64::new(0),
+            under_way: AtomicI64::new(0),
+            fails: AtomicBool::new(false),
+        })
+    }
+
+    fn refill(source: &Arc<Source>) -> Refill {
+        let source = Arc::clone(source);
+        Arc::new(move |n| {
+            let source = Arc::clone(&source);
+            Box::pin(async move {
+                source.calls.fetch_add(1, Ordering::SeqCst);
+                assert_eq!(source.under_way.fetch_add(1, Ordering::SeqCst), 0, "one refill at a time");
+                for _ in 0..10 {
+                    tokio::task::yield_now().await;
+                }
+                source.under_way.fetch_sub(1, Ordering::SeqCst);
+                if source.fails.load(Ordering::SeqCst) {
+                    return Err(BlockError::NoCounter { name: "test".into() });
+                }
+                let start = source.next.fetch_add(n, Ordering::SeqCst);
+                Ok(start..start + n)
+            })
+        })
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn no_number_is_given_twice_however_many_ask() {
+        let source = source();
+        let counter = Counter::new(100, refill(&source));
+        let tasks: Vec<_> = (0..64)
+            .map(|task| {
+                let counter = counter.clone();
+                tokio::spawn(async move {
+                    let mut numbers = Vec::new();
+                    for call in 0..50 {
+                        numbers.extend(counter.next(1 + (task * 7 + call * 13) % 300).await.unwrap());
+                    }
+                    numbers
+                })
+            })
+            .collect();
+        let mut numbers = Vec::new();
+        for task in tasks {
+            numbers.extend(task.await.unwrap());
+        }
+        let distinct: HashSet<_> = numbers.iter().copied().collect();
+        assert_eq!(distinct.len(), numbers.len());
+        assert!(distinct.iter().all(|n| (1..source.next.load(Ordering::SeqCst)).contains(n)));
+    }
+
+    #[tokio::test]
+    async fn a_call_gets_exactly_what_it_asked_for_across_blocks() {
+        let source = source();
+        let counter = Counter::new(10, refill(&source));
+        assert_eq!(counter.next(0).await.unwrap(), Vec::<i64>::new());
+        assert_eq!(counter.next(25).await.unwrap(), (1..=25).collect::<Vec<_>>());
+        assert_eq!(counter.next_one().await.unwrap(), 26);
+        assert!(matches!(counter.next(1 << 21).await, Err(BlockError::TooMany { asked: 2_097_152 })));
+    }
+
+    #[tokio::test]
+    async fn many_who_wait_share_one_refill() {
+        let source = source();
+        let counter = Counter::new(10_000, refill(&source));
+        futures_util::future::join_all((0..500).map(|_| counter.next_one())).await;
+        assert_eq!(source.calls.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn when_little_is_left_the_next_block_is_fetched_ahead() {
+        let source = source();
+        let counter = Counter::new(100, refill(&source));
+        counter.next(75).await.unwrap();
+        assert_eq!(source.calls.load(Ordering::SeqCst), 1, "a quarter is left");
+        counter.next(1).await.unwrap();
+        while source.next.load(Ordering::SeqCst) == 101 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(source.calls.load(Ordering::SeqCst), 2);
+        assert_eq!(counter.next(100).await.unwrap(), (77..=176).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn a_failed_refill_fails_all_who_waited_once_and_the_next_call_tries_again() {
+        let source = source();
+        source.fails.store(true, Ordering::SeqCst);
+        let counter = Counter::new(10, refill(&source));
+        let outcomes = futures_util::future::join_all((0..100).map(|_| counter.next(3))).await;
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, Err(BlockError::NoCounter { .. }))));
+        assert_eq!(source.calls.load(Ordering::SeqCst), 1);
+        source.fails.store(false, Ordering::SeqCst);
+        assert_eq!(counter.next(3).await.unwrap(), vec![1, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn numbers_taken_before_a_refill_failed_go_back() {
+        let source = source();
+        let counter = Counter::new(10, refill(&source));
+        counter.next(2).await.unwrap();
+        source.fails.store(true, Ordering::SeqCst);
+        assert!(counter.next(20).await.is_err());
+        assert_eq!(counter.next(8).await.unwrap(), (3..=10).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_goes_away_leaves_a_gap_and_no_deadlock() {
+        let source = source();
+        let counter = Counter::new(10, refill(&source));
+        {
+            let mut call = Box::pin(counter.next(5));
+            assert!(futures_util::poll!(&mut call).is_pending(), "in the middle of the refill");
+        }
+        source.under_way.store(0, Ordering::SeqCst);
+        assert_eq!(counter.next(5).await.unwrap().len(), 5);
+    }
+
+    #[tokio::test]
+    async fn a_refill_that_gives_something_else_is_refused() {
+        for got in [0..5, -10..0, NUMBER_END - 5..NUMBER_END + 5] {
+            let given = got.clone();
+            let counter = Counter::new(10, Arc::new(move |_| Box::pin(std::future::ready(Ok(given.clone())))));
+            let error = counter.next(1).await.unwrap_err();
+            assert_eq!(error.to_string(), format!("a refill of 10 numbers gave {got:?}"));
+        }
+    }
+}

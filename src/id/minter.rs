@@ -155,3 +155,140 @@ impl State {
         Ok(since_epoch << (NODE_BITS + SEQUENCE_BITS) | i64::from(self.lease.node()) << SEQUENCE_BITS | sequence)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::time::Duration;
+
+    use super::*;
+
+    const T: i64 = EPOCH_MS + 200_000_000_000;
+
+    fn state(window: std::ops::Range<i64>, at: Instant) -> State {
+        State::new(NodeLease::unshared(5, window, at))
+    }
+
+    fn parts(id: i64) -> (i64, i64, i64) {
+        (id >> 22, id >> 12 & 1_023, id & 4_095)
+    }
+
+    #[test]
+    fn an_id_is_milliseconds_node_and_sequence() {
+        let at = Instant::now();
+        let mut state = state(0..i64::MAX, at);
+        assert_eq!(parts(state.mint_at(T, at).unwrap()), (T - EPOCH_MS, 5, 0));
+        assert_eq!(parts(state.mint_at(T, at).unwrap()), (T - EPOCH_MS, 5, 1));
+        assert_eq!(parts(state.mint_at(T + 1, at).unwrap()), (T + 1 - EPOCH_MS, 5, 0));
+    }
+
+    #[test]
+    fn more_ids_than_a_millisecond_holds_run_a_little_ahead_and_then_stop() {
+        let at = Instant::now();
+        let mut state = state(0..i64::MAX, at);
+        let mut last = -1;
+        let all = (AHEAD_MS_MAX + 1) * SEQUENCE_END;
+        for _ in 0..all {
+            let id = state.mint_at(T, at).unwrap();
+            assert!(id > last);
+            last = id;
+        }
+        assert_eq!(state.mint_at(T, at), Err(MintError::TooFast));
+        assert!(state.mint_at(T + 1, at).unwrap() > last, "minting goes on with the clock");
+    }
+
+    #[test]
+    fn minting_stops_while_the_clock_is_behind_where_it_was() {
+        let at = Instant::now();
+        let mut state = state(0..i64::MAX, at);
+        let first = state.mint_at(T, at).unwrap();
+        assert_eq!(state.mint_at(T - 1, at), Err(MintError::ClockBehind { behind_ms: 1 }));
+        assert_eq!(state.mint_at(T - 90_000, at), Err(MintError::ClockBehind { behind_ms: 90_000 }));
+        assert!(state.mint_at(T, at).unwrap() > first);
+    }
+
+    #[test]
+    fn minting_stops_when_the_lease_lapses_by_the_monotonic_clock_though_the_wall_clock_stands_still() {
+        let at = Instant::now();
+        let mut state = state(0..i64::MAX, at);
+        assert!(state.mint_at(T, at + Duration::from_millis(28_999)).is_ok());
+        assert_eq!(state.mint_at(T, at + Duration::from_secs(29)), Err(MintError::LeaseLapsed { node: 5 }));
+    }
+
+    #[test]
+    fn no_id_lies_outside_the_lease_s_window_though_the_clock_does() {
+        let at = Instant::now();
+        let mut state = state(T..T + 10, at);
+        assert_eq!(state.mint_at(T - 1, at), Err(MintError::ClockBehind { behind_ms: 1 }));
+        assert!(state.mint_at(T, at).is_ok());
+        assert!(state.mint_at(T + 9, at).is_ok());
+        assert_eq!(state.mint_at(T + 10, at), Err(MintError::LeaseLapsed { node: 5 }));
+        // Running ahead ends at the window too.
+        let mut ids = 1;
+        while state.mint_at(T + 9, at).is_ok() {
+            ids += 1;
+        }
+        assert_eq!(ids, SEQUENCE_END);
+    }
+
+    #[test]
+    fn the_next_holder_of_a_node_makes_other_ids_whatever_both_clocks_say() {
+        let at = Instant::now();
+        for skew in [-500, -1, 0, 1, 500, 100_000] {
+            let mut first = state(T - 1_000..T, at);
+            let mut second = state(T + 1..T + 30_000, at);
+            let mut ids = HashSet::new();
+            let mut minted = 0;
+            for ms in T - 1_000..T + 3_000 {
+                for id in [first.mint_at(ms + skew, at), second.mint_at(ms - skew, at)].into_iter().flatten() {
+                    minted += 1;
+                    ids.insert(id);
+                }
+            }
+            assert_eq!(ids.len(), minted, "skew {skew}");
+        }
+    }
+
+    #[test]
+    fn a_clock_outside_the_41_bits_is_refused() {
+        let at = Instant::now();
+        let mut state = state(i64::MIN..i64::MAX, at);
+        assert_eq!(state.mint_at(EPOCH_MS - 1, at), Err(MintError::ClockOutOfRange));
+        assert_eq!(state.mint_at(EPOCH_MS + MS_END, at), Err(MintError::ClockOutOfRange));
+        assert!(state.mint_at(EPOCH_MS + MS_END - 1, at).unwrap() > 0);
+    }
+
+    #[test]
+    fn threads_never_get_the_same_id() {
+        let clock = Clock::system();
+        let minter = MemberIdMinter::new(NodeLease::unshared(1_023, 0..i64::MAX, Instant::now()), clock);
+        let mint_many = || -> Vec<i64> {
+            let mut ids = Vec::new();
+            while ids.len() < 20_000 {
+                match minter.mint() {
+                    Ok(id) => ids.push(id.get()),
+                    Err(MintError::TooFast) => std::thread::yield_now(),
+                    // The machine's clock may really step; the ids must be distinct all the same.
+                    Err(MintError::ClockBehind { .. }) => std::thread::yield_now(),
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            ids
+        };
+        let ids: Vec<i64> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(mint_many)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 80_000);
+    }
+
+    #[test]
+    fn after_stop_nothing_is_minted_and_no_lease_revives_it() {
+        let minter = MemberIdMinter::new(NodeLease::unshared(7, 0..i64::MAX, Instant::now()), Clock::system());
+        let last = minter.mint().unwrap().get() >> 22;
+        let (lease, used_until_ms) = minter.stop();
+        assert_eq!(used_until_ms, last + EPOCH_MS + 1);
+        minter.set_lease(lease);
+        assert_eq!(minter.mint(), Err(MintError::LeaseLapsed { node: 7 }));
+    }
+}

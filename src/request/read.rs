@@ -6,7 +6,7 @@ use chrono::NaiveDate;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::store::Answer;
+use super::store::{Answer, FoundRow};
 use crate::{
     db::lane::Read,
     partition::{Leaf, plan, query},
@@ -30,7 +30,7 @@ impl Read for FindAnswer {
         keys: &[Self::Key],
     ) -> Result<HashMap<Self::Key, Answer>, sqlx::Error> {
         let sql = query("request/find").on(&[leaf]);
-        let rows: Vec<(NaiveDate, Uuid, i64, Option<i16>, Option<String>)> = sqlx::query_as(sql)
+        let rows: Vec<FoundRow> = sqlx::query_as(sql)
             .bind(keys.iter().map(|key| key.0).collect::<Vec<_>>())
             .bind(keys.iter().map(|key| key.1).collect::<Vec<_>>())
             .fetch_all(conn)

@@ -63,6 +63,8 @@ pub enum Claim {
 }
 
 type Row = (NaiveDate, Uuid);
+/// Day, key, digest, status and answer. The last two are missing while the claim is being decided.
+pub(super) type FoundRow = (NaiveDate, Uuid, i64, Option<i16>, Option<String>);
 
 fn leaf(row: &Row) -> (Leaf, Row) {
     (plan("request").leaf_date(row.0), *row)
@@ -158,7 +160,7 @@ async fn find(tx: &mut Tx<'_>, rows: Vec<Row>) -> Result<HashMap<Row, (i64, Answ
     let mut found = HashMap::with_capacity(rows.len());
     for (target, rows) in tx.targets(rows, leaf) {
         let sql = tx.sql(query("request/find"), target);
-        let read: Vec<(NaiveDate, Uuid, i64, Option<i16>, Option<String>)> = sqlx::query_as(sql)
+        let read: Vec<FoundRow> = sqlx::query_as(sql)
             .bind(column(&rows, |row| row.0))
             .bind(column(&rows, |row| row.1))
             .fetch_all(tx.conn())

@@ -333,7 +333,11 @@ impl SecretFile {
         &self.legacy
     }
 
-    fn parse(text: &[u8]) -> Result<Self, SecretFileError> {
+    /// Reads the text of a secret file.
+    ///
+    /// # Errors
+    /// [`SecretFileError`] says what is wrong with it, without quoting it.
+    pub fn parse(text: &[u8]) -> Result<Self, SecretFileError> {
         if text.len() as u64 > FILE_BYTES_MAX {
             return Err(SecretFileError::TooLong);
         }
@@ -405,4 +409,105 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
 fn sync_folder_of(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    fn day(text: &str) -> Day {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_new_file_is_private_reads_back_and_is_never_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secrets.toml");
+        let made = SecretFile::create_new(&path, &mut StdRng::seed_from_u64(1)).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(SecretFile::load(&path).unwrap(), made);
+        let error = SecretFile::create_new(&path, &mut StdRng::seed_from_u64(2)).unwrap_err();
+        assert!(matches!(&error, SecretFileError::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists));
+        assert_eq!(SecretFile::load(&path).unwrap(), made);
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secrets.toml");
+        let made = SecretFile::create_new(&path, &mut StdRng::seed_from_u64(1)).unwrap();
+        for mode in [0o640, 0o604, 0o644, 0o620] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert!(matches!(SecretFile::load(&path), Err(SecretFileError::Mode { mode: m, .. }) if m == mode));
+        }
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).unwrap();
+        assert_eq!(SecretFile::load(&path).unwrap(), made);
+        assert!(matches!(SecretFile::load(folder.path()), Err(SecretFileError::NotAFile { .. })));
+    }
+
+    #[test]
+    fn secrets_come_from_a_command_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secrets.toml");
+        let made = SecretFile::create_new(&path, &mut StdRng::seed_from_u64(1)).unwrap();
+        assert_eq!(SecretFile::load_command(&format!("cat {}", path.display())).unwrap(), made);
+        assert!(matches!(SecretFile::load_command("exit 3"), Err(SecretFileError::CommandFailed { .. })));
+        assert!(matches!(SecretFile::load_command("echo no"), Err(SecretFileError::Malformed { .. })));
+        assert!(matches!(SecretFile::load_command("yes"), Err(SecretFileError::TooLong)));
+    }
+
+    #[test]
+    fn a_changed_file_replaces_the_old_one_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secrets.toml");
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut secrets = SecretFile::create_new(&path, &mut rng).unwrap();
+        secrets.add_pii(&mut rng).unwrap();
+        secrets.add_check(day("2026-11-24"), day("2026-11-22"), &mut rng).unwrap();
+        secrets.replace(&path).unwrap();
+        assert_eq!(SecretFile::load(&path).unwrap(), secrets);
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn check_keys_begin_in_the_future_and_one_after_the_other() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut secrets = SecretFile::generate(&mut rng);
+        let today = day("2026-11-22");
+        assert!(secrets.add_check(today, today, &mut rng).is_err());
+        secrets.add_check(day("2026-11-24"), today, &mut rng).unwrap();
+        assert!(secrets.add_check(day("2026-11-23"), today, &mut rng).is_err());
+        let from: Vec<String> = secrets.checks().map(|(day, _)| day.to_string()).collect();
+        assert_eq!(from, ["2000-01-01", "2026-11-24"]);
+    }
+
+    #[test]
+    fn what_is_malformed_is_refused_without_showing_it() {
+        let good = SecretFile::generate(&mut StdRng::seed_from_u64(1)).to_toml();
+        let key = good.split("feistel = \"").nth(1).unwrap()[..64].to_owned();
+        for (from, to) in [
+            ("format = 1", "format = 2"),
+            ("pii_current = 1", "pii_current = 2"),
+            ("blind_current = 1", "blind_current = 2"),
+            ("2000-01-01", "2000-01-02"),
+            ("id = 1", "id = 0"),
+            ("feistel = \"", "feistel = \"00"),
+            ("feistel = \"", "feistel = "),
+            (key.as_str(), "zz"),
+            ("legacy", "legazy"),
+        ] {
+            let bad = good.replacen(from, to, 1);
+            let error = SecretFile::parse(bad.as_bytes()).unwrap_err();
+            assert!(matches!(error, SecretFileError::Malformed { .. }), "{from} → {to}: {error}");
+            let shown = format!("{error} {error:?}");
+            assert!(!shown.contains(&key[..16]), "{shown}");
+        }
+        assert!(SecretFile::parse(good.as_bytes()).is_ok());
+    }
 }

@@ -188,3 +188,143 @@ fn place(table: &str, column: &str, id: i64) -> Vec<u8> {
     place.extend_from_slice(&id.to_be_bytes());
     place
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    fn secrets(seed: u64) -> (SecretFile, Secrets) {
+        let file = SecretFile::generate(&mut StdRng::seed_from_u64(seed));
+        let secrets = Secrets::new(&file, StdRng::seed_from_u64(99));
+        (file, secrets)
+    }
+
+    #[test]
+    fn a_value_decrypts_in_its_place_only() {
+        let (_, secrets) = secrets(1);
+        for plain in ["", "林", "+8613800000001", &"long ".repeat(1_000)] {
+            let sealed = secrets.encrypt("member", "phone", 42, plain);
+            assert_eq!(sealed.len(), plain.len() + SEALED_OVERHEAD_BYTES);
+            assert_eq!(secrets.decrypt("member", "phone", 42, &sealed).unwrap(), plain);
+            for (table, column, id) in [
+                ("member_auth", "phone", 42),
+                ("member", "email", 42),
+                ("member", "phone", 43),
+                ("member", "phone", -42),
+                ("memberp", "hone", 42),
+            ] {
+                let error = secrets.decrypt(table, column, id, &sealed).unwrap_err();
+                assert_eq!(error, Undecryptable { table, column, id, why: WhyUndecryptable::Refused });
+            }
+        }
+    }
+
+    #[test]
+    fn a_changed_value_does_not_decrypt_and_the_error_names_only_its_place() {
+        let (_, secrets) = secrets(1);
+        let sealed = secrets.encrypt("member", "name", 7, "Lin Secret");
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 0x10;
+            let error = secrets.decrypt("member", "name", 7, &changed).unwrap_err();
+            assert_eq!(error.why, if at == 0 { WhyUndecryptable::UnknownKey(0x11) } else { WhyUndecryptable::Refused });
+        }
+        for cut in 0..sealed.len() {
+            assert!(secrets.decrypt("member", "name", 7, &sealed[..cut]).is_err());
+        }
+        assert_eq!(
+            secrets.decrypt("member", "name", 7, &sealed[..5]).unwrap_err().to_string(),
+            "member.name of id 7 cannot be decrypted: it is shorter than any encrypted value"
+        );
+    }
+
+    #[test]
+    fn the_same_value_looks_different_each_time() {
+        let (_, secrets) = secrets(1);
+        let sealed: std::collections::HashSet<_> =
+            (0..1_000).map(|_| secrets.encrypt("member", "phone", 42, "+8613800000001")).collect();
+        assert_eq!(sealed.len(), 1_000);
+    }
+
+    #[test]
+    fn what_is_stored_under_known_keys_never_changes() {
+        let file = SecretFile::parse(include_bytes!("golden.toml")).unwrap();
+        let secrets = Secrets::new(&file, StdRng::seed_from_u64(99));
+        // Computed apart from this code, by RFC 8452 in Python.
+        let sealed = "01000102030405060708090a0bdd60ab4bd86becb45478d3747e172ba5ca215486a5b1d5258723868d3565";
+        let bytes: Vec<u8> =
+            (0..sealed.len()).step_by(2).map(|at| u8::from_str_radix(&sealed[at..at + 2], 16).unwrap()).collect();
+        assert_eq!(secrets.decrypt("member", "phone", 42, &bytes).unwrap(), "+8613800000001");
+        // Computed with Python's hmac.
+        assert_eq!(secrets.legacy("LEGACY-0001").to_string(), "812aa206-354d-f627-48a9-82ed67bfbb5a");
+        assert_eq!(secrets.codes().format(crate::id::CodeId::new(21600012689116599).unwrap()), "9JYH-HPVT-HPVS-567Y");
+    }
+
+    #[test]
+    fn keys_of_personal_data_rotate_one_after_the_other() {
+        let mut rng = StdRng::seed_from_u64(2);
+        let (mut file, before) = secrets(1);
+        let old = before.encrypt("member", "phone", 42, "+8613800000001");
+        assert_eq!(file.add_pii(&mut rng).unwrap(), 2);
+        let added = Secrets::new(&file, StdRng::seed_from_u64(3));
+        assert!(!added.is_stale(&old), "the new key is known, not used");
+        file.set_pii_current(2).unwrap();
+        let during = Secrets::new(&file, StdRng::seed_from_u64(3));
+        let new = during.encrypt("member", "phone", 42, "+8613800000001");
+        assert!(during.is_stale(&old) && !during.is_stale(&new));
+        assert_eq!(during.decrypt("member", "phone", 42, &old).unwrap(), "+8613800000001");
+        assert_eq!(added.decrypt("member", "phone", 42, &new).unwrap(), "+8613800000001");
+        file.drop_pii(1).unwrap();
+        let after = Secrets::new(&file, StdRng::seed_from_u64(3));
+        assert_eq!(after.decrypt("member", "phone", 42, &new).unwrap(), "+8613800000001");
+        assert_eq!(after.decrypt("member", "phone", 42, &old).unwrap_err().why, WhyUndecryptable::UnknownKey(1));
+        assert!(file.drop_pii(2).is_err(), "the current key stays");
+        assert!(file.set_pii_current(1).is_err());
+        assert_eq!(file.add_pii(&mut rng).unwrap(), 3, "a dropped key's number does not come again");
+    }
+
+    #[test]
+    fn while_two_blind_versions_live_both_are_given_and_the_current_comes_first() {
+        let mut rng = StdRng::seed_from_u64(2);
+        let (mut file, one) = secrets(1);
+        let first = one.blind(1, "+8613800000001");
+        assert_eq!(first.iter().map(|(version, _)| *version).collect::<Vec<_>>(), [1]);
+        assert_eq!(file.add_blind(&mut rng).unwrap(), 2);
+        assert!(file.add_blind(&mut rng).is_err(), "two at most");
+        let both = Secrets::new(&file, StdRng::seed_from_u64(3)).blind(1, "+8613800000001");
+        assert_eq!(both.len(), 2);
+        assert_eq!(both[0], first[0]);
+        file.set_blind_current(2).unwrap();
+        let turned = Secrets::new(&file, StdRng::seed_from_u64(3));
+        assert_eq!(turned.blind(1, "+8613800000001"), [both[1], both[0]]);
+        assert_eq!(turned.blind_current(1, "+8613800000001"), both[1]);
+        assert!(file.drop_blind(2).is_err());
+        file.drop_blind(1).unwrap();
+        assert_eq!(Secrets::new(&file, StdRng::seed_from_u64(3)).blind(1, "+8613800000001"), [both[1]]);
+    }
+
+    #[test]
+    fn a_blind_key_depends_on_kind_and_text() {
+        let (_, secrets) = secrets(1);
+        let keys: std::collections::HashSet<Uuid> = [(1, "a"), (2, "a"), (1, "b"), (1, ""), (1, "a ")]
+            .into_iter()
+            .map(|(kind, text)| secrets.blind_current(kind, text).1)
+            .chain([secrets.legacy("a"), secrets.legacy("\u{1}a")])
+            .collect();
+        assert_eq!(keys.len(), 7);
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        let (file, secrets) = secrets(1);
+        assert_eq!(format!("{secrets:?}"), "Secrets { pii_ids: [1], blind_versions: [1], .. }");
+        let shown = format!("{file:?}");
+        assert!(shown.contains("Key256(…)"));
+        for key in [file.feistel(), file.legacy()] {
+            let bytes = format!("{:?}", key.bytes());
+            assert!(!shown.contains(bytes.trim_matches(['[', ']'])));
+        }
+    }
+}

@@ -351,7 +351,7 @@ impl Run<'_> {
         for one in found {
             one.difference.repair = match outcomes.get(&one.subject) {
                 _ if !left.iter().any(|left| left.difference.same_row(&one.difference)) => Repair::Mended,
-                Some(Repair::Left(why)) => Repair::Left(*why),
+                Some(Repair::Left(why)) => Repair::Left(why),
                 _ => Repair::Left("it differs again: was it changed meanwhile?"),
             };
         }

@@ -401,7 +401,7 @@ fn space(dir: &Path) -> Option<(u64, u64)> {
         stat
     };
     let block = stat.f_frsize;
-    Some((stat.f_bavail * block >> 20, stat.f_blocks * block >> 20))
+    Some(((stat.f_bavail * block) >> 20, (stat.f_blocks * block) >> 20))
 }
 
 /// The machine's memory, or what the control group allows, whichever is less.

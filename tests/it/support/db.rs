@@ -137,7 +137,10 @@ impl TestDb {
     /// One number out of SQL.
     pub async fn count(&self, sql: &str) -> i64 {
         let mut conn = self.sql().await;
-        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut conn).await.unwrap_or_else(|e| panic!("{sql}: {e}"))
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
+            .fetch_one(&mut conn)
+            .await
+            .unwrap_or_else(|e| panic!("{sql}: {e}"))
     }
 
     /// The secrets that all servers of the run share.

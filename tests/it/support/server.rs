@@ -225,13 +225,8 @@ impl TestApp {
             .await
             .unwrap();
         });
-        let app = Self {
-            client: Client::new(base, keys),
-            db: db.clone(),
-            clock,
-            stop: Some(stop),
-            serving: Some(serving),
-        };
+        let app =
+            Self { client: Client::new(base, keys), db: db.clone(), clock, stop: Some(stop), serving: Some(serving) };
         wait_until_ready(&app.client).await;
         app
     }
