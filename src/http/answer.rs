@@ -178,19 +178,24 @@ impl IfMatch {
         if text.trim() == "*" {
             return Ok(Self::Any);
         }
+        let refused = || {
+            Refusal::new(Code::MalformedHeader)
+                .detail("If-Match is `*` or a list of entity tags in quotes")
+                .with("header", "If-Match")
+        };
         let mut versions = Vec::new();
-        for tag in text.split(',').map(str::trim) {
-            let opaque = tag.strip_prefix("W/").unwrap_or(tag);
-            let quoted = opaque.len() >= 2 && opaque.starts_with('"') && opaque.ends_with('"');
-            if !quoted {
-                return Err(Refusal::new(Code::MalformedHeader)
-                    .detail("If-Match is `*` or a list of entity tags in quotes")
-                    .with("header", "If-Match"));
-            }
+        let mut rest = text.trim();
+        loop {
+            // A tag may hold commas, but no quotes.
+            let (weak, tag) = rest.strip_prefix("W/").map_or((false, rest), |tag| (true, tag));
+            let (opaque, after) = tag.strip_prefix('"').and_then(|tag| tag.split_once('"')).ok_or_else(refused)?;
             // Weak tags never match strongly.
-            if let Some(version) = tag.strip_prefix("\"v").and_then(|rest| rest.strip_suffix('"')?.parse().ok()) {
-                versions.push(version);
+            versions.extend(opaque.strip_prefix('v').filter(|_| !weak).and_then(|version| version.parse::<i64>().ok()));
+            rest = after.trim_start();
+            if rest.is_empty() {
+                break;
             }
+            rest = rest.strip_prefix(',').ok_or_else(refused)?.trim_start();
         }
         Ok(Self::Versions(versions))
     }
@@ -225,6 +230,21 @@ impl FromRequest for IfMatch {
     }
 }
 
+/// `If-Match` where it may be absent. (An `Option` of it would take a malformed header for none.)
+pub struct IfMatchGiven(pub Option<IfMatch>);
+
+impl FromRequest for IfMatchGiven {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        if !request.headers().contains_key(header::IF_MATCH) {
+            return ready(Ok(Self(None)));
+        }
+        ready(IfMatch::from_request(request, payload).into_inner().map(|seen| Self(Some(seen))))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use actix_web::test::TestRequest;
@@ -235,7 +255,8 @@ mod tests {
     fn if_match_is_read_as_rfc_9110_says() {
         assert_eq!(IfMatch::parse("*").unwrap(), IfMatch::Any);
         assert_eq!(IfMatch::parse("\"v3\", W/\"v4\", \"x\"").unwrap(), IfMatch::Versions(vec![3]));
-        for bad in ["", "v3", "\"v3", "\"v3\",", "3"] {
+        assert_eq!(IfMatch::parse("\"a,b\" , \"\",\"v4\"").unwrap(), IfMatch::Versions(vec![4]));
+        for bad in ["", "v3", "\"v3", "\"v3\",", "3", "\"v3\" \"v4\""] {
             assert_eq!(IfMatch::parse(bad).unwrap_err().code, Code::MalformedHeader, "{bad}");
         }
         assert!(IfMatch::parse("\"v3\"").unwrap().accepts(3));

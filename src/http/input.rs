@@ -31,6 +31,15 @@ pub fn int<'de, D: Deserializer<'de>, T: TryFrom<i64>>(deserializer: D) -> Resul
     T::try_from(value).map_err(|_| invalid("the number is too large or too small"))
 }
 
+/// An [`Int`] inside a tagged or untagged enum. serde keeps such values before it reads them, and a kept `156.0` is read
+/// as a whole number only by who asks for any number. For fields: `deserialize_with`.
+pub fn kept<'de, D: Deserializer<'de>, const MIN: i64, const MAX: i64>(
+    deserializer: D,
+) -> Result<Int<MIN, MAX>, D::Error> {
+    let value = deserializer.deserialize_any(WholeNumber)?;
+    Int::new(value).ok_or_else(|| invalid(format_args!("must be {MIN} to {MAX}")))
+}
+
 struct WholeNumber;
 
 impl Visitor<'_> for WholeNumber {
