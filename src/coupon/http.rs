@@ -18,6 +18,7 @@ use crate::{
         Answer, ApiError, At, Caller, Json, Number, Reply, Routes, TillNumber,
         app::Shell,
         input::{Int, present},
+        number::NumberText,
     },
     id::{CodeId, Day, MemberId, RedemptionId, RuleId},
     problem::{Code, Refusal},
@@ -76,7 +77,6 @@ impl CodeText {
     fn read(&self, app: &App, shell: &Shell, caller: &Caller) -> Result<CodeId, ApiError> {
         shell.limits.may_send_codes(caller)?;
         app.desk.secrets.codes().parse(&self.0).map_err(|bad| {
-            metrics::counter!("tessera_bad_codes_total").increment(1);
             ApiError::from(match shell.limits.bad_code(caller) {
                 refusal if refusal.code == Code::CouponCodeInvalid => refusal.detail(bad.to_string()),
                 refusal => refusal,
@@ -106,7 +106,7 @@ pub struct IssueBody {
 ///
 /// All or none. Checked in this order: the rule exists; member; rule is active; stock; limit per member.
 #[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/coupons", tag = "coupons",
-    params(("rule_id" = RuleId, Path), ("Idempotency-Key" = String, Header, description = "The request's number")),
+    params(("rule_id" = RuleId, Path), ("Idempotency-Key" = inline(NumberText), Header, description = "The request's number")),
     responses((status = 201, description = "The coupons", body = Issued)))]
 async fn issue_coupons(
     app: Data<App>,
@@ -225,7 +225,7 @@ pub struct RedeemBody {
 /// Refusals are looked for in this order: code, store, request number, not found, void, already redeemed, locked, member
 /// frozen or cancelled, another holder, rule not active, not yet valid, expired, other currency, below threshold.
 #[utoipa::path(post, path = "/v1/coupons/{code}/redeem", tag = "coupons",
-    params(("code" = inline(CodeText), Path), ("Idempotency-Key" = Option<String>, Header, description = "The request's number, if the body has no sequence")),
+    params(("code" = inline(CodeText), Path), ("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number, if the body has no sequence")),
     responses((status = 200, description = "The use", body = Redeemed)))]
 async fn redeem_coupon(
     app: Data<App>,
@@ -284,7 +284,7 @@ pub struct ReverseBody {
 /// Whole. The use is back on the coupon; `expired` says when it cannot be spent any more. Refusals are looked for in
 /// this order: code, store, request number, not found, void, no such redemption, reversed already.
 #[utoipa::path(post, path = "/v1/coupons/{code}/reverse", tag = "coupons",
-    params(("code" = inline(CodeText), Path), ("Idempotency-Key" = Option<String>, Header, description = "The request's number, if the body has no sequence")),
+    params(("code" = inline(CodeText), Path), ("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number, if the body has no sequence")),
     responses((status = 200, description = "The undo", body = Reversed)))]
 async fn reverse_coupon(
     app: Data<App>,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Zone,
+    http::input,
     id::{Day, RuleId},
     problem::{Code, Refusal},
 };
@@ -33,10 +34,14 @@ pub struct RuleVersion {
 pub enum Discount {
     /// So much off, in the smallest unit of the currency.
     AmountOff {
-        #[serde(deserialize_with = "crate::http::input::int_in::<_, 1, 1_000_000_000_000>")]
+        #[serde(deserialize_with = "discount_amount")]
         #[schema(minimum = 1, maximum = 1_000_000_000_000i64)]
         amount: i64,
     },
+}
+
+fn discount_amount<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    input::kept::<D, 1, 1_000_000_000_000>(deserializer).map(input::Int::get)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,8 +12,8 @@ use super::{
 use crate::{
     app::App,
     http::{
-        Answer, ApiError, At, ETag, IfMatch, Json, Reply, Routes, Seen,
-        input::{Int, present},
+        Answer, ApiError, At, ETag, IfMatch, IfMatchGiven, Json, Reply, Routes,
+        input::{Int, kept, present},
     },
     id::RuleId,
     problem::{Code, Refusal},
@@ -73,6 +73,7 @@ pub enum ValidityBody {
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RelativeValidity {
+    #[serde(deserialize_with = "kept")]
     days_after_issue: Int<0, 3650>,
 }
 
@@ -234,7 +235,7 @@ async fn get_rule(app: Data<App>, At(rule_id): At<RuleId>) -> Reply<RuleView> {
 #[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/pause", tag = "rules",
     params(("rule_id" = RuleId, Path), ("If-Match" = inline(Option<IfMatch>), Header)),
     responses((status = 200, description = "The rule", body = RuleView, headers(("ETag" = String)))))]
-async fn pause_rule(app: Data<App>, At(rule_id): At<RuleId>, Seen(seen): Seen) -> Reply<RuleView> {
+async fn pause_rule(app: Data<App>, At(rule_id): At<RuleId>, seen: IfMatchGiven) -> Reply<RuleView> {
     set_state(&app, rule_id, seen, RuleState::Paused).await
 }
 
@@ -244,7 +245,7 @@ async fn pause_rule(app: Data<App>, At(rule_id): At<RuleId>, Seen(seen): Seen) -
 #[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/resume", tag = "rules",
     params(("rule_id" = RuleId, Path), ("If-Match" = inline(Option<IfMatch>), Header)),
     responses((status = 200, description = "The rule", body = RuleView, headers(("ETag" = String)))))]
-async fn resume_rule(app: Data<App>, At(rule_id): At<RuleId>, Seen(seen): Seen) -> Reply<RuleView> {
+async fn resume_rule(app: Data<App>, At(rule_id): At<RuleId>, seen: IfMatchGiven) -> Reply<RuleView> {
     set_state(&app, rule_id, seen, RuleState::Active).await
 }
 
@@ -254,12 +255,12 @@ async fn resume_rule(app: Data<App>, At(rule_id): At<RuleId>, Seen(seen): Seen) 
 #[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/end", tag = "rules",
     params(("rule_id" = RuleId, Path), ("If-Match" = inline(Option<IfMatch>), Header)),
     responses((status = 200, description = "The rule", body = RuleView, headers(("ETag" = String)))))]
-async fn end_rule(app: Data<App>, At(rule_id): At<RuleId>, Seen(seen): Seen) -> Reply<RuleView> {
+async fn end_rule(app: Data<App>, At(rule_id): At<RuleId>, seen: IfMatchGiven) -> Reply<RuleView> {
     set_state(&app, rule_id, seen, RuleState::Ended).await
 }
 
-async fn set_state(app: &App, rule_id: RuleId, seen: Option<IfMatch>, state: RuleState) -> Reply<RuleView> {
-    let versions = seen.as_ref().and_then(IfMatch::versions);
+async fn set_state(app: &App, rule_id: RuleId, seen: IfMatchGiven, state: RuleState) -> Reply<RuleView> {
+    let versions = seen.0.as_ref().and_then(IfMatch::versions);
     let rule = app.desk.set_rule_state(rule_id, versions, state).await?;
     Ok(answer(&rule))
 }

@@ -9,5 +9,5 @@ pub mod migrate;
 pub mod pool;
 pub mod tx;
 
-pub use pool::{is_connection_loss, sqlstate};
+pub use pool::{is_connection_loss, is_missing_leaf, sqlstate};
 pub use tx::is_transient;

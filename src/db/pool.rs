@@ -73,6 +73,11 @@ pub fn sqlstate(error: &sqlx::Error) -> Option<String> {
     error.as_database_error()?.code().map(|code| code.into_owned())
 }
 
+/// True when a leaf that was named does not exist: of a time without one, or retired.
+pub fn is_missing_leaf(error: &sqlx::Error) -> bool {
+    sqlstate(error).as_deref() == Some("42P01")
+}
+
 /// True when the connection that gave this error must not be used again.
 pub fn is_connection_loss(error: &sqlx::Error) -> bool {
     match error {

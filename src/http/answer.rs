@@ -174,17 +174,11 @@ impl IfMatch {
         }
     }
 
-    fn of(request: &HttpRequest) -> Result<Self, ApiError> {
-        let value = request.headers().get(header::IF_MATCH).ok_or(Code::PreconditionRequired)?;
-        let text = value.to_str().map_err(|_| Refusal::new(Code::MalformedHeader).with("header", "If-Match"))?;
-        Ok(Self::parse(text)?)
-    }
-
     fn parse(text: &str) -> Result<Self, Refusal> {
         if text.trim() == "*" {
             return Ok(Self::Any);
         }
-        let malformed = || {
+        let refused = || {
             Refusal::new(Code::MalformedHeader)
                 .detail("If-Match is `*` or a list of entity tags in quotes")
                 .with("header", "If-Match")
@@ -192,18 +186,18 @@ impl IfMatch {
         let mut versions = Vec::new();
         let mut rest = text.trim();
         loop {
-            let weak = rest.starts_with("W/");
-            let opened = rest.trim_start_matches("W/").strip_prefix('"').ok_or_else(malformed)?;
             // A tag may hold commas, but no quotes.
-            let (tag, after) = opened.split_once('"').ok_or_else(malformed)?;
+            let (weak, tag) = rest.strip_prefix("W/").map_or((false, rest), |tag| (true, tag));
+            let (opaque, after) = tag.strip_prefix('"').and_then(|tag| tag.split_once('"')).ok_or_else(refused)?;
             // Weak tags never match strongly.
-            versions.extend(tag.strip_prefix('v').filter(|_| !weak).and_then(|version| version.parse::<i64>().ok()));
-            rest = match after.trim_start().strip_prefix(',') {
-                Some(more) => more.trim_start(),
-                None if after.trim().is_empty() => return Ok(Self::Versions(versions)),
-                None => return Err(malformed()),
-            };
+            versions.extend(opaque.strip_prefix('v').filter(|_| !weak).and_then(|version| version.parse::<i64>().ok()));
+            rest = after.trim_start();
+            if rest.is_empty() {
+                break;
+            }
+            rest = rest.strip_prefix(',').ok_or_else(refused)?.trim_start();
         }
+        Ok(Self::Versions(versions))
     }
 }
 
@@ -225,25 +219,29 @@ impl FromRequest for IfMatch {
     type Future = Ready<Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(Self::of(request))
+        ready(match request.headers().get(header::IF_MATCH) {
+            None => Err(Code::PreconditionRequired.into()),
+            Some(value) => value
+                .to_str()
+                .map_err(|_| Refusal::new(Code::MalformedHeader).with("header", "If-Match"))
+                .and_then(Self::parse)
+                .map_err(ApiError::from),
+        })
     }
 }
 
-/// An `If-Match` that may be absent. (Not `Option<IfMatch>`: actix makes `None` of a malformed header too, and the change
-/// would be made unconditionally.)
-#[derive(Debug, Clone)]
-pub struct Seen(pub Option<IfMatch>);
+/// `If-Match` where it may be absent. (An `Option` of it would take a malformed header for none.)
+pub struct IfMatchGiven(pub Option<IfMatch>);
 
-impl FromRequest for Seen {
+impl FromRequest for IfMatchGiven {
     type Error = ApiError;
     type Future = Ready<Result<Self, ApiError>>;
 
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        if request.headers().contains_key(header::IF_MATCH) {
-            ready(IfMatch::of(request).map(|seen| Self(Some(seen))))
-        } else {
-            ready(Ok(Self(None)))
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        if !request.headers().contains_key(header::IF_MATCH) {
+            return ready(Ok(Self(None)));
         }
+        ready(IfMatch::from_request(request, payload).into_inner().map(|seen| Self(Some(seen))))
     }
 }
 
@@ -256,8 +254,9 @@ mod tests {
     #[test]
     fn if_match_is_read_as_rfc_9110_says() {
         assert_eq!(IfMatch::parse("*").unwrap(), IfMatch::Any);
-        assert_eq!(IfMatch::parse("\"v3\", W/\"v4\",\"x,y\" , \"\"").unwrap(), IfMatch::Versions(vec![3]));
-        for bad in ["", "v3", "\"v3", "\"v3\",", "3"] {
+        assert_eq!(IfMatch::parse("\"v3\", W/\"v4\", \"x\"").unwrap(), IfMatch::Versions(vec![3]));
+        assert_eq!(IfMatch::parse("\"a,b\" , \"\",\"v4\"").unwrap(), IfMatch::Versions(vec![4]));
+        for bad in ["", "v3", "\"v3", "\"v3\",", "3", "\"v3\" \"v4\""] {
             assert_eq!(IfMatch::parse(bad).unwrap_err().code, Code::MalformedHeader, "{bad}");
         }
         assert!(IfMatch::parse("\"v3\"").unwrap().accepts(3));

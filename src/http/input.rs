@@ -26,16 +26,18 @@ pub fn invalid<E: de::Error>(reason: impl fmt::Display) -> E {
 
 /// Deserializes a whole number that may be written with a zero fraction. For fields: `deserialize_with`.
 pub fn int<'de, D: Deserializer<'de>, T: TryFrom<i64>>(deserializer: D) -> Result<T, D::Error> {
-    // Not `deserialize_any`: query strings and paths hold text, which only a typed request makes them parse. Not
-    // `deserialize_i64`: what serde buffered for a tagged enum gives no float to that. JSON gives whole numbers as they
-    // are to this one too.
-    let value = deserializer.deserialize_f64(WholeNumber)?;
+    // Not `deserialize_any`: query strings and paths hold text, which only a typed request makes them parse.
+    let value = deserializer.deserialize_i64(WholeNumber)?;
     T::try_from(value).map_err(|_| invalid("the number is too large or too small"))
 }
 
-/// [`int`] within limits: `deserialize_with = "input::int_in::<_, 1, 100>"`, where the field cannot be an [`Int`].
-pub fn int_in<'de, D: Deserializer<'de>, const MIN: i64, const MAX: i64>(deserializer: D) -> Result<i64, D::Error> {
-    Int::<MIN, MAX>::deserialize(deserializer).map(Int::get)
+/// An [`Int`] inside a tagged or untagged enum. serde keeps such values before it reads them, and a kept `156.0` is read
+/// as a whole number only by who asks for any number. For fields: `deserialize_with`.
+pub fn kept<'de, D: Deserializer<'de>, const MIN: i64, const MAX: i64>(
+    deserializer: D,
+) -> Result<Int<MIN, MAX>, D::Error> {
+    let value = deserializer.deserialize_any(WholeNumber)?;
+    Int::new(value).ok_or_else(|| invalid(format_args!("must be {MIN} to {MAX}")))
 }
 
 struct WholeNumber;

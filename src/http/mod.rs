@@ -24,7 +24,7 @@ pub mod route;
 mod tests;
 pub mod tls;
 
-pub use answer::{Answer, ETag, IfMatch, Reply, Seen};
+pub use answer::{Answer, ETag, IfMatch, IfMatchGiven, Reply};
 pub use caller::Caller;
 pub use extract::{At, Json, Query};
 pub use number::{Number, TillNumber};

@@ -9,10 +9,21 @@ use chrono::NaiveDate;
 use super::caller::Caller;
 use super::problem::ApiError;
 use crate::problem::{Code, Refusal};
-use crate::request::{Operation, RequestNumber, Source, Window};
+use crate::request::{KEY_CHARS_MAX, Operation, RequestNumber, Source, Window};
 
 /// The header.
 pub const HEADER: &str = "Idempotency-Key";
+
+/// The text of a number, for the document.
+pub struct NumberText;
+
+impl utoipa::PartialSchema for NumberText {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        super::input::text_schema(1, KEY_CHARS_MAX, "^[!-~]+$", "0192f7c5-6a30-7cc3-98c4-dc0c0c07398f")
+    }
+}
+
+impl utoipa::ToSchema for NumberText {}
 
 /// The number in the header, if there is one. Extract it and call [`Number::of`].
 #[derive(Debug, Clone)]

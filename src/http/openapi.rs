@@ -85,6 +85,9 @@ fn closed(mut schema: Value) -> Value {
 fn operation(route: &Route) -> Value {
     let mut operation = plain(&route.document);
     operation["operationId"] = route.operation.into();
+    for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
+        without_null(&mut parameter["schema"]);
+    }
     match route.roles {
         Some(roles) => {
             let names: Vec<&str> = roles.iter().map(|role| role.name()).collect();
@@ -108,6 +111,16 @@ fn operation(route: &Route) -> Value {
         }
     }
     operation
+}
+
+/// A parameter that may be absent is never null: a header that says `null` is a header. utoipa takes `Option` for both.
+fn without_null(schema: &mut Value) {
+    if let Some(variants) = schema.get_mut("oneOf").and_then(Value::as_array_mut) {
+        variants.retain(|variant| variant["type"] != "null");
+        if let [only] = variants.as_mut_slice() {
+            *schema = only.take();
+        }
+    }
 }
 
 fn add_common_headers(operation: &mut Value) {

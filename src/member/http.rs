@@ -23,8 +23,10 @@ use crate::{
         Answer, ApiError, At, Caller, ETag, IfMatch, Json, Number, Reply, Routes,
         app::Shell,
         input::{nullable, present},
+        number::NumberText,
     },
     id::{Day, MemberId},
+    meter::Meter,
     problem::{Code, Refusal},
     request::{Operation, RequestNumber},
     text_type,
@@ -122,7 +124,7 @@ const _: () = assert!(EXTERNAL_MAX == 8, "the schema above says so");
 /// gets the first answer. Checked in this order: identifiers (phone, e-mail, username, card, external), birthday, store,
 /// request number, whether the identifiers are free.
 #[utoipa::path(post, path = "/v1/members", tag = "members",
-    params(("Idempotency-Key" = Option<String>, Header, description = "The request's number")),
+    params(("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number")),
     responses((status = 201, description = "The member", body = Member,
         headers(("ETag" = String), ("Location" = String)))))]
 async fn register_member(
@@ -257,7 +259,8 @@ fn shown(found: Option<&Shown>, cost: Cost) -> Reply<Member> {
     let Some(shown) = found else {
         return Err(ApiError::from(Code::MemberNotFound).metered(cost.into()));
     };
-    Ok(Answer::rendered(200, shown.json.clone()).etag(ETag::version(shown.member.version)).metered(cost.into()))
+    let meter = if cost.statements == 0 { Meter::CACHED } else { cost.into() };
+    Ok(Answer::rendered(200, shown.json.clone()).etag(ETag::version(shown.member.version)).metered(meter))
 }
 
 /// The states that a change may give. Cancelling is another operation.

@@ -124,7 +124,11 @@ fn wanted(plan: &'static Plan, today: NaiveDate, from: Option<NaiveDate>) -> Vec
     let Some(range) = plan.range() else { return plan.hash_leaves().collect() };
     let current = plan.leaf_date(today);
     let usual = current.step(-(range.behind as i32));
-    let first = from.map_or(usual, |from| plan.leaf_date(from).min(usual));
+    // What is only kept for a while is not made for longer ago: expiry would drop it at once. What is detached is made,
+    // since old coupons are imported into it.
+    let kept = range.retain.filter(|_| range.expire == Expire::Drop).map(|retain| plan.leaf_date(retain.cutoff(today)));
+    let wanted = |from: NaiveDate| kept.map_or(plan.leaf_date(from), |kept| kept.max(plan.leaf_date(from)));
+    let first = from.map_or(usual, |from| wanted(from).min(usual));
     // The day after the business day may lie in the next leaf already.
     let last = plan.leaf_date(today + TimeDelta::days(1)).step(range.ahead as i32);
     (first.no..=last.no).map(|no| Leaf { plan, no }).collect()

@@ -17,7 +17,10 @@ use super::{
     conn::LaneConn,
     queue::{Bucket, Queue},
 };
-use crate::{db::is_connection_loss, partition::Leaf};
+use crate::{
+    db::{is_connection_loss, is_missing_leaf},
+    partition::Leaf,
+};
 
 /// A query that finds rows by key on one leaf.
 pub trait Read: Send + Sync + 'static {
@@ -136,6 +139,11 @@ impl<R: Read> LeafBucket<R> {
                     if attempt > 0 {
                         return Err(LaneError::Unavailable(Arc::new(error)));
                     }
+                }
+                // An id can name a day for which there is no leaf: there is no row either.
+                Ok(Err(error)) if is_missing_leaf(&error) => {
+                    metrics::counter!("tessera_lane_missing_leaves_total").increment(1);
+                    return Ok(HashMap::new());
                 }
                 Ok(Err(error)) => return Err(LaneError::Failed(Arc::new(error))),
                 Err(_) => {

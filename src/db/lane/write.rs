@@ -21,7 +21,7 @@ use super::{
     queue::{Bucket, Queue},
 };
 use crate::{
-    db::{is_connection_loss, is_transient},
+    db::{is_connection_loss, is_missing_leaf, is_transient},
     partition::{Leaf, Query},
 };
 
@@ -254,12 +254,18 @@ impl<W: Writer> WriterBucket<W> {
         Batch { requests }
     }
 
-    async fn attempt(&self, conn: &mut LaneConn, ops: &[Arc<W::Op>], cost: &mut Cost) -> Attempt<W::Answer> {
+    async fn attempt(
+        &self,
+        conn: &mut LaneConn,
+        ops: &[Arc<W::Op>],
+        leaves_max: usize,
+        cost: &mut Cost,
+    ) -> Attempt<W::Answer> {
         let open = match conn.get().await {
             Ok(open) => open,
             Err(error) => return Attempt::Unreachable(error),
         };
-        let mut tx = Tx { conn: open, statements: 0, leaves: 0, leaves_max: self.settings.leaves_max };
+        let mut tx = Tx { conn: open, statements: 0, leaves: 0, leaves_max };
         let body = async {
             sqlx::raw_sql("begin").execute(&mut *tx.conn).await?;
             self.writer.run(&mut tx, ops).await
@@ -303,13 +309,20 @@ impl<W: Writer> WriterBucket<W> {
     async fn run(&self, conn: &mut LaneConn, ops: &[Arc<W::Op>], cost: &mut Cost) -> Vec<Result<W::Answer, LaneError>> {
         let mut pauses = RETRY_PAUSES.into_iter();
         let started = Instant::now();
+        let mut leaves_max = self.settings.leaves_max;
         loop {
-            let failure = match self.attempt(conn, ops, cost).await {
+            let failure = match self.attempt(conn, ops, leaves_max, cost).await {
                 Attempt::Committed(answers) => return answers.into_iter().map(Ok).collect(),
                 Attempt::Unknown => return self.look_up(conn, ops).await,
                 Attempt::Unreachable(error) => return all_failed(ops, LaneError::Unavailable(error)),
                 Attempt::RolledBack(failure) => failure,
             };
+            // An id can name a day for which there is no leaf. Through the parents such a row is simply not found.
+            if leaves_max > 0 && matches!(&failure, WriteError::Sql(error) if is_missing_leaf(error)) {
+                metrics::counter!("tessera_lane_missing_leaves_total").increment(1);
+                leaves_max = 0;
+                continue;
+            }
             if passes(&failure)
                 && started.elapsed() < self.settings.wait_max
                 && let Some(pause) = pauses.next()

@@ -1,5 +1,6 @@
 //! What tests stand on: a throw-away cluster, a database per test, servers in and out of this process.
 
+pub mod command;
 pub mod db;
 pub mod pair;
 pub mod proxy;

@@ -1,0 +1,334 @@
+//! One question, one partition: every query proved on rows that the API wrote, and what a request costs frozen.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
+use tessera::{
+    db::lane::{Lane, LaneSettings, Target, Tx, WriteError, Writer},
+    partition::{Claim, Query, plan, proof, queries, query},
+};
+
+use crate::support::{
+    TestApp, TestDb,
+    command::{said, tessera},
+    server::{Response, fresh_number},
+};
+
+/// Rows of every kind, spread over leaves, all but the legacy codes made by the API.
+async fn fill(app: &TestApp) {
+    let (api, keys) = (&app.client, &app.client.keys);
+    let limited = api.rule(json!({"per_member": 3, "stock": 1000})).await;
+    let often = api.rule(json!({"uses": 3})).await;
+    for n in 0..24 {
+        let body = json!({"phone": format!("+86138000010{n:02}"), "email": format!("m{n}@example.cn"),
+            "username": format!("user{n}"), "external": [format!("web:{n}")], "name": "Lin", "birthday": "1990-05-01"});
+        let made = api.post_numbered("/v1/members", &keys.pos, &fresh_number(), body).await.expect(201);
+        let member = made.json["member_id"].as_str().unwrap();
+        let codes = api.issue(&limited, json!({"member_id": member, "count": 2, "referrer": "E1001"})).await;
+        let used = api.redeem(&codes[0]).await.expect(200);
+        if n % 4 == 0 {
+            reverse(app, &codes[0], &used).await.expect(200);
+            let patch = api.raw(reqwest::Method::PATCH, &format!("/v1/members/{member}")).bearer_auth(&keys.ops);
+            api.send(patch.header("if-match", "*").json(&json!({"nickname": "Linlin"}))).await.expect(200);
+        }
+    }
+    for code in api.issue(&often, json!({"count": 24})).await.iter().take(12) {
+        api.redeem(code).await.expect(200);
+    }
+    // Codes of an older system come by import.
+    let mut sql = app.db.sql().await;
+    let import = "update coupon set legacy_key = gen_random_uuid() where member_id is null;
+                  insert into coupon_history_index (code_id, legacy_key)
+                  select code_id, legacy_key from coupon where legacy_key is not null";
+    sql.execute(sqlx::raw_sql(import)).await.unwrap();
+}
+
+async fn reverse(app: &TestApp, code: &str, used: &Response) -> Response {
+    let body = json!({"store_id": "S0001", "redemption_id": used.json["redemption_id"]});
+    let path = format!("/v1/coupons/{code}/reverse");
+    app.client.post_numbered(&path, &app.client.keys.pos, &fresh_number(), body).await
+}
+
+async fn service(db: &TestDb) -> PgConnection {
+    PgConnection::connect_with(&db.service()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_query_touches_what_it_claims_and_the_command_says_so() {
+    let app = TestApp::spawn().await;
+    fill(&app).await;
+    let before = rows(&app.db).await;
+    let report = proof::run(&mut service(&app.db).await, queries(), |_| {}).await.unwrap();
+    assert!(report.ok(), "{}", report.render());
+    // Every query is there, and each found what it looked for, on rows that lie in many leaves.
+    assert_eq!(report.rows.len(), queries().filter(|query| !query.touches.is_empty()).count());
+    let narrow = report.rows.iter().filter(|row| row.claims.values().all(|claim| *claim == Claim::Leaves(1)));
+    for row in narrow {
+        assert!(row.leaves.values().all(|leaves| leaves.len() == 1), "{}: {:?}", row.query, row.leaves);
+    }
+    let spread = app.db.count("select count(distinct tableoid) from coupon_receive").await;
+    assert!(spread > 8, "the members lie in {spread} leaves only");
+
+    let proved = tessera(&app.db, &["prove"]).await;
+    assert!(proved.status.success(), "{}", said(&proved));
+    assert!(said(&proved).ends_with(", 0 failed\n"), "{}", said(&proved));
+    assert_eq!(rows(&app.db).await, before, "the proof leaves nothing behind");
+
+    // Each real query fails when its claim is less than the truth.
+    let mut conn = service(&app.db).await;
+    for wide in queries().filter(|query| query.touches.iter().any(|touch| matches!(touch.claim, Claim::All { .. }))) {
+        let text = std::fs::read_to_string(format!("sql/queries/{}.sql", wide.name)).unwrap();
+        let narrowed: Vec<String> = text
+            .lines()
+            .map(|line| match line.split_once("=all (") {
+                Some((head, _)) if line.starts_with("-- touches:") => format!("{head}=1"),
+                _ => line.to_owned(),
+            })
+            .collect();
+        let narrowed = Query::parse(&wide.name, &narrowed.join("\n")).unwrap();
+        let report = proof::run(&mut conn, std::iter::once(&narrowed), |_| {}).await.unwrap();
+        assert!(!report.ok(), "{} reads all leaves and passes for one", wide.name);
+    }
+    // Without their predicate the look-ups of the hot path are found out.
+    for name in ["coupon/find", "member/find", "member_key/find", "redemption/find", "member/standing"] {
+        let text = std::fs::read_to_string(format!("sql/queries/{name}.sql")).unwrap();
+        let (head, predicate) = text.rsplit_once("where ").unwrap();
+        let kind = if predicate.contains("uuid[]") { "uuid[]" } else { "bigint[]" };
+        let everywhere = Query::parse(name, &format!("{head}where $1::{kind} is not null")).unwrap();
+        let report = proof::run(&mut conn, std::iter::once(&everywhere), |_| {}).await.unwrap();
+        assert!(report.render().contains("is read as a whole"), "{}", report.render());
+    }
+    // A dropped index makes the command fail and name it.
+    let mut sql = app.db.sql().await;
+    sql.execute("alter table redemption drop constraint redemption_pk").await.unwrap();
+    let proved = tessera(&app.db, &["prove"]).await;
+    assert_eq!(proved.status.code(), Some(1), "{}", said(&proved));
+    let failed: Vec<String> = said(&proved).lines().filter(|line| line.contains("FAILED")).map(str::to_owned).collect();
+    assert!(failed.iter().any(|line| line.starts_with("redemption/find ")), "{failed:?}");
+    assert!(said(&proved).contains("is read as a whole"), "{}", said(&proved));
+    app.stop().await;
+}
+
+/// Rows by table.
+async fn rows(db: &TestDb) -> Vec<i64> {
+    let mut counts = Vec::new();
+    for plan in tessera::partition::plans().iter() {
+        counts.push(db.count(&format!("select count(*) from {}", plan.table)).await);
+    }
+    counts
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_fails_where_a_sample_finds_nothing() {
+    let db = TestDb::new().await;
+    let proved = tessera(&db, &["prove"]).await;
+    assert_eq!(proved.status.code(), Some(1), "{}", said(&proved));
+    assert!(said(&proved).contains("the sample finds no row"), "{}", said(&proved));
+}
+
+#[test]
+fn the_list_of_queries_that_read_all_leaves_is_frozen() {
+    let wide: Vec<String> = queries()
+        .filter(|query| query.touches.iter().any(|touch| matches!(touch.claim, Claim::All { .. })))
+        .map(|query| query.name.clone())
+        .collect();
+    // Walks of `tessera verify`, which names one leaf at a time; nothing that a till waits for.
+    insta::assert_snapshot!(wide.join("\n"), @"
+    verify/coupon_history_walk
+    verify/coupon_index_walk
+    verify/coupon_receive_walk
+    verify/coupon_walk
+    verify/ledger_coupons
+    verify/ledger_find
+    verify/ledger_walk
+    verify/member_key_walk
+    verify/member_walk
+    verify/stock_index_rules
+    verify/stock_rules
+    verify/taken_walk
+    ");
+}
+
+/// `12 statements, 9 leaves`, or the cache.
+fn cost(response: &Response) -> String {
+    let timing = response.header("server-timing").unwrap();
+    match timing.split_once("desc=\"").and_then(|(_, rest)| rest.split_once('"')) {
+        Some((cost, _)) => cost.to_owned(),
+        None if timing.contains("cache") => "from the cache".to_owned(),
+        None => "nothing".to_owned(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_request_costs_is_frozen_by_route() {
+    let app = TestApp::spawn().await;
+    let rule = app.client.rule(json!({"per_member": 1000, "stock": 100_000})).await;
+    // The first of each warms what every later one finds: stores, rules, keys, numbers, prepared statements.
+    let mut table = String::new();
+    for warm in [false, true] {
+        table = lines(&app, &rule, warm).await;
+    }
+    app.stop().await;
+    insta::assert_snapshot!(table, @"
+    register, two identifiers: 4 statements, 4 leaves
+    lookup, cold: 2 statements, 2 leaves
+    lookup, warm: from the cache
+    get member, cold: 1 statements, 1 leaves
+    get member, warm: from the cache
+    issue 1 to a member: 13 statements, 13 leaves
+    issue 10 to a member: 13 statements, 13 leaves
+    issue 1 anonymous: 8 statements, 8 leaves
+    get coupon: 1 statements, 1 leaves
+    redeem, held: 9 statements, 9 leaves
+    redeem, held, replayed: 2 statements, 2 leaves
+    redeem, held, refused: 4 statements, 4 leaves
+    redeem, anonymous: 7 statements, 7 leaves
+    reverse, held: 10 statements, 10 leaves
+    redeem, held, floating number: 11 statements, 11 leaves
+    get redemption: 1 statements, 1 leaves
+    get request: 1 statements, 1 leaves
+    get request, floating number, none: 2 statements, 2 leaves
+    ");
+}
+
+/// Each route once.
+async fn lines(app: &TestApp, rule: &str, warm: bool) -> String {
+    let (api, keys) = (&app.client, &app.client.keys);
+    let phone = format!("+861380000000{}", u8::from(warm));
+    let mut table = String::new();
+    let mut line = |name: &str, response: &Response| table.push_str(&format!("{name}: {}\n", cost(response)));
+
+    let body = json!({"phone": phone, "email": format!("lin{warm}@example.cn")});
+    let made = api.post("/v1/members", &keys.pos, body).await.expect(201);
+    line("register, two identifiers", &made);
+    let member = made.json["member_id"].as_str().unwrap().to_owned();
+    // Cold: a node that has not seen the member yet.
+    let other = TestApp::on(&app.db, keys.clone(), crate::support::server::settings(), app.clock.clone()).await;
+    other.client.get(&format!("/v1/coupon-rules/{rule}"), &keys.pos).await.expect(200);
+    let by_phone = json!({"phone": phone});
+    line("lookup, cold", &other.client.post("/v1/members/lookup", &keys.pos, by_phone.clone()).await.expect(200));
+    line("lookup, warm", &other.client.post("/v1/members/lookup", &keys.pos, by_phone).await.expect(200));
+    other.stop().await;
+    let other = TestApp::on(&app.db, keys.clone(), crate::support::server::settings(), app.clock.clone()).await;
+    other.client.get(&format!("/v1/coupon-rules/{rule}"), &keys.pos).await.expect(200);
+    let path = format!("/v1/members/{member}");
+    line("get member, cold", &other.client.get(&path, &keys.pos).await.expect(200));
+    line("get member, warm", &other.client.get(&path, &keys.pos).await.expect(200));
+    other.stop().await;
+
+    let path = format!("/v1/coupon-rules/{rule}/coupons");
+    let issue = async |body: Value| api.post_numbered(&path, &keys.marketing, &number(), body).await.expect(201);
+    let held = issue(json!({"member_id": member})).await;
+    line("issue 1 to a member", &held);
+    line("issue 10 to a member", &issue(json!({"member_id": member, "count": 10})).await);
+    let anonymous = issue(json!({})).await;
+    line("issue 1 anonymous", &anonymous);
+    let code = |issued: &Response| issued.json["coupons"][0]["code"].as_str().unwrap().to_owned();
+    let (held, anonymous) = (code(&held), code(&anonymous));
+    line("get coupon", &api.get(&format!("/v1/coupons/{held}"), &keys.pos).await.expect(200));
+
+    let today = tessera::clock::Zone::DEFAULT.day_of(app.clock.now()).to_string();
+    let sale = |sequence: u8| {
+        json!({"store_id": "S0001", "register": "2", "business_date": today, "sequence": sequence,
+        "order_ref": "S0001-0093", "amount": 8000})
+    };
+    let redeem = async |code: &str, sequence: u8| {
+        api.post(&format!("/v1/coupons/{code}/redeem"), &keys.pos, sale(sequence + 10 * u8::from(warm))).await
+    };
+    let used = redeem(&held, 1).await.expect(200);
+    line("redeem, held", &used);
+    line("redeem, held, replayed", &redeem(&held, 1).await.expect(200));
+    line("redeem, held, refused", &redeem(&held, 2).await.expect(409));
+    line("redeem, anonymous", &redeem(&anonymous, 3).await.expect(200));
+    let undo = json!({"store_id": "S0001", "redemption_id": used.json["redemption_id"]});
+    let path = format!("/v1/coupons/{held}/reverse");
+    line("reverse, held", &api.post_numbered(&path, &keys.pos, &number(), undo).await.expect(200));
+    // A number that no clock made is good for two days: two claims.
+    let floating = fresh_number();
+    let path = format!("/v1/coupons/{held}/redeem");
+    let body = json!({"store_id": "S0001", "order_ref": "S0001-0094", "amount": 8000});
+    line("redeem, held, floating number", &api.post_numbered(&path, &keys.pos, &floating, body).await.expect(200));
+    let id = used.json["redemption_id"].as_str().unwrap();
+    line("get redemption", &api.get(&format!("/v1/redemptions/{id}"), &keys.pos).await.expect(200));
+    let path = format!("/v1/requests/redeem/till:S0001:2:{today}:{}", 1 + 10 * u8::from(warm));
+    line("get request", &api.get(&path, &keys.pos).await.expect(200));
+    let path = format!("/v1/requests/redeem/{}-none", floating);
+    line("get request, floating number, none", &api.get(&path, &keys.pos).await.expect(404));
+    table
+}
+
+/// A number that lives on one day, as clients are told to send.
+fn number() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
+
+/// A request that does what no request may: one statement for each leaf.
+struct Looping;
+
+impl Writer for Looping {
+    type Op = ();
+    type Answer = ();
+
+    const NAME: &'static str = "looping";
+
+    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<()>]) -> Result<Vec<()>, WriteError> {
+        for member_id in 0..40_i64 {
+            let leaf = plan("member").leaf_i64(member_id);
+            let sql = tx.sql(query("member/standing"), Target::Leaf(leaf));
+            sqlx::query(sql).bind(vec![member_id]).fetch_all(tx.conn()).await?;
+        }
+        let sql = tx.sql(query("member/standing"), Target::Parent(16));
+        sqlx::query(sql).bind((0..40_i64).collect::<Vec<_>>()).fetch_all(tx.conn()).await?;
+        tx.plain();
+        Ok(vec![(); ops.len()])
+    }
+
+    async fn look_up(&self, _: &mut Tx<'_>, _: &()) -> Result<Option<()>, WriteError> {
+        Ok(None)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_loops_over_leaves_is_counted_as_such() {
+    let db = TestDb::new().await;
+    let lane = Lane::start(db.service(), LaneSettings::default());
+    let ((), cost) = lane.writer(Looping).write(()).await.unwrap();
+    assert_eq!((cost.statements, cost.leaves), (42, 56));
+    lane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upkeep_runs_in_two_processes_at_once_while_readers_hold_the_tables() {
+    let db = TestDb::new().await;
+    let listed = tessera(&db, &["partitions", "list"]).await;
+    assert!(listed.status.success() && said(&listed).contains("coupon "), "{}", said(&listed));
+    let mut reader = service(&db).await;
+    reader.execute("begin").await.unwrap();
+    for plan in tessera::partition::plans().iter() {
+        reader.execute(AssertSqlSafe(format!("select count(*) from {}", plan.table))).await.unwrap();
+    }
+    let from = (tessera::clock::Clock::system().now() - chrono::TimeDelta::days(62)).format("%Y-%m-01").to_string();
+    let upkeep = ["partitions", "upkeep", "--from", &from];
+    let (one, other) = tokio::join!(tessera(&db, &upkeep), tessera(&db, &upkeep));
+    // The reader's transaction is as old as it was, and goes on.
+    let seen = reader.fetch_one("select count(*) from coupon").await.unwrap().get::<i64, _>(0);
+    reader.execute("commit").await.unwrap();
+    assert_eq!(seen, 0);
+    let mut made = BTreeSet::new();
+    for output in [&one, &other] {
+        assert!(output.status.success(), "{}", said(output));
+        for leaf in said(output).lines().filter_map(|line| line.strip_prefix("made ")) {
+            assert!(made.insert(leaf.to_owned()), "{leaf} was made twice");
+        }
+    }
+    assert!(made.contains(&format!("coupon_m{}", from[..7].replace('-', "_"))), "{made:?}");
+    for leaf in &made {
+        let attached = format!("select count(*) from pg_inherits where inhrelid = '{leaf}'::regclass");
+        assert_eq!(db.count(&attached).await, 1, "{leaf}");
+    }
+    let again = tessera(&db, &upkeep).await;
+    assert!(again.status.success() && !said(&again).contains("made "), "{}", said(&again));
+    let listed = tessera(&db, &["partitions", "list"]).await;
+    assert!(listed.status.success() && !said(&listed).contains("NOT ENOUGH"), "{}", said(&listed));
+}
