@@ -31,7 +31,7 @@ use crate::{
         tail::{self, Forget},
     },
     id::{BlockError, Counter, LeaseError, MemberId, MemberIdMinter, NodeLease, RuleId, lease_block},
-    member::desk::MemberDesk,
+    member::{desk::MemberDesk, key::Region},
     readiness::Readiness,
     request::read::FindAnswer,
     secret::Secrets,
@@ -40,7 +40,7 @@ use crate::{
 /// Numbers leased at a time: a block lost with its process is a gap.
 const BLOCK: i64 = 4096;
 const LEASE_RENEW_EVERY: Duration = Duration::from_secs(10);
-const CLOCK_CHECK_EVERY: Duration = Duration::from_secs(10);
+const CLOCK_CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Beyond this difference from the database's clock a node is not ready.
 pub const CLOCK_OFF_MAX: Duration = Duration::from_millis(500);
 
@@ -58,6 +58,8 @@ pub struct App {
     pub settings: Settings,
     pub clock: Clock,
     pub zone: Zone,
+    /// Where phone numbers without a country code belong.
+    pub region: Region,
     pub secrets: Arc<Secrets>,
     pub office: Office,
     pub lane: Lane,
@@ -84,6 +86,7 @@ impl App {
         holder: Uuid,
     ) -> Result<Arc<Self>, StartError> {
         let zone = Zone::new(settings.chain.zone);
+        let region = Region::parse(&settings.chain.phone_region).unwrap_or_default();
         let office = Office::new(connect.clone(), &settings.database.office());
         let tail_connect = connect.clone();
         let lane = Lane::start(connect, settings.lane.lane());
@@ -127,6 +130,7 @@ impl App {
             answers: lane.reader(FindAnswer),
             clock,
             zone,
+            region,
             secrets,
             office,
             lane,

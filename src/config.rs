@@ -180,11 +180,11 @@ pub struct ChainSettings {
     pub phone_region: String,
     /// Days back for which request numbers are accepted.
     #[arg(long, env = "TESSERA_REQUEST_DAYS_BACK", default_value_t = 35, global = true, hide_short_help = true,
-          value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=3650))]
+          value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=35))]
     pub request_days_back: u16,
     /// Days ahead for which request numbers are accepted.
     #[arg(long, env = "TESSERA_REQUEST_DAYS_AHEAD", default_value_t = 1, global = true, hide_short_help = true,
-          value_name = "DAYS", value_parser = clap::value_parser!(u16).range(0..=30))]
+          value_name = "DAYS", value_parser = clap::value_parser!(u16).range(0..=3))]
     pub request_days_ahead: u16,
 }
 

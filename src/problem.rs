@@ -133,6 +133,22 @@ impl Refusal {
     }
 }
 
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.code.title())?;
+        if let Some(detail) = &self.detail {
+            write!(f, ": {detail}")?;
+        }
+        // What a command line cannot do without: which field, and why.
+        for name in ["field", "reason"] {
+            if let Some(value) = self.extra.get(name).and_then(Value::as_str) {
+                write!(f, "; {name}: {value}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl From<Code> for Refusal {
     fn from(code: Code) -> Self {
         Self::new(code)

@@ -10,7 +10,8 @@ use tracing_subscriber::{EnvFilter, filter::ParseError, fmt, layer::SubscriberEx
 use crate::config::{LogFormat, LogSettings};
 
 /// Kept quiet unless the filter names them: the driver repeats statements in its warnings, the server its start.
-const ALWAYS: [&str; 3] = ["sqlx::postgres::notice=error", "sqlx::query=error", "actix_server=warn"];
+const ALWAYS: [&str; 4] =
+    ["sqlx::postgres::notice=error", "sqlx::query=error", "actix_server=warn", "actix_http::h1=off"];
 
 /// Installs the logger, on standard error, and the hook that logs panics. Once per process; later calls do nothing.
 ///

@@ -9,6 +9,7 @@ use super::{ChainError, NewStore, Store, StoreId, StorePatch, StoreState, store}
 use crate::http::app::Shell;
 use crate::http::page::limit_of;
 use crate::http::{Answer, ApiError, At, Caller, Cursor, ETag, IfMatch, Json, Page, PageLimit, Query, Reply, Routes};
+use crate::problem::{Code, Refusal};
 
 pub fn routes() -> Routes {
     crate::routes! {
@@ -40,6 +41,10 @@ struct StoreList {
 async fn list_stores(shell: Data<Shell>, Query(list): Query<StoreList>) -> Reply<Page<Store>> {
     let (filter, limit) = (list.state, limit_of(list.limit));
     let after = list.cursor.map(|cursor| cursor.key(&filter)).transpose()?;
+    // The tag of a cursor binds its filter, not its key.
+    if after.as_deref().is_some_and(|after| StoreId::parse(after).is_err()) {
+        return Err(Refusal::new(Code::MalformedQuery).with("parameter", "cursor").into());
+    }
     let mut conn = shell.conn().await?;
     let rows = store::list_stores(&mut conn, filter, after.as_deref(), limit + 1).await?;
     Ok(Answer::ok(Page::new(rows, limit, &filter, |store| store.store_id.to_string())).metered(conn.meter()))

@@ -141,7 +141,7 @@ pub struct StorePatch {
 /// Why a question about the chain has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ChainError {
-    #[error("refused")]
+    #[error("{0}")]
     Refused(Refusal),
     #[error("the database failed")]
     Database(#[from] pool::Error),

@@ -62,8 +62,6 @@ pub struct Reverse {
 #[derive(Debug, Clone)]
 pub struct Issue {
     pub rule: Arc<RuleVersion>,
-    /// As this node knows it, within the stated bound.
-    pub rule_state: RuleState,
     /// Minted beforehand, with their text.
     pub codes: Vec<(CodeId, String)>,
     pub event_id: EventId,
@@ -273,8 +271,9 @@ pub fn issue(world: &mut World, op: &Issue) -> Result<Issued, Refusal> {
     if let Some(member_id) = op.member_id {
         check_standing(world.members.get(&member_id), member_id)?;
     }
-    if op.rule_state != RuleState::Active {
-        return Err(Refusal::new(Code::RuleNotActive).with("rule_state", op.rule_state.name()));
+    let rule_state = *world.rule_states.get(&rule.rule_id).expect("the writer loaded the state of every issued rule");
+    if rule_state != RuleState::Active {
+        return Err(Refusal::new(Code::RuleNotActive).with("rule_state", rule_state.name()));
     }
     let (valid_from, valid_until) = rule.window(world.now, world.zone)?;
     let count = op.codes.len() as i64;
@@ -290,12 +289,11 @@ pub fn issue(world: &mut World, op: &Issue) -> Result<Issued, Refusal> {
         let key = (member_id, rule.rule_id);
         let MemberRule { taken, .. } =
             *world.member_rules.get(&key).expect("the writer locked the count of every member it issues to");
-        let after = taken + count as i32;
-        if let Some(limit) = rule.per_member
-            && after > limit
-        {
+        let limit = rule.per_member.unwrap_or(i32::MAX);
+        let after = i32::try_from(count).ok().and_then(|count| taken.checked_add(count));
+        let Some(after) = after.filter(|after| *after <= limit) else {
             return Err(Refusal::new(Code::MemberLimitReached).with("limit", limit).with("taken", taken));
-        }
+        };
         world.member_rules.insert(key, MemberRule { taken: after, last_taken_at: Some(world.now) });
         world.changed.member_rules.insert(key);
     }

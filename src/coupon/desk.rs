@@ -35,7 +35,7 @@ pub const ISSUE_COUNT_MAX: i64 = 1000;
 /// Why an operation has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum DeskError {
-    #[error("refused")]
+    #[error("{0}")]
     Refused(Refusal),
     #[error("the lane gave no answer")]
     Lane(#[from] LaneError),
@@ -219,7 +219,6 @@ impl Desk {
             .collect::<Result<Vec<_>, IdError>>()?;
         let act = Act::Issue(Issue {
             rule: Arc::clone(&rule.current),
-            rule_state: rule.state,
             codes,
             event_id: self.event_id().await?,
             member_id: ask.member_id,

@@ -281,7 +281,8 @@ pub struct ReverseBody {
 
 /// Reverse a redemption
 ///
-/// Whole. The use is back on the coupon; `expired` says when it cannot be spent any more. Refusals are looked for in
+/// Whole, and at any store: goods are returned where the customer is. The use is back on the coupon; `expired` says when
+/// it cannot be spent any more. Refusals are looked for in
 /// this order: code, store, request number, not found, void, no such redemption, reversed already.
 #[utoipa::path(post, path = "/v1/coupons/{code}/reverse", tag = "coupons",
     params(("code" = inline(CodeText), Path), ("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number, if the body has no sequence")),

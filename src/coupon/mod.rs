@@ -14,7 +14,8 @@
 //! | redeemed | `coupon_already_redeemed` | issued |
 //! | void | `coupon_void` | `coupon_void` |
 //!
-//! A lock counts until `lock_until`; expired is a matter of the clock. When several things stand against a redemption,
+//! A use may be reversed at any store, whole; limits of reversing in time and cycles are not decided here yet, `cycles` is
+//! counted. A lock counts until `lock_until`; expired is a matter of the clock. When several things stand against a redemption,
 //! the caller learns the first of: not found, void, already redeemed, locked, member frozen or cancelled, rule paused,
 //! not yet valid, expired, other currency, below threshold.
 

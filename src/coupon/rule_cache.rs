@@ -45,10 +45,12 @@ impl RuleBook {
         E: From<sqlx::Error> + Send + Sync + 'static,
         C: std::ops::DerefMut<Target = sqlx::PgConnection> + Send,
     {
-        let load = async {
-            let mut conn = connect.await?;
-            Ok::<_, E>(rule_store::find_rule(&mut conn, rule_id).await?)
-        };
+        if let Some(rule) = self.heads.peek(&rule_id).await {
+            return Ok(Some(rule));
+        }
+        // The connection first: a batch that holds locks may want the same entry, and must not wait for the office.
+        let mut conn = connect.await?;
+        let load = async { Ok::<_, E>(rule_store::find_rule(&mut conn, rule_id).await?) };
         Ok(self.heads.get(&rule_id, load).await?.map(|(rule, _)| rule))
     }
 
@@ -61,7 +63,12 @@ impl RuleBook {
     }
 
     /// Brings a batch the versions and states that its coupons speak of.
-    pub(super) async fn load_for(&self, tx: &mut Tx<'_>, world: &mut World) -> Result<(), WriteError> {
+    pub(super) async fn load_for(
+        &self,
+        tx: &mut Tx<'_>,
+        world: &mut World,
+        issued: &BTreeSet<RuleId>,
+    ) -> Result<(), WriteError> {
         let wanted: BTreeSet<(RuleId, i32)> =
             world.coupons.values().map(|coupon| (coupon.rule_id, coupon.rule_version)).collect();
         for (rule_id, version) in wanted {
@@ -73,9 +80,10 @@ impl RuleBook {
                 return Err(WriteError::Inconsistent(format!("coupon.rule_version {version} of {rule_id} is missing")));
             };
             world.rules.insert((rule_id, version), found);
-            if world.rule_states.contains_key(&rule_id) {
-                continue;
-            }
+        }
+        let coupons = world.coupons.values().map(|coupon| coupon.rule_id);
+        let heads: BTreeSet<RuleId> = coupons.chain(issued.iter().copied()).collect();
+        for rule_id in heads {
             let load = async {
                 tx.plain();
                 rule_store::find_rule(tx.conn(), rule_id).await

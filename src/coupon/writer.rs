@@ -78,6 +78,8 @@ impl Writer for CouponWriter {
         let live: Vec<&CouponOp> =
             ops.iter().zip(&claims).filter(|(_, claim)| **claim == Claim::Won).map(|(op, _)| &**op).collect();
         let mut world = self.load(tx, World::new(now, self.zone), &live).await?;
+        // Locks may have been waited for: what is decided and recorded is of now.
+        world.now = self.clock.now();
 
         // In order of arrival, each seeing those before it.
         let mut answers: Vec<Answer> = Vec::with_capacity(ops.len());
@@ -141,13 +143,13 @@ impl CouponWriter {
             world.member_rules = store::lock_member_rules(tx, taken.into_iter().collect()).await?;
         }
         if !issued.is_empty() {
-            let keys = issued.into_iter().map(|rule_id| (rule_id, 0, 0)).collect();
+            let keys = issued.iter().map(|rule_id| (*rule_id, 0, 0)).collect();
             world.stocks = store::lock_stocks(tx, keys).await?;
         }
         if !undone.is_empty() {
             world.redemptions = store::lock_redemptions(tx, undone.into_iter().collect()).await?;
         }
-        self.rules.load_for(tx, &mut world).await?;
+        self.rules.load_for(tx, &mut world, &issued).await?;
         let stores: BTreeSet<StoreNo> =
             world.coupons.values().filter_map(|coupon| Some(coupon.last_use.as_ref()?.store_no)).collect();
         world.stores = self.stores.of(tx, stores).await?;

@@ -87,8 +87,15 @@ impl Source {
     /// # Errors
     /// `malformed_header` when it is neither.
     pub fn parse(text: &str) -> Result<Self, Refusal> {
-        if let Some(till) = text.strip_prefix("till:").and_then(parse_till) {
-            return Ok(till);
+        if let Some(till) = text.strip_prefix("till:") {
+            // Not another spelling, which would be another number: `+7` and `007` are 7 to whoever wrote them.
+            return parse_till(till).ok_or_else(|| {
+                Refusal::new(Code::MalformedHeader)
+                    .detail(
+                        "a till's number is till:<store>:<register>:<date>:<sequence>, without signs or leading zeros",
+                    )
+                    .with("header", "Idempotency-Key")
+            });
         }
         let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
         if text.is_empty() || text.len() > KEY_CHARS_MAX || !visible {

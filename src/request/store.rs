@@ -78,15 +78,18 @@ pub async fn claim(tx: &mut Tx<'_>, now: DateTime<Utc>, tickets: &[Option<&Ticke
     let mut claims = vec![Claim::Won; tickets.len()];
     let mut first: HashMap<Row, usize> = HashMap::new();
     let mut wanted: Vec<(Row, i64)> = Vec::new();
+    let mut clashes: Vec<(usize, usize)> = Vec::new();
     for (position, ticket) in tickets.iter().enumerate() {
         let Some(ticket) = ticket else { continue };
         let rows = || ticket.number.days.iter().map(|day| (day, ticket.number.key));
         if let Some(leader) = rows().find_map(|row| first.get(&row)) {
-            claims[position] = if tickets[*leader].is_some_and(|of| of.digest == ticket.digest) {
-                Claim::Follows(*leader)
+            // With another body it is refused, unless its own first answer stands: that is looked at below.
+            if tickets[*leader].is_some_and(|of| of.digest == ticket.digest) {
+                claims[position] = Claim::Follows(*leader);
             } else {
-                Claim::Answered(Answer::refused(Code::RequestNumberReused))
-            };
+                claims[position] = Claim::Answered(Answer::refused(Code::RequestNumberReused));
+                clashes.push((position, *leader));
+            }
             continue;
         }
         for row in rows() {
@@ -123,6 +126,11 @@ pub async fn claim(tx: &mut Tx<'_>, now: DateTime<Utc>, tickets: &[Option<&Ticke
         let Some((digest, answer)) = answers.get(&row) else {
             return Err(WriteError::Again("a claim that was in the way is gone"));
         };
+        for (clash, _) in clashes.iter().filter(|(_, leader)| *leader == position) {
+            if tickets[*clash].is_some_and(|clash| clash.digest == *digest) {
+                claims[*clash] = Claim::Answered(answer.clone());
+            }
+        }
         claims[position] = Claim::Answered(if *digest == ticket.digest {
             answer.clone()
         } else {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
 use super::LaneSettings;
 
@@ -13,16 +13,20 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Generic plans, index access only: a plan made on a young, small leaf must still serve it when it has grown.
 pub(super) fn with_settings(options: PgConnectOptions, settings: &LaneSettings) -> PgConnectOptions {
     let millis = |duration: Duration| duration.as_millis().to_string();
-    options.application_name("tessera lane").statement_cache_capacity(settings.statements_max).options([
-        ("plan_cache_mode", "force_generic_plan".to_owned()),
-        ("enable_seqscan", "off".to_owned()),
-        ("enable_hashjoin", "off".to_owned()),
-        ("enable_mergejoin", "off".to_owned()),
-        ("jit", "off".to_owned()),
-        ("lock_timeout", millis(settings.lock_timeout)),
-        ("statement_timeout", millis(settings.statement_timeout)),
-        ("idle_in_transaction_session_timeout", millis(settings.batch_timeout * 2)),
-    ])
+    options
+        .application_name("tessera lane")
+        .statement_cache_capacity(settings.statements_max)
+        .disable_statement_logging()
+        .options([
+            ("plan_cache_mode", "force_generic_plan".to_owned()),
+            ("enable_seqscan", "off".to_owned()),
+            ("enable_hashjoin", "off".to_owned()),
+            ("enable_mergejoin", "off".to_owned()),
+            ("jit", "off".to_owned()),
+            ("lock_timeout", millis(settings.lock_timeout)),
+            ("statement_timeout", millis(settings.statement_timeout)),
+            ("idle_in_transaction_session_timeout", millis(settings.batch_timeout * 2)),
+        ])
 }
 
 /// One connection, opened when it is needed and thrown away when it is in doubt.

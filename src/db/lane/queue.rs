@@ -53,13 +53,15 @@ impl Queue {
 
     /// Takes a place for one request, or says why there is none. Freed by [`Queue::leave`].
     pub(super) fn enter(&self) -> Result<(), LaneError> {
-        if self.stopping.load(Ordering::Acquire) {
-            return Err(LaneError::Stopping);
-        }
-        if self.waiting.fetch_add(1, Ordering::AcqRel) >= self.waiting_max {
-            self.waiting.fetch_sub(1, Ordering::AcqRel);
+        if self.waiting.fetch_add(1, Ordering::SeqCst) >= self.waiting_max {
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
             metrics::counter!("tessera_lane_rejected_total", "queue" => self.name).increment(1);
             return Err(LaneError::Overloaded);
+        }
+        // Counted first, looked at second; `stop` does it the other way round, so that one of the two sees the other.
+        if self.stopping.load(Ordering::SeqCst) {
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+            return Err(LaneError::Stopping);
         }
         Ok(())
     }
@@ -96,8 +98,8 @@ impl Queue {
     }
 
     pub(super) async fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
-        while self.waiting() > 0 {
+        self.stopping.store(true, Ordering::SeqCst);
+        while self.waiting.load(Ordering::SeqCst) > 0 {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         self.ready.close();

@@ -341,7 +341,13 @@ impl<W: Writer> WriterBucket<W> {
     async fn run_one_by_one(&self, conn: &mut LaneConn, ops: &[Arc<W::Op>]) -> Vec<Result<W::Answer, LaneError>> {
         metrics::counter!("tessera_lane_split_batches_total", "writer" => W::NAME).increment(1);
         let mut answers = Vec::with_capacity(ops.len());
+        let started = Instant::now();
         for op in ops {
+            // Somebody may hold a row that many of them want: the rest must neither wait nor be executed much later.
+            if started.elapsed() >= self.settings.wait_max {
+                answers.push(Err(LaneError::Overloaded));
+                continue;
+            }
             // Boxed: this is the same future as the caller's, one level down, with batches of one.
             let mut cost = Cost::default();
             let alone = Box::pin(self.run(conn, std::slice::from_ref(op), &mut cost));
@@ -354,14 +360,19 @@ impl<W: Writer> WriterBucket<W> {
     async fn look_up(&self, conn: &mut LaneConn, ops: &[Arc<W::Op>]) -> Vec<Result<W::Answer, LaneError>> {
         metrics::counter!("tessera_lane_unknown_outcomes_total", "writer" => W::NAME).increment(ops.len() as u64);
         let mut answers = Vec::with_capacity(ops.len());
+        // One bound for the batch: a worker that looks up is missed by everybody else.
+        let deadline = Instant::now() + self.settings.batch_timeout;
         for op in ops {
-            answers.push(self.look_up_one(conn, op).await.ok_or(LaneError::OutcomeUnknown));
+            answers.push(self.look_up_one(conn, op, deadline).await.ok_or(LaneError::OutcomeUnknown));
         }
         answers
     }
 
-    async fn look_up_one(&self, conn: &mut LaneConn, op: &W::Op) -> Option<W::Answer> {
+    async fn look_up_one(&self, conn: &mut LaneConn, op: &W::Op, deadline: Instant) -> Option<W::Answer> {
         for attempt in 0..LOOK_UP_ATTEMPTS {
+            if Instant::now() >= deadline {
+                return None;
+            }
             if attempt > 0 {
                 tokio::time::sleep(Duration::from_millis(50 << attempt.min(4))).await;
             }

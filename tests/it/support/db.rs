@@ -25,7 +25,6 @@ const TEMPLATE: &str = "tessera_template";
 
 struct Cluster {
     reach: Reach,
-    pid: u32,
     dir: PathBuf,
     // Stopped by the kernel when the test process ends; never dropped, since statics are not.
     _embedded: Embedded,
@@ -66,7 +65,7 @@ fn start() -> Cluster {
     };
     let embedded = Embedded::start_blocking(&settings).unwrap_or_else(|error| panic!("{error}"));
     SecretFile::create_new(&dir.join("secrets.toml"), &mut StdRng::seed_from_u64(7)).unwrap();
-    Cluster { reach: embedded.reach().clone(), pid: embedded.pid(), dir, _embedded: embedded }
+    Cluster { reach: embedded.reach().clone(), dir, _embedded: embedded }
 }
 
 async fn make_template(reach: &Reach) {
@@ -112,10 +111,6 @@ impl TestDb {
         self.reach.options(role::SERVICE, &self.name)
     }
 
-    pub fn owner(&self) -> PgConnectOptions {
-        self.reach.options(role::OWNER, &self.name)
-    }
-
     pub fn superuser(&self) -> PgConnectOptions {
         self.reach.options(SUPERUSER, &self.name)
     }
@@ -159,9 +154,5 @@ impl TestDb {
 
     pub fn socket_dir(&self) -> PathBuf {
         self.reach.socket_dir.clone()
-    }
-
-    pub fn postmaster_pid(&self) -> u32 {
-        cluster().pid
     }
 }

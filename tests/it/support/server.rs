@@ -288,9 +288,4 @@ impl Server {
     pub fn pid(&self) -> u32 {
         self.child.id().expect("it was not waited for")
     }
-
-    /// `kill -9`.
-    pub async fn kill(&mut self) {
-        self.child.kill().await.unwrap();
-    }
 }
