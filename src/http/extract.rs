@@ -134,7 +134,17 @@ fn from_serde(field: Option<String>, error: &serde_json::Error) -> Refusal {
             return Refusal::invalid_field(field.as_deref().unwrap_or(""), reason);
         }
     }
-    malformed(field, message)
+    malformed(field, without_values(&message))
+}
+
+/// serde repeats the value that it did not expect, which may be long, or somebody's.
+fn without_values(message: &str) -> String {
+    const CHARS_MAX: usize = 200;
+    let cut = match (message.find("string \""), message.rfind("\", expected ")) {
+        (Some(from), Some(to)) if from < to => format!("{}{}", &message[..from + "string".len()], &message[to + 1..]),
+        _ => message.to_owned(),
+    };
+    cut.chars().take(CHARS_MAX).collect()
 }
 
 fn malformed(field: Option<String>, message: String) -> Refusal {

@@ -570,7 +570,7 @@ async fn a_transaction_of_the_office_dropped_halfway_is_not_handed_on() {
             }
             Ok::<_, HalfwayError>(())
         });
-        let patience = Duration::from_micros(rng.random_range(0..3_000));
+        let patience = Duration::from_micros(rng.random_range(0..700));
         dropped += usize::from(tokio::time::timeout(patience, body).await.is_err());
         let mut conn = office.get().await.unwrap();
         // Sent as one simple query: alone, the time of a statement is the time of its transaction.
@@ -584,7 +584,7 @@ async fn a_transaction_of_the_office_dropped_halfway_is_not_handed_on() {
         let (clean, held): (bool, i64) = (row.get(0), row.get(1));
         assert_eq!((clean, held), (true, 0));
     }
-    assert!(dropped > 10, "only {dropped} transactions were dropped");
+    assert!(dropped > 5, "only {dropped} transactions were dropped");
     assert_eq!(idle_in_transaction(&db).await, 0);
 }
 
