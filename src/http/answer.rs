@@ -175,9 +175,9 @@ impl IfMatch {
     }
 
     fn parse(text: &str) -> Result<Self, Refusal> {
-        // An empty list names no version, and none is what it matches.
+        // An empty one says nothing of what was seen. Taking it for none would make a change unconditional.
         if text.trim().is_empty() {
-            return Ok(Self::Versions(Vec::new()));
+            return Err(Code::PreconditionRequired.into());
         }
         if text.trim() == "*" {
             return Ok(Self::Any);

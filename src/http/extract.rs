@@ -111,6 +111,10 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     if !depth_fits(body) {
         return Err(malformed(None, format!("more than {DEPTH_MAX} levels of nesting")));
     }
+    // serde reads structs from arrays too; every body of ours is an object.
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(malformed(None, "an object is expected, not an array".to_owned()));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         // The path is `.` at the top and ends in `?` where the text breaks off within a name.
