@@ -56,9 +56,9 @@ pub fn routes() -> Routes {
     crate::routes! {
         create_rule;
         get_rule: RuleNotFound;
-        pause_rule: RuleNotFound, RuleStateForbidden;
-        resume_rule: RuleNotFound, RuleStateForbidden;
-        end_rule: RuleNotFound, RuleStateForbidden;
+        pause_rule: RuleNotFound, RuleStateForbidden, PreconditionRequired;
+        resume_rule: RuleNotFound, RuleStateForbidden, PreconditionRequired;
+        end_rule: RuleNotFound, RuleStateForbidden, PreconditionRequired;
     }
 }
 
