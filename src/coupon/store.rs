@@ -2,7 +2,7 @@
 //!
 //! Lock order, here and wherever else these tables are written: `request`, `member_key`, `coupon`, `member`,
 //! `coupon_receive`, `coupon_index`, `coupon_history_index`, `member_rule`, `coupon_stock`, `redemption`, `event`;
-//! rows by (leaf, key). A base row and its index rows are written by [`insert_coupons`] and [`update_coupons`] and by
+//! rows by (leaf, key). A base row and its index rows are written by `insert_coupons` and `update_coupons` and by
 //! nothing else.
 
 use std::collections::HashMap;

@@ -3,7 +3,7 @@
 //! deadpool over `PgConnection`, without sqlx's ping at every acquire and release. What keeps that safe:
 //! - A connection is never handed on with something pending or a transaction open. [`OfficeConn`] settles it when it is
 //!   given back (so that locks go at once, not when the next one comes), and the manager does so again before reuse.
-//! - One that rested for [`PING_AFTER`] is pinged, so that a restart of the database is met by the pool, not by a
+//! - One that rested for `PING_AFTER` is pinged, so that a restart of the database is met by the pool, not by a
 //!   caller.
 //! - One connection found dead puts all that are as old under suspicion: they are pinged before their next use.
 //!

@@ -2,7 +2,7 @@
 //!
 //! What a till or a member waits for goes through a few connections of the lane's own. Requests that wait while those
 //! are busy form the next batch, so a lone till waits for nobody and a rush shares round trips and commits. Reads for
-//! the same leaf become one statement ([`read`]); writes become one transaction ([`write`]).
+//! the same leaf become one statement ([`mod@read`]); writes become one transaction ([`mod@write`]).
 //!
 //! Invariants:
 //! - A batch belongs to the lane, never to the handler that asked: a till that resets its connection cancels nothing.
