@@ -106,6 +106,10 @@ impl Writer for CouponWriter {
     async fn look_up(&self, tx: &mut Tx<'_>, op: &CouponOp) -> Result<Option<Answer>, WriteError> {
         look_up(tx, self.clock.now(), &op.ticket).await
     }
+
+    fn settle(&self, _: &CouponOp, decided: Answer, found: Answer) -> Answer {
+        decided.settled(found)
+    }
 }
 
 impl CouponWriter {
