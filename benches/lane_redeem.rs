@@ -15,6 +15,7 @@ use tessera::{
     cache::Bypass,
     chain::names::StoreNames,
     clock::{Clock, Zone},
+    config::Settings,
     coupon::{
         decide::Redeem,
         rule_cache::RuleBook,
@@ -209,7 +210,7 @@ fn lane_redeem(criterion: &mut Criterion) {
     let writer = lane.writer(CouponWriter {
         clock: Clock::system(),
         zone: Zone::DEFAULT,
-        rules: RuleBook::new(Bypass::default()),
+        rules: RuleBook::new(&Settings::default().cache, Bypass::default()),
         stores: StoreNames::default(),
     });
     let (ours, theirs) = (Supply::new(stage), Supply::new(stage));

@@ -15,6 +15,7 @@ use super::{
     writer::{Act, CouponOp, CouponWriter},
 };
 use crate::{
+    cache::Found,
     chain::names::StoreNames,
     clock::{Clock, Zone},
     db::{
@@ -248,6 +249,14 @@ impl Desk {
     /// # Errors
     /// [`DeskError::Office`].
     pub async fn rule(&self, rule_id: RuleId) -> Result<Option<Arc<Rule>>, DeskError> {
+        Ok(self.find_rule(rule_id).await?.map(|(rule, _)| rule))
+    }
+
+    /// The same, with whether it came from memory.
+    ///
+    /// # Errors
+    /// [`DeskError::Office`].
+    pub async fn find_rule(&self, rule_id: RuleId) -> Result<Found<Rule>, DeskError> {
         Ok(self.rules.get(rule_id, self.office.get()).await?)
     }
 

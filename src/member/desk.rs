@@ -13,6 +13,7 @@ use crate::{
     cache::Bypass,
     chain::names::StoreNames,
     clock::Clock,
+    config::CacheSettings,
     db::lane::{Cost, Lane, LaneError, WriterHandle},
     id::{BlockError, Counter, Day, EventId, IdError, MemberId, MemberIdMinter, MintError},
     problem::Refusal,
@@ -58,12 +59,13 @@ impl MemberDesk {
         stores: StoreNames,
         minter: Arc<MemberIdMinter>,
         events: Counter,
+        caches: &CacheSettings,
         bypass: Bypass,
     ) -> Self {
         let register = RegisterWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
         let patch = PatchWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
         Self {
-            book: MemberBook::new(lane, Arc::clone(&secrets), stores, bypass),
+            book: MemberBook::new(lane, Arc::clone(&secrets), stores, caches, bypass),
             clock,
             secrets,
             minter,
