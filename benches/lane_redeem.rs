@@ -68,7 +68,6 @@ impl Caller for ByLane {
         let today: Day = stage.today;
         let redeem = Redeem {
             code_id: stage.coupon(coupon).0,
-            code: "7K3M-0000-0000-0000".to_owned(),
             redemption_id: RedemptionId::from_parts(today, number).expect("it fits"),
             event_id: EventId::from_parts(today, number).expect("it fits"),
             store_no: self.store_no,

@@ -5,7 +5,7 @@ use std::{ops::DerefMut, sync::Arc};
 use chrono::{DateTime, Utc};
 
 use super::{
-    Coupon,
+    Coupon, answer,
     decide::{Issue, Redeem, Reverse},
     read::{FindCoupon, FindRedemption},
     rule::{Rule, RuleState, RuleVersion},
@@ -166,7 +166,6 @@ impl Desk {
     pub async fn redeem(&self, ticket: Ticket, ask: RedeemRequest) -> Result<(Answer, Cost), DeskError> {
         let act = Act::Redeem(Redeem {
             code_id: ask.code_id,
-            code: self.secrets.codes().format(ask.code_id),
             redemption_id: self.redemption_id(ask.till.business_day).await?,
             event_id: self.event_id().await?,
             store_no: ask.till.store_no,
@@ -178,7 +177,7 @@ impl Desk {
             currency: ask.currency,
             member_id: ask.member_id,
         });
-        Ok(self.writer.write(CouponOp { ticket, act }).await?)
+        self.act(ticket, act).await
     }
 
     /// Takes a use back.
@@ -188,7 +187,6 @@ impl Desk {
     pub async fn reverse(&self, ticket: Ticket, ask: ReverseRequest) -> Result<(Answer, Cost), DeskError> {
         let act = Act::Reverse(Reverse {
             code_id: ask.code_id,
-            code: self.secrets.codes().format(ask.code_id),
             redemption_id: ask.redemption_id,
             reversal_id: self.redemption_id(ask.till.business_day).await?,
             event_id: self.event_id().await?,
@@ -198,7 +196,7 @@ impl Desk {
             sequence: ask.till.sequence,
             order_ref: ask.order_ref,
         });
-        Ok(self.writer.write(CouponOp { ticket, act }).await?)
+        self.act(ticket, act).await
     }
 
     /// Issues coupons of a rule, all or none. The codes carry the business day of now.
@@ -208,24 +206,32 @@ impl Desk {
     pub async fn issue(&self, ticket: Ticket, ask: IssueRequest) -> Result<(Answer, Cost), DeskError> {
         let rule = self.rule(ask.rule_id).await?.ok_or(Code::RuleNotFound)?;
         let day = self.zone.day_of(self.clock.now());
-        let codes = self
-            .serials
-            .next(ask.count)
-            .await?
+        let serials = self.serials.next(ask.count).await?;
+        let code_ids = serials
             .into_iter()
-            .map(|serial| {
-                let code = self.secrets.codes().mint(day, serial)?;
-                Ok((code.code_id, code.to_string()))
-            })
+            .map(|serial| Ok(self.secrets.codes().mint(day, serial)?.code_id))
             .collect::<Result<Vec<_>, IdError>>()?;
         let act = Act::Issue(Issue {
             rule: Arc::clone(&rule.current),
-            codes,
+            code_ids,
             event_id: self.event_id().await?,
             member_id: ask.member_id,
             referrer: ask.referrer,
         });
-        Ok(self.writer.write(CouponOp { ticket, act }).await?)
+        self.act(ticket, act).await
+    }
+
+    async fn act(&self, ticket: Ticket, act: Act) -> Result<(Answer, Cost), DeskError> {
+        let (answer, cost) = self.writer.write(CouponOp { ticket, act }).await?;
+        Ok((self.show(answer), cost))
+    }
+
+    /// A stored answer as it is sent: with codes in place of their ids.
+    pub fn show(&self, stored: Answer) -> Answer {
+        match answer::shown(self.secrets.codes(), &stored.body) {
+            Some(body) => Answer { body: body.into(), ..stored },
+            None => stored,
+        }
     }
 
     /// A coupon as its row says.

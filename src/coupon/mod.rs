@@ -19,6 +19,7 @@
 //! the caller learns the first of: not found, void, already redeemed, locked, member frozen or cancelled, rule paused,
 //! not yet valid, expired, other currency, below threshold.
 
+pub mod answer;
 pub mod code;
 pub mod decide;
 pub mod desk;

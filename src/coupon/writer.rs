@@ -67,7 +67,7 @@ impl Writer for CouponWriter {
     fn weight(&self, op: &CouponOp) -> usize {
         match &op.act {
             Act::Redeem(_) | Act::Reverse(_) => 1,
-            Act::Issue(issue) => issue.codes.len().max(1),
+            Act::Issue(issue) => issue.code_ids.len().max(1),
         }
     }
 
