@@ -161,6 +161,7 @@ pub fn redeem(world: &mut World, op: &Redeem) -> Result<Redeemed, Refusal> {
     if !rule_state.may_redeem() {
         return Err(Refusal::new(Code::RuleNotActive).with("rule_state", rule_state.name()));
     }
+    coupon.check_business_day(op.redemption_id.day())?;
     coupon.check_validity(world.now)?;
     if op.currency.as_ref().is_some_and(|currency| *currency != rule.currency) {
         return Err(Refusal::new(Code::CouponCurrencyMismatch).with("currency", rule.currency.as_str()));
