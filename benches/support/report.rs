@@ -18,7 +18,7 @@ pub fn criterion(samples: usize, warm_up_ms: u64, measurement_ms: u64) -> Criter
         false => (Criterion::default().sample_size(samples), 1),
     };
     criterion
-        .warm_up_time(Duration::from_millis(warm_up_ms / part))
+        .warm_up_time(Duration::from_millis((warm_up_ms / part).max(1)))
         .measurement_time(Duration::from_millis(measurement_ms / part))
 }
 
