@@ -11,10 +11,8 @@ use super::{
     register::{self, Register, RegisterWriter},
 };
 use crate::{
-    cache::Bypass,
     chain::names::StoreNames,
     clock::Clock,
-    config::CacheSettings,
     db::lane::{Cost, Lane, LaneError, WriterHandle},
     id::{BlockError, Counter, Day, EventId, IdError, MemberId, MemberIdMinter, MintError},
     problem::Refusal,
@@ -60,20 +58,11 @@ impl MemberDesk {
         stores: StoreNames,
         minter: Arc<MemberIdMinter>,
         events: Counter,
-        caches: &CacheSettings,
-        bypass: Bypass,
+        book: MemberBook,
     ) -> Self {
         let register = RegisterWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
-        let edit = EditWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
-        Self {
-            book: MemberBook::new(lane, Arc::clone(&secrets), stores, caches, bypass),
-            clock,
-            secrets,
-            minter,
-            events,
-            register: lane.writer(register),
-            edit: lane.writer(edit),
-        }
+        let edit = EditWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores };
+        Self { book, clock, secrets, minter, events, register: lane.writer(register), edit: lane.writer(edit) }
     }
 
     /// Registers a member. The answer is 201 with a [`Member`], or a decided refusal.
