@@ -200,6 +200,15 @@ impl Desk {
         Ok(self.writer.write(CouponOp { ticket, act }).await?)
     }
 
+    /// Answers a request with a refusal that was found before it came here, such as that its store is closed; or with what
+    /// was answered under its number before.
+    ///
+    /// # Errors
+    /// [`DeskError::Lane`].
+    pub async fn refuse(&self, ticket: Ticket, refusal: Refusal) -> Result<(Answer, Cost), DeskError> {
+        Ok(self.writer.write(CouponOp { ticket, act: Act::Refuse(refusal) }).await?)
+    }
+
     /// Issues coupons of a rule, all or none. The codes carry the business day of now.
     ///
     /// # Errors

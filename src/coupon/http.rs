@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     app::App,
-    chain::{StoreId, StoreState},
+    chain::{StoreId, deed::Deed, register::Register},
     http::{
         Answer, ApiError, At, Caller, Json, Number, Reply, Routes, TillNumber,
         app::Shell,
@@ -27,8 +27,6 @@ use crate::{
 };
 
 text_type! {
-    /// A till of a store.
-    Register: word 1..=16, "2";
     /// What the till calls the sale.
     OrderRef: word 1..=64, "S0001-20261122-0093";
     /// Who referred the member: an employee's number.
@@ -42,14 +40,14 @@ pub type Sequence = Int<0, 2_147_483_647>;
 
 pub fn routes() -> Routes {
     crate::routes! {
-        issue_coupons: RuleNotFound, RuleNotActive, MemberNotFound, MemberFrozen, MemberCancelled, StockExhausted,
+        issue_coupons: RuleNotFound, StoreClosed, StoreSuspended, RuleNotActive, MemberNotFound, MemberFrozen, MemberCancelled, StockExhausted,
             MemberLimitReached;
-        get_coupon: CouponCodeInvalid, CouponNotFound, TooManyBadCodes;
-        redeem_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, CouponNotFound, CouponVoid,
-            CouponAlreadyRedeemed, CouponLocked, MemberFrozen, MemberCancelled, CouponHolderMismatch, RuleNotActive,
+        get_coupon: StoreClosed, CouponCodeInvalid, CouponNotFound, TooManyBadCodes;
+        redeem_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, StoreSuspended,
+            RegisterNotFound, CouponNotFound, CouponVoid, CouponAlreadyRedeemed, CouponLocked, MemberFrozen, MemberCancelled, CouponHolderMismatch, RuleNotActive,
             CouponNotYetValid, CouponExpired, CouponCurrencyMismatch, CouponBelowThreshold;
-        reverse_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, CouponNotFound, CouponVoid,
-            RedemptionNotFound, RedemptionAlreadyReversed, CouponNotRedeemed;
+        reverse_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, RegisterNotFound,
+            CouponNotFound, CouponVoid, RedemptionNotFound, RedemptionAlreadyReversed, CouponNotRedeemed;
         get_redemption: RedemptionNotFound;
     }
 }
@@ -104,7 +102,8 @@ pub struct IssueBody {
 
 /// Issue coupons of a rule
 ///
-/// All or none. Checked in this order: the rule exists; member; rule is active; stock; limit per member.
+/// All or none. Checked in this order: request number; of a till's key its store, closed or suspended; the rule exists;
+/// member; rule is active; stock; limit per member.
 #[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/coupons", tag = "coupons",
     params(("rule_id" = RuleId, Path), ("Idempotency-Key" = inline(NumberText), Header, description = "The request's number")),
     responses((status = 201, description = "The coupons", body = Issued)))]
@@ -118,6 +117,13 @@ async fn issue_coupons(
 ) -> Reply<Issued> {
     let number = number.of(&caller, Operation::Issue, TillNumber::default(), &window(&app, &shell))?;
     let ticket = Ticket { number, digest: request::digest(&(rule_id, &body)) };
+    if let Some((_, store_id)) = &caller.store {
+        let today = shell.zone.day_of(shell.clock.now()).to_date();
+        if let Err(refusal) = app.stores.get(store_id).await?.may(Deed::Issue, today) {
+            let (answer, cost) = app.desk.refuse(ticket, refusal).await?;
+            return answer.reply(cost);
+        }
+    }
     let ask = IssueRequest {
         rule_id,
         member_id: body.member_id,
@@ -182,6 +188,8 @@ impl CouponView {
 #[utoipa::path(get, path = "/v1/coupons/{code}", tag = "coupons", params(("code" = inline(CodeText), Path)),
     responses((status = 200, description = "The coupon", body = CouponView)))]
 async fn get_coupon(app: Data<App>, shell: Data<Shell>, caller: Caller, At(code): At<CodeText>) -> Reply<CouponView> {
+    let today = shell.zone.day_of(shell.clock.now()).to_date();
+    app.stores.must_look_up(caller.store.as_ref().map(|(_, own)| own), today).await?;
     let code_id = code.read(&app, &shell, &caller)?;
     let (found, cost) = app.desk.find_coupon(code_id).await?;
     let coupon =
@@ -222,8 +230,9 @@ pub struct RedeemBody {
 /// Redeem a coupon
 ///
 /// Of many tills that send one coupon at once, one wins; the others get `coupon_already_redeemed` with when and where.
-/// Refusals are looked for in this order: code, store, request number, not found, void, already redeemed, locked, member
-/// frozen or cancelled, another holder, rule not active, not yet valid, expired, other currency, below threshold.
+/// Refusals are looked for in this order: code, store, request number, store closed or suspended, register, not found,
+/// void, already redeemed, locked, member frozen or cancelled, another holder, rule not active, not yet valid, expired,
+/// other currency, below threshold.
 #[utoipa::path(post, path = "/v1/coupons/{code}/redeem", tag = "coupons",
     params(("code" = inline(CodeText), Path), ("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number, if the body has no sequence")),
     responses((status = 200, description = "The use", body = Redeemed)))]
@@ -242,8 +251,12 @@ async fn redeem_coupon(
         business_date: body.business_date,
         sequence: body.sequence,
     };
-    let (till, number) = at.read(&app, &shell, &caller, &number, Operation::Redeem).await?;
+    let (till, number, refusal) = at.read(&app, &shell, &caller, &number, Operation::Redeem, Deed::Redeem).await?;
     let ticket = Ticket { number, digest: request::digest(&(code_id, &body)) };
+    if let Some(refusal) = refusal {
+        let (answer, cost) = app.desk.refuse(ticket, refusal).await?;
+        return answer.reply(cost);
+    }
     let ask = RedeemRequest {
         code_id,
         till,
@@ -281,9 +294,10 @@ pub struct ReverseBody {
 
 /// Reverse a redemption
 ///
-/// Whole, and at any store: goods are returned where the customer is. The use is back on the coupon; `expired` says when
-/// it cannot be spent any more. Refusals are looked for in
-/// this order: code, store, request number, not found, void, no such redemption, reversed already.
+/// Whole, and at any store: goods are returned where the customer is, be it at one that is suspended or was closed in the
+/// last 30 days. The use is back on the coupon; `expired` says when it cannot be spent any more. Refusals are looked for
+/// in this order: code, store, request number, store closed, register, not found, void, no such redemption, reversed
+/// already.
 #[utoipa::path(post, path = "/v1/coupons/{code}/reverse", tag = "coupons",
     params(("code" = inline(CodeText), Path), ("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number, if the body has no sequence")),
     responses((status = 200, description = "The undo", body = Reversed)))]
@@ -302,8 +316,12 @@ async fn reverse_coupon(
         business_date: body.business_date,
         sequence: body.sequence,
     };
-    let (till, number) = at.read(&app, &shell, &caller, &number, Operation::Reverse).await?;
+    let (till, number, refusal) = at.read(&app, &shell, &caller, &number, Operation::Reverse, Deed::Reverse).await?;
     let ticket = Ticket { number, digest: request::digest(&(code_id, &body)) };
+    if let Some(refusal) = refusal {
+        let (answer, cost) = app.desk.refuse(ticket, refusal).await?;
+        return answer.reply(cost);
+    }
     let ask = ReverseRequest {
         code_id,
         redemption_id: body.redemption_id,
@@ -323,9 +341,12 @@ struct TillFields<'a> {
 }
 
 impl TillFields<'_> {
+    /// The till, the request's number, and why the store may not do it. That one is told only when nothing was answered
+    /// under the number before, so it goes where numbers are claimed.
+    ///
     /// # Errors
-    /// `store_forbidden`, `store_not_found`, `store_closed`, those of request numbers, `invalid_field` for a business
-    /// date outside the window of request numbers.
+    /// `store_forbidden`, `store_not_found`, those of request numbers, `invalid_field` for a business date outside the
+    /// window of request numbers.
     async fn read(
         &self,
         app: &App,
@@ -333,12 +354,10 @@ impl TillFields<'_> {
         caller: &Caller,
         number: &Number,
         operation: Operation,
-    ) -> Result<(Till, RequestNumber), ApiError> {
+        deed: Deed,
+    ) -> Result<(Till, RequestNumber, Option<Refusal>), ApiError> {
         caller.must_be_at(self.store_id)?;
         let store = app.stores.get(self.store_id).await?;
-        if store.state != StoreState::Open {
-            return Err(Refusal::new(Code::StoreClosed).with("store_id", self.store_id.as_str()).into());
-        }
         let window = window(app, shell);
         let natural = TillNumber {
             store_id: Some(self.store_id.as_str()),
@@ -358,7 +377,8 @@ impl TillFields<'_> {
             sequence: self.sequence.map(|sequence| sequence.get() as i32),
             business_day: Day::from_date(business_date),
         };
-        Ok((till, number))
+        let refusal = store.may(deed, window.today()).and_then(|()| store.takes(till.register.as_deref())).err();
+        Ok((till, number, refusal))
     }
 }
 

@@ -78,8 +78,22 @@ impl MemberDesk {
     /// # Errors
     /// [`MemberError`]
     pub async fn register(&self, number: Option<RequestNumber>, new: NewMember) -> Result<(Answer, Cost), MemberError> {
+        self.register_unless(number, new, None).await
+    }
+
+    /// As [`Self::register`]; with a refusal that was found before it came here, such as that the store is closed, it is
+    /// the answer, unless something was answered under the number before.
+    ///
+    /// # Errors
+    /// [`MemberError`]
+    pub async fn register_unless(
+        &self,
+        number: Option<RequestNumber>,
+        new: NewMember,
+        refusal: Option<Refusal>,
+    ) -> Result<(Answer, Cost), MemberError> {
         let ticket = number.map(|number| Ticket { number, digest: register::digest(&self.secrets, &new) });
-        let op = Register { ticket, member_id: self.minter.mint()?, event_id: self.event_id().await?, new };
+        let op = Register { ticket, member_id: self.minter.mint()?, event_id: self.event_id().await?, new, refusal };
         Ok(self.register.write(op).await?)
     }
 
