@@ -67,7 +67,7 @@ impl Table {
         }
         let columns = header(&record, known)?;
         let mut table = Self { columns, rows: Vec::new(), failures: Vec::new(), count: 0 };
-        let mut last = 0;
+        let mut last = (0, 0);
         while next(&mut records, &mut record)? {
             if table.count == ROWS_MAX {
                 return Err(Refusal::new(Code::BodyTooLarge)
@@ -75,13 +75,12 @@ impl Table {
                     .with("rows_max", ROWS_MAX));
             }
             table.count += 1;
-            last = record.position().map_or(0, csv::Position::byte);
-            table.take(&record);
+            last = begin_of(text, &record);
+            table.take(last.1, &record);
         }
         // A quote that is never closed takes everything to the end of the file for one cell.
-        let rest = &text[usize::try_from(last).unwrap_or(0).min(text.len())..];
-        if table.count > 0 && rest.iter().filter(|byte| **byte == b'"').count() % 2 == 1 {
-            let line = 1 + text[..text.len() - rest.len()].iter().filter(|byte| **byte == b'\n').count() as u64;
+        let (from, line) = last;
+        if table.count > 0 && text[from..].iter().filter(|byte| **byte == b'"').count() % 2 == 1 {
             table.rows.retain(|row| row.line < line);
             table.failures.retain(|failure| failure.line < line);
             table.fail(line, None, Code::MalformedCsv, "a quote is not closed");
@@ -89,8 +88,7 @@ impl Table {
         Ok(table)
     }
 
-    fn take(&mut self, record: &csv::ByteRecord) {
-        let line = record.position().map_or(0, csv::Position::line);
+    fn take(&mut self, line: u64, record: &csv::ByteRecord) {
         if record.len() != self.columns.len() {
             let detail = format!("has {} cells where the header has {}", record.len(), self.columns.len());
             return self.fail(line, None, Code::MalformedCsv, &detail);
@@ -173,6 +171,15 @@ fn next(records: &mut csv::Reader<&[u8]>, record: &mut csv::ByteRecord) -> Resul
     records.read_byte_record(record).map_err(|error| malformed(&error.to_string()))
 }
 
+/// Where a record begins, byte and line; its position is that of the empty lines before it.
+fn begin_of(text: &[u8], record: &csv::ByteRecord) -> (usize, u64) {
+    let (byte, line) = record.position().map_or((0, 1), |at| (at.byte(), at.line()));
+    let from = usize::try_from(byte).unwrap_or(usize::MAX).min(text.len());
+    let empty = text[from..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let lines = text[from..from + empty].iter().filter(|byte| **byte == b'\n').count();
+    (from + empty, line + lines as u64)
+}
+
 fn header(record: &csv::ByteRecord, known: &[Column]) -> Result<Vec<&'static str>, Refusal> {
     let names = || known.iter().map(|column| column.name).collect::<Vec<_>>().join(", ");
     let mut columns = Vec::with_capacity(record.len());
@@ -246,18 +253,21 @@ mod tests {
     #[test]
     fn a_bad_row_is_named_and_the_others_are_read() {
         let text = b"id,name\nS1,Lin\nS2\nS3,a,b\nS4,\xff\xfe\n\nS6,\"two\nlines\"\nS7,Lin\nS8,\"open\nS9,x\n";
-        let table = Table::read(text, &KNOWN).unwrap();
-        let lines: Vec<u64> = table.rows.iter().map(|row| row.line).collect();
-        assert_eq!((lines, table.count), (vec![2, 7, 9], 7));
-        let failed: Vec<_> = table.failures.iter().map(|one| (one.line, one.column, one.detail.as_str())).collect();
-        assert_eq!(
-            failed,
-            [
-                (3, None, "has 1 cells where the header has 2"),
-                (4, None, "has 3 cells where the header has 2"),
-                (5, Some("name"), "is not UTF-8"),
-                (10, None, "a quote is not closed"),
-            ]
-        );
+        let crlf = text.split(|byte| *byte == b'\n').collect::<Vec<_>>().join(b"\r\n".as_slice());
+        for text in [text.as_slice(), &crlf] {
+            let table = Table::read(text, &KNOWN).unwrap();
+            let lines: Vec<u64> = table.rows.iter().map(|row| row.line).collect();
+            assert_eq!((lines, table.count), (vec![2, 7, 9], 7));
+            let failed: Vec<_> = table.failures.iter().map(|one| (one.line, one.column, one.detail.as_str())).collect();
+            assert_eq!(
+                failed,
+                [
+                    (3, None, "has 1 cells where the header has 2"),
+                    (4, None, "has 3 cells where the header has 2"),
+                    (5, Some("name"), "is not UTF-8"),
+                    (10, None, "a quote is not closed"),
+                ]
+            );
+        }
     }
 }
