@@ -11,6 +11,7 @@ use super::{
     cache::Shown,
     check_birthday,
     desk::MemberError,
+    edit::Actor,
     external, identifier, invalid_body,
     key::{self, Identifier, Region},
     patch::Change,
@@ -179,7 +180,7 @@ async fn register_member(
     };
     let (answer, cost) = match (number, refusal) {
         (None, Some(refusal)) => return Err(refusal.into()),
-        (number, refusal) => app.members.register_unless(number, new, refusal).await?,
+        (number, refusal) => app.members.register_unless(actor(&caller), number, new, refusal).await?,
     };
     #[derive(Deserialize)]
     struct Made {
@@ -194,6 +195,11 @@ async fn register_member(
         }
         None => reply,
     })
+}
+
+/// Who asks, as logs name them.
+pub(crate) fn actor(caller: &Caller) -> Actor {
+    Actor { name: caller.name.as_str().into(), store_no: caller.store.as_ref().map(|(store_no, _)| *store_no) }
 }
 
 fn read_birthday(shell: &Shell, birthday: Option<Day>) -> Result<Option<chrono::NaiveDate>, Refusal> {
@@ -382,7 +388,7 @@ async fn update_member(
         }),
     };
     let versions = seen.versions().map(<[i64]>::to_vec);
-    let (changed, cost) = app.members.change(member_id, versions, change).await?;
+    let (changed, cost) = app.members.change(actor(&caller), member_id, versions, change).await?;
     let member = changed.map_err(|refusal| ApiError::from(refusal).metered(cost.into()))?;
     let etag = ETag::version(member.version);
     Ok(Answer::ok(member).etag(etag).metered(cost.into()))
