@@ -112,7 +112,7 @@ async fn a_registry_that_is_imported_twice_is_the_same_and_each_bad_row_is_named
         let answer = api.get(&format!("/v1/stores?limit=200&{query}"), &api.keys.ops).await.expect(200);
         answer.json["items"].as_array().unwrap().len()
     };
-    assert_eq!(listed("region=EAST&prefix=T0000").await, 5, "of T00000 to T00009 those of SH and of EAST itself");
+    assert_eq!(listed("region=EAST&prefix=T0000").await, 6, "of T00000 to T00009 those of SH and of EAST itself");
     assert_eq!(listed("region=SH&prefix=T0000").await, 3);
     assert_eq!((listed("state=closed").await, listed("prefix=U").await), (1, 2));
     let closed = api.get("/v1/stores/U7", &api.keys.ops).await.expect(200).json;
