@@ -39,7 +39,7 @@ pub struct RegisterView {
 /// A register as it shall be.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct RegisterBody {
+pub struct RegisterForm {
     #[serde(default)]
     pub name: Option<RegisterName>,
     /// Active if absent.
@@ -98,7 +98,7 @@ pub async fn put_register(
     conn: &mut PgConnection,
     store_no: StoreNo,
     register: &Register,
-    body: &RegisterBody,
+    body: &RegisterForm,
     now: DateTime<Utc>,
 ) -> Result<(RegisterView, bool), ChainError> {
     let (store_no, id) = (store_no.get(), register.as_str());

@@ -6,7 +6,7 @@ use utoipa::IntoParams;
 
 use super::{
     StoreId,
-    register::{Register, RegisterBody, RegisterView, list_registers as list, put_register as put},
+    register::{Register, RegisterForm, RegisterView, list_registers as list, put_register as put},
     store,
 };
 use crate::{
@@ -69,7 +69,7 @@ async fn list_registers(
 async fn put_register(
     shell: Data<Shell>,
     At((store_id, register)): At<(StoreId, Register)>,
-    Json(body): Json<RegisterBody>,
+    Json(body): Json<RegisterForm>,
 ) -> Reply<RegisterView> {
     let mut conn = shell.conn().await?;
     let store = store::get_store(&mut conn, &store_id).await?;
