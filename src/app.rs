@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     cache::Bypass,
-    chain::book::StoreBook,
+    chain::{book::StoreBook, system::SystemBook},
     clock::{Clock, Zone},
     config::Settings,
     coupon::{
@@ -65,6 +65,7 @@ pub struct App {
     pub lane: Lane,
     pub minter: Arc<MemberIdMinter>,
     pub stores: StoreBook,
+    pub systems: SystemBook,
     pub desk: Desk,
     pub members: MemberDesk,
     pub answers: Reader<FindAnswer>,
@@ -99,6 +100,7 @@ impl App {
         let bypass = Bypass::stale();
         let readiness = Readiness::default();
         let stores = StoreBook::new(office.clone());
+        let systems = SystemBook::new(office.clone());
         let secrets = Arc::new(secrets);
         let desk = Desk::new(
             &lane,
@@ -137,6 +139,7 @@ impl App {
             lane,
             minter,
             stores,
+            systems,
             desk,
             members,
             bypass,
@@ -196,7 +199,7 @@ fn forget(app: &App) -> Forget {
                             rules.forget(rule_id).await;
                         }
                     }
-                    // Stores and API keys are kept for so short a time that they follow by themselves.
+                    // Stores, external systems and API keys are kept for so short a time that they follow by themselves.
                     _ => {}
                 }
             }

@@ -47,35 +47,48 @@ impl<T: DeserializeOwned + 'static> FromRequest for Json<T> {
     type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let limit = request.app_data::<BodyLimit>().copied().unwrap_or_default();
-        let ready = is_json(request).and_then(|()| announced_size(request, limit.bytes_max));
-        let payload = payload.take();
-        Box::pin(async move {
-            ready?;
-            let body = tokio::time::timeout(limit.timeout, read(payload, limit.bytes_max))
-                .await
-                .map_err(|_| Refusal::new(Code::RequestTimeout).detail("the body did not arrive in time"))??;
-            Ok(Self(parse(&body)?))
-        })
+        let body = read_body(request, payload, "application/json");
+        Box::pin(async move { Ok(Self(parse(&body.await?)?)) })
     }
 }
 
-fn is_json(request: &HttpRequest) -> Result<(), Refusal> {
+/// The body of a request, if it is of this media type and within the limits of its resource.
+///
+/// # Errors
+/// `unsupported_media_type`, `body_too_large`, `request_timeout`, `malformed_body` when it breaks off.
+pub(super) fn read_body(
+    request: &HttpRequest,
+    payload: &mut Payload,
+    media_type: &'static str,
+) -> impl Future<Output = Result<Bytes, Refusal>> + 'static {
+    let limit = request.app_data::<BodyLimit>().copied().unwrap_or_default();
+    let ready = is_of(request, media_type).and_then(|()| announced_size(request, limit.bytes_max));
+    let payload = payload.take();
+    async move {
+        ready?;
+        tokio::time::timeout(limit.timeout, read(payload, limit.bytes_max))
+            .await
+            .map_err(|_| Refusal::new(Code::RequestTimeout).detail("the body did not arrive in time"))?
+    }
+}
+
+fn is_of(request: &HttpRequest, media_type: &str) -> Result<(), Refusal> {
     let refused = || {
-        Refusal::new(Code::UnsupportedMediaType).detail("send content-type: application/json, uncompressed, in UTF-8")
+        Refusal::new(Code::UnsupportedMediaType)
+            .detail(format!("send content-type: {media_type}, uncompressed, in UTF-8"))
     };
     let headers = request.headers();
     let encoded = headers.get(header::CONTENT_ENCODING).is_some_and(|value| value != "identity");
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).ok_or_else(refused)?;
     let mut parts = content_type.split(';').map(str::trim);
-    let json = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
+    let is_type = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case(media_type));
     let utf8 = parts.filter(|part| !part.is_empty()).all(|part| match part.split_once('=') {
         Some((name, value)) if name.trim().eq_ignore_ascii_case("charset") => {
             value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
         }
         _ => true,
     });
-    if json && utf8 && !encoded { Ok(()) } else { Err(refused()) }
+    if is_type && utf8 && !encoded { Ok(()) } else { Err(refused()) }
 }
 
 fn announced_size(request: &HttpRequest, bytes_max: usize) -> Result<(), Refusal> {

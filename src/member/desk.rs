@@ -75,9 +75,24 @@ impl MemberDesk {
         number: Option<RequestNumber>,
         new: NewMember,
     ) -> Result<(Answer, Cost), MemberError> {
+        self.register_unless(actor, number, new, None).await
+    }
+
+    /// As [`Self::register`]; with a refusal that was found before it came here, such as that the store is closed, it is
+    /// the answer, unless something was answered under the number before.
+    ///
+    /// # Errors
+    /// [`MemberError`]
+    pub async fn register_unless(
+        &self,
+        actor: Actor,
+        number: Option<RequestNumber>,
+        new: NewMember,
+        refusal: Option<Refusal>,
+    ) -> Result<(Answer, Cost), MemberError> {
         let ticket = number.map(|number| Ticket { number, digest: register::digest(&self.secrets, &new) });
         let (member_id, event_id) = (self.minter.mint()?, self.event_id().await?);
-        let op = Register { ticket, member_id, event_id, actor, new };
+        let op = Register { ticket, member_id, event_id, actor, new, refusal };
         Ok(self.register.write(op).await?)
     }
 

@@ -22,7 +22,7 @@ async fn fill(app: &TestApp) {
     let often = api.rule(json!({"uses": 3})).await;
     for n in 0..24 {
         let body = json!({"phone": format!("+86138000010{n:02}"), "email": format!("m{n}@example.cn"),
-            "username": format!("user{n}"), "external": [format!("web:{n}")], "name": "Lin", "birthday": "1990-05-01"});
+            "username": format!("user{n}"), "external": [format!("web:1{n:02}")], "name": "Lin", "birthday": "1990-05-01"});
         let made = api.post_numbered("/v1/members", &keys.pos, &fresh_number(), body).await.expect(201);
         let member = made.json["member_id"].as_str().unwrap();
         let codes = api.issue(&limited, json!({"member_id": member, "count": 2, "referrer": "E1001"})).await;

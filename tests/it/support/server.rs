@@ -54,11 +54,8 @@ impl Keys {
 }
 
 pub async fn make_store(conn: &mut PgConnection, store_id: &str) {
-    let new = NewStore {
-        store_id: StoreId::parse(store_id).unwrap(),
-        name: StoreName::parse(format!("Store {store_id}")).unwrap(),
-        time_zone: None,
-    };
+    let name = StoreName::parse(format!("Store {store_id}")).unwrap();
+    let new = NewStore::new(StoreId::parse(store_id).unwrap(), name);
     insert_store(conn, &new, Clock::system().now()).await.unwrap();
 }
 
