@@ -34,7 +34,7 @@ use crate::{
     member::{desk::MemberDesk, key::Region},
     readiness::Readiness,
     request::read::FindAnswer,
-    secret::Secrets,
+    secret::{Secrets, watch::Watch},
 };
 
 /// Numbers leased at a time: a block lost with its process is a gap.
@@ -150,6 +150,15 @@ impl App {
             app.bypass.clone(),
             forget(&app),
         ));
+        let watch = Watch {
+            secrets: Arc::clone(&app.secrets),
+            minter: Arc::clone(&app.minter),
+            lane: app.lane.clone(),
+            office: app.office.clone(),
+            every: app.settings.secrets.every(),
+        };
+        // Before anything is served: see `secret::watch`.
+        app.spawn(watch.begin().await.go_on());
         app.spawn(keep_clock(app.clock.clone(), app.office.clone(), app.readiness.clone()));
         Ok(app)
     }

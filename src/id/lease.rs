@@ -61,7 +61,15 @@ with lapsed as (
     for update skip locked
 )
 update id_node
-set holder = $1, lease_until = clock_timestamp() + make_interval(secs => $3)
+set
+    holder = $1,
+    lease_until = clock_timestamp() + make_interval(secs => $3),
+    check_from = null,
+    pii_current = null,
+    pii = null,
+    blind_current = null,
+    blind_written = null,
+    blind = null
 from lapsed
 where id_node.node = lapsed.node
 returning id_node.node, lapsed.lease_until, id_node.lease_until";
