@@ -6,6 +6,8 @@ mod crash;
 mod lane;
 mod input;
 mod prove;
+mod leaks;
+mod rotate;
 mod schema;
 mod slice;
 mod support;
