@@ -16,7 +16,7 @@ use super::{
 use crate::{
     event::{Kind as EventKind, NewEvent},
     id::{CodeId, EventId, MemberId, RedemptionId, StoreNo},
-    member::Standing,
+    member::{Standing, state::Action},
     problem::{Code, Refusal},
 };
 
@@ -363,7 +363,7 @@ fn why_not(world: &World, coupon: &Coupon, code: Code) -> Refusal {
 fn check_standing(standing: Option<&Standing>, member_id: MemberId) -> Result<(), Refusal> {
     match standing {
         None => Err(Refusal::new(Code::MemberNotFound).with("member_id", member_id.to_string())),
-        Some(standing) => standing.may_use_coupons(),
+        Some(standing) => standing.may(Action::UseCoupons),
     }
 }
 

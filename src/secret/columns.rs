@@ -23,7 +23,10 @@ pub struct Encrypted {
 
 pub static ENCRYPTED: &[Encrypted] = &[
     Encrypted { table: "member", columns: &["phone", "email", "name", "birthday"], of_members: true },
+    Encrypted { table: "member_address", columns: &["receiver", "phone", "detail"], of_members: true },
     Encrypted { table: "member_auth", columns: &["identifier"], of_members: true },
+    Encrypted { table: "member_device", columns: &["device_id", "push_token"], of_members: true },
+    Encrypted { table: "member_profile_mall", columns: &["real_name", "id_card"], of_members: true },
 ];
 
 /// Columns of bytes that are not encrypted, each with its reason.

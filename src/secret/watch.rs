@@ -9,7 +9,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Holding, Secrets};
@@ -96,21 +96,18 @@ impl Following {
 }
 
 async fn update_holding(conn: &mut PgConnection, lease: &NodeLease, holding: &Holding) -> Result<bool, sqlx::Error> {
-    let said = sqlx::query(
-        "update id_node
-         set check_from = $3, pii_current = $4, pii = $5, blind_current = $6, blind_written = $7, blind = $8
-         where node = $1 and holder = $2",
-    )
-    .bind(lease.node())
-    .bind(lease.holder())
-    .bind(holding.check_from)
-    .bind(i16::from(holding.pii_current))
-    .bind(holding.pii.iter().map(|id| i16::from(*id)).collect::<Vec<_>>())
-    .bind(holding.blind_current)
-    .bind(&holding.blind_written)
-    .bind(&holding.blind)
-    .execute(conn)
-    .await?;
+    let said = sqlx::query_file!(
+        "sql/queries/id_node/update_keys.sql",
+        lease.node(),
+        lease.holder(),
+        holding.check_from.to_date(),
+        i16::from(holding.pii_current),
+        &holding.pii.iter().map(|id| i16::from(*id)).collect::<Vec<_>>(),
+        holding.blind_current,
+        &holding.blind_written,
+        &holding.blind
+    );
+    let said = said.execute(conn).await?;
     Ok(said.rows_affected() == 1)
 }
 
@@ -122,7 +119,6 @@ pub struct LiveNode {
     pub holding: Option<Holding>,
 }
 
-#[derive(FromRow)]
 struct NodeRow {
     node: i16,
     check_from: Option<Day>,
@@ -152,13 +148,6 @@ impl NodeRow {
 /// # Errors
 /// What the database says.
 pub async fn list_live_nodes(conn: &mut PgConnection) -> Result<Vec<LiveNode>, sqlx::Error> {
-    let rows: Vec<NodeRow> = sqlx::query_as(
-        "select node, check_from, pii_current, pii, blind_current, blind_written, blind
-         from id_node
-         where lease_until > clock_timestamp()
-         order by node",
-    )
-    .fetch_all(conn)
-    .await?;
+    let rows = sqlx::query_file_as!(NodeRow, "sql/queries/id_node/list_live.sql").fetch_all(conn).await?;
     Ok(rows.into_iter().map(|row| LiveNode { node: row.node, holding: row.holding() }).collect())
 }

@@ -5,6 +5,7 @@ mod races;
 mod crash;
 mod lane;
 mod input;
+mod office;
 mod prove;
 mod leaks;
 mod rotate;

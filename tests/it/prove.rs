@@ -136,9 +136,12 @@ fn the_list_of_queries_that_read_all_leaves_is_frozen() {
     // Walks of `tessera verify` and `tessera keys`, which name one leaf at a time; nothing that a till waits for.
     insta::assert_snapshot!(wide.join("\n"), @"
     rotate/base_walk
+    rotate/member_address_walk
     rotate/member_auth_version_walk
     rotate/member_auth_walk
+    rotate/member_device_walk
     rotate/member_key_walk
+    rotate/member_profile_mall_walk
     rotate/member_walk
     verify/coupon_history_walk
     verify/coupon_index_walk
@@ -176,7 +179,7 @@ async fn what_a_request_costs_is_frozen_by_route() {
     }
     app.stop().await;
     insta::assert_snapshot!(table, @"
-    register, two identifiers: 4 statements, 4 leaves
+    register, two identifiers: 5 statements, 5 leaves
     lookup, cold: 2 statements, 2 leaves
     lookup, warm: from the cache
     get member, cold: 1 statements, 1 leaves
