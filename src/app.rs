@@ -198,6 +198,8 @@ fn forget(app: &App) -> Forget {
                             members.forget(member_id).await;
                         }
                     }
+                    // A rotation has taken out which one.
+                    Kind::MemberKeyMoved if event.subject == 0 => members.forget_all(),
                     Kind::MemberKeyMoved => members.forget_key(event.subject).await,
                     Kind::RuleChanged => {
                         if let Ok(rule_id) = RuleId::new(event.subject) {

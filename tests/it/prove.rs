@@ -136,6 +136,7 @@ fn the_list_of_queries_that_read_all_leaves_is_frozen() {
     // Walks of `tessera verify` and `tessera keys`, which name one leaf at a time; nothing that a till waits for.
     insta::assert_snapshot!(wide.join("\n"), @"
     rotate/base_walk
+    rotate/event_walk
     rotate/member_address_walk
     rotate/member_auth_version_walk
     rotate/member_auth_walk

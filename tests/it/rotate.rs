@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use rand::{SeedableRng, rngs::StdRng};
 use reqwest::Method;
 use serde_json::json;
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
 use tempfile::TempDir;
 use tessera::{
     clock::Clock,
@@ -186,6 +186,9 @@ async fn keys_rotate_under_two_servers_that_serve_until_the_old_ones_are_gone() 
         known.push(register(&a.client, number).await);
     }
     let before = Traces::of(&vault).await;
+    let moved = "insert into event (event_id, created_at, subject, kind)
+        select ((current_date - date '2000-01-01')::bigint << 41) + (1::bigint << 40), now(), 424242, 3";
+    vault.db.sql().await.execute(moved).await.unwrap();
 
     let (stop, numbers) = (AtomicBool::new(false), AtomicUsize::new(known.len()));
     let clients = [&a.client, &b.client];
@@ -217,6 +220,7 @@ async fn keys_rotate_under_two_servers_that_serve_until_the_old_ones_are_gone() 
     let identifiers = 4 * known.len() as i64;
     assert_eq!(vault.db.count("select count(*) from member_key where key_version = 2").await, identifiers);
     assert_eq!(vault.db.count("select count(*) from key_walk").await, 0);
+    assert_eq!(vault.db.count("select count(*) from event where kind = 3 and subject <> 0").await, 0);
     vault.is_clean(&vault.secrets()).await;
     before.are_gone(&vault).await;
 

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{RotateError, Run, WALK_ROWS, locked_members, progress};
 use crate::{
+    event::Kind as EventKind,
     member::key::{self, normalise},
     partition::{Leaf, plan, query},
     secret::Secrets,
@@ -344,6 +345,34 @@ pub(super) async fn delete(run: &mut Run<'_>, version: i16) -> Result<u64, Rotat
 
 async fn walk_keys(conn: &mut PgConnection, leaf: Leaf, after: Option<Uuid>) -> Result<Vec<(Uuid, i16)>, sqlx::Error> {
     sqlx::query_as(query("rotate/member_key_walk").on(&[leaf])).bind(after).bind(WALK_ROWS).fetch_all(conn).await
+}
+
+/// Takes the names of keys out of the events that tell of them: a name is half of a key of the old version. Who reads
+/// such an event late forgets all keys. Gives how many were changed.
+pub(super) async fn blank_events(run: &mut Run<'_>) -> Result<u64, RotateError> {
+    const EVENTS_OF_A_WALK: i64 = 20_000;
+    let kind = EventKind::MemberKeyMoved.number();
+    let (mut after, mut total) = (i64::MIN, 0);
+    loop {
+        let (last, named): (Option<i64>, Option<Vec<i64>>) = sqlx::query_as(query("rotate/event_walk").parent())
+            .bind(after)
+            .bind(kind)
+            .bind(EVENTS_OF_A_WALK)
+            .fetch_one(&mut run.conn)
+            .await?;
+        let Some(last) = last else { return Ok(total) };
+        after = last;
+        for ids in named.unwrap_or_default().chunks(run.pace.chunk_rows as usize) {
+            let changed = run
+                .patiently("keys_events", async move |conn: &mut PgConnection, _: &Secrets| {
+                    let sql = query("rotate/event_update").parent();
+                    Ok(sqlx::query(sql).bind(ids).bind(kind).execute(conn).await?.rows_affected())
+                })
+                .await?;
+            total += changed;
+            run.throttle(changed).await;
+        }
+    }
 }
 
 /// Counts rows by version, by walking everything.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::PgConnection;
+use zeroize::Zeroizing;
 
 use super::{RotateError, Run, WALK_ROWS, locked_members, name_of, progress};
 use crate::{
@@ -150,9 +151,9 @@ fn renew(secrets: &Secrets, one: &'static Encrypted, id: i64, cells: &mut [Optio
     let mut renewed = false;
     for (column, cell) in one.columns.iter().zip(cells) {
         let Some(sealed) = cell.as_deref().filter(|sealed| key_id(sealed) != current) else { continue };
-        match secrets.decrypt(one.table, column, id, sealed) {
+        match secrets.decrypt_bytes(one.table, column, id, sealed).map(Zeroizing::new) {
             Ok(plain) => {
-                *cell = Some(secrets.encrypt(one.table, column, id, &plain));
+                *cell = Some(secrets.encrypt_bytes(one.table, column, id, &plain));
                 renewed = true;
             }
             Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "a value stays under its key"),

@@ -230,6 +230,9 @@ impl Run<'_> {
         for version in [version, self.secrets.holding().blind_current] {
             blind::forget(&mut self.conn, version).await?;
         }
+        // Events name keys of every version that is known.
+        self.followed(&format!("has given up version {version}"), |node| !node.blind.contains(&version)).await?;
+        blind::blank_events(self).await?;
         Ok(())
     }
 
