@@ -11,12 +11,12 @@ use futures_util::future::join_all;
 use rand::{SeedableRng, rngs::StdRng};
 use reqwest::Method;
 use serde_json::json;
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tempfile::TempDir;
 use tessera::{
     clock::Clock,
     partition::{proof, queries},
-    secret::{SecretFile, Secrets, Source},
+    secret::{SecretFile, Secrets, Source, columns::ENCRYPTED},
     verify::{self, VerifySettings},
 };
 use tokio::process::{Child, Command};
@@ -99,14 +99,12 @@ impl Vault {
 
     /// Rows that hold a value of this key.
     async fn under_pii(&self, key: u8) -> i64 {
-        let is = |column: &str| format!("coalesce(get_byte({column}, 0) = {key}, false)");
-        let member = ["phone", "email", "name", "birthday"].map(is).join(" or ");
-        let auth = is("identifier");
-        self.db
-            .count(&format!(
-                "select (select count(*) from member where {member}) + (select count(*) from member_auth where {auth})"
-            ))
-            .await
+        let counts = ENCRYPTED.iter().map(|one| {
+            let is: Vec<String> =
+                one.columns.iter().map(|column| format!("coalesce(get_byte({column}, 0) = {key}, false)")).collect();
+            format!("(select count(*) from {} where {})", one.table, is.join(" or "))
+        });
+        self.db.count(&format!("select {}", counts.collect::<Vec<_>>().join(" + "))).await
     }
 
     async fn under_blind(&self, version: i16) -> i64 {
@@ -185,6 +183,10 @@ async fn keys_rotate_under_two_servers_that_serve_until_the_old_ones_are_gone() 
     for number in 0..scaled(60, 2_000) {
         known.push(register(&a.client, number).await);
     }
+    let secrets = vault.secrets();
+    for one in &known {
+        has_belongings(&vault, &secrets, one.member_id.parse().unwrap()).await;
+    }
     let before = Traces::of(&vault).await;
     let moved = "insert into event (event_id, created_at, subject, kind)
         select ((current_date - date '2000-01-01')::bigint << 41) + (1::bigint << 40), now(), 424242, 3";
@@ -192,7 +194,6 @@ async fn keys_rotate_under_two_servers_that_serve_until_the_old_ones_are_gone() 
 
     let (stop, numbers) = (AtomicBool::new(false), AtomicUsize::new(known.len()));
     let clients = [&a.client, &b.client];
-    let secrets = vault.secrets();
     let workers = join_all((0..8).map(|worker| work(clients, worker, &stop, &numbers)));
     let comparing = async {
         let mut times = 0;
@@ -224,6 +225,17 @@ async fn keys_rotate_under_two_servers_that_serve_until_the_old_ones_are_gone() 
     vault.is_clean(&vault.secrets()).await;
     before.are_gone(&vault).await;
 
+    let secrets = vault.secrets();
+    let mut sql_conn = vault.db.sql().await;
+    for one in &known[..scaled(60, 2_000)] {
+        let member_id: i64 = one.member_id.parse().unwrap();
+        for (table, column, _) in BELONGINGS {
+            let sql = format!("select {column} from {table} where member_id = {member_id}");
+            let sealed: Vec<u8> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut sql_conn).await.unwrap();
+            assert_eq!(secrets.decrypt(table, column, member_id, &sealed).unwrap(), format!("{column} {member_id}"));
+        }
+    }
+
     // The nodes that followed, and one that has never seen the old keys.
     let fresh = vault.server(&path).await;
     for one in &known {
@@ -238,6 +250,36 @@ async fn keys_rotate_under_two_servers_that_serve_until_the_old_ones_are_gone() 
     let of_members = of_members.filter(|query| !query.name.starts_with("member_rule/"));
     let report = proof::run(&mut service, of_members, |_| {}).await.unwrap();
     assert!(report.ok(), "{}", report.render());
+}
+
+/// A column of each table of the family, and the row around it.
+const BELONGINGS: [(&str, &str, &str); 3] = [
+    (
+        "member_address",
+        "receiver",
+        "(member_id, address_id, created_at, updated_at, receiver, detail)
+        values ($1, 1, now(), now(), $2, $3)",
+    ),
+    (
+        "member_device",
+        "device_id",
+        "(member_id, device_no, created_at, seen_at, device_id)
+        values ($1, 1, now(), now(), $2)",
+    ),
+    ("member_profile_mall", "id_card", "(member_id, created_at, updated_at, id_card) values ($1, now(), now(), $2)"),
+];
+
+/// Gives a member a row in each table of the family.
+async fn has_belongings(vault: &Vault, secrets: &Secrets, member_id: i64) {
+    let mut conn = vault.db.sql().await;
+    for (table, column, row) in BELONGINGS {
+        let sealed = secrets.encrypt(table, column, member_id, &format!("{column} {member_id}"));
+        let detail = secrets.encrypt("member_address", "detail", member_id, "Long Street 1");
+        let insert = format!("insert into {table} {row}");
+        let insert = sqlx::query(AssertSqlSafe(insert)).bind(member_id).bind(sealed);
+        let insert = if row.contains("$3") { insert.bind(detail) } else { insert };
+        insert.execute(&mut conn).await.unwrap();
+    }
 }
 
 /// What the old keys made: values and index keys, as a dump shows them.

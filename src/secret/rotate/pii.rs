@@ -22,6 +22,9 @@ use crate::{
 /// Rows by table and number of the key. A row with values of two keys counts for both.
 pub type Uses = BTreeMap<&'static str, BTreeMap<u8, u64>>;
 
+/// Id, the rest of the primary key, the encrypted columns.
+type Locked = (i64, String, Vec<Option<Vec<u8>>>);
+
 fn step_of(key: u8, table: &str) -> String {
     format!("pii {key} {table}")
 }
@@ -112,8 +115,7 @@ fn rewrite_ids<'a>(
         if one.of_members {
             locked_members(conn, ids).await?;
         }
-        let rows: Vec<(i64, String, Vec<Option<Vec<u8>>>)> =
-            sqlx::query_as(on(one.lock(), piece)).bind(ids).fetch_all(&mut *conn).await?;
+        let rows: Vec<Locked> = sqlx::query_as(on(one.lock(), piece)).bind(ids).fetch_all(&mut *conn).await?;
         let (mut ids, mut rests) = (Vec::new(), Vec::new());
         let mut columns: Vec<Vec<Option<Vec<u8>>>> = vec![Vec::new(); one.columns.len()];
         for (id, rest, mut cells) in rows {
