@@ -65,7 +65,7 @@ fn start() -> Cluster {
     };
     let embedded = Embedded::start_blocking(&settings).unwrap_or_else(|error| panic!("{error}"));
     SecretFile::create_new(&dir.join("secrets.toml"), &mut StdRng::seed_from_u64(7)).unwrap();
-    Cluster { reach: embedded.reach().clone(), dir, embedded: embedded }
+    Cluster { reach: embedded.reach().clone(), dir, embedded }
 }
 
 async fn make_template(reach: &Reach) {
