@@ -6,7 +6,10 @@
 //!
 //! To add an operation, add a line to [`scenario`]: [`Leaks::secret`] makes a text that nothing else has.
 
-use std::{collections::BTreeMap, process::Stdio};
+use std::{
+    collections::{BTreeMap, HashMap},
+    process::Stdio,
+};
 
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
@@ -93,45 +96,56 @@ impl Leaks {
         self.send(&format!("{method} {path}"), request.json(&body)).await
     }
 
-    /// Everything that a text may be written as.
-    fn forms(text: &str) -> Vec<String> {
-        let mut forms = Vec::new();
-        for text in [text.to_owned(), text.to_lowercase(), text.to_uppercase()] {
-            forms.push(text.bytes().map(|byte| format!("{byte:02x}")).collect());
-            forms.push(text.bytes().map(|byte| format!("%{byte:02X}")).collect());
-            // Base64 at each of the three places where it may begin, without the digits that its neighbours share.
-            for skipped in 0..3_usize {
-                let bytes = [vec![0; skipped], text.clone().into_bytes()].concat();
-                let whole = base64(&bytes[..bytes.len() / 3 * 3]);
-                let from = if skipped == 0 { 0 } else { 4 };
-                forms.push(whole[from..].to_owned());
-                forms.push(whole[from..].replace('+', "-").replace('/', "_"));
+    /// Which texts stand in a place, with some of what stands around each.
+    fn found_in(&self, place: &str, text: &str) -> Vec<String> {
+        let (folded, exact) = self.needles();
+        let lower = text.to_ascii_lowercase();
+        let mut found = BTreeMap::new();
+        for (needles, hay) in [(&folded, &lower), (&exact, &text.to_owned())] {
+            for (at, head) in hay.as_bytes().windows(HEAD).enumerate() {
+                for (form, secret) in needles.get(head).into_iter().flatten() {
+                    if hay.as_bytes()[at..].starts_with(form) {
+                        let around = text.get(at.saturating_sub(120)..(at + 60).min(text.len())).unwrap_or_default();
+                        found.entry(*secret).or_insert_with(|| around.to_owned());
+                    }
+                }
             }
-            forms.push(text.chars().rev().collect());
-            forms.push(text);
         }
-        forms.sort();
-        forms.dedup();
-        forms
+        let what = |secret: &str| &self.secrets[secret];
+        found.iter().map(|(secret, around)| format!("{} {secret} in {place}: …{around}…", what(secret))).collect()
     }
 
-    /// Which texts stand in a place, with some of what stands around the first.
-    fn found_in(&self, place: &str, text: &str) -> Vec<String> {
-        let lower = text.to_lowercase();
-        let mut found = Vec::new();
-        for (secret, what) in &self.secrets {
-            // Hexadecimal and plain text in any case; base64 as it is.
-            let at = Self::forms(secret)
-                .iter()
-                .find_map(|form| text.find(form.as_str()).or_else(|| lower.find(&form.to_lowercase())));
-            if let Some(at) = at {
-                let around = text.get(at.saturating_sub(120)..(at + 60).min(text.len())).unwrap_or_default();
-                found.push(format!("{what} {secret} in {place}: …{around}…"));
+    /// Every way in which the texts may be written, by how it begins: in small letters, to be compared with small
+    /// letters, and as it is.
+    fn needles(&self) -> (Needles<'_>, Needles<'_>) {
+        let (mut folded, mut exact) = (Needles::new(), Needles::new());
+        for secret in self.secrets.keys() {
+            let text = secret.to_ascii_lowercase();
+            let hex = |between: &str| text.bytes().map(|byte| format!("{between}{byte:02x}")).collect::<String>();
+            for form in [text.clone(), text.chars().rev().collect(), hex(""), hex("%")] {
+                folded.entry(form.as_bytes()[..HEAD].to_owned()).or_default().push((form.into_bytes(), secret));
+            }
+            for text in [secret.clone(), text.clone(), secret.to_ascii_uppercase()] {
+                // Base64 at each of the three places where it may begin, without the digits its neighbours share.
+                for skipped in 0..3_usize {
+                    let bytes = [vec![0; skipped], text.clone().into_bytes()].concat();
+                    let whole = base64(&bytes[..bytes.len() / 3 * 3]);
+                    let plain = whole[if skipped == 0 { 0 } else { 4 }..].to_owned();
+                    for form in [plain.replace('+', "-").replace('/', "_"), plain] {
+                        exact.entry(form.as_bytes()[..HEAD].to_owned()).or_default().push((form.into_bytes(), secret));
+                    }
+                }
             }
         }
-        found
+        (folded, exact)
     }
 }
+
+/// By this many bytes a text is looked for before it is compared.
+const HEAD: usize = 8;
+
+/// Forms of texts, by their first bytes, each with the text.
+type Needles<'a> = HashMap<Vec<u8>, Vec<(Vec<u8>, &'a str)>>;
 
 /// Base64 of whole threes of bytes.
 fn base64(bytes: &[u8]) -> String {
