@@ -34,7 +34,7 @@ use crate::{
     member::{cache::MemberBook, desk::MemberDesk, key::Region},
     readiness::Readiness,
     request::read::FindAnswer,
-    secret::Secrets,
+    secret::{Secrets, watch::Watch},
 };
 
 /// Numbers leased at a time: a block lost with its process is a gap.
@@ -154,6 +154,15 @@ impl App {
             app.bypass.clone(),
             forget(&app),
         ));
+        let watch = Watch {
+            secrets: Arc::clone(&app.secrets),
+            minter: Arc::clone(&app.minter),
+            lane: app.lane.clone(),
+            office: app.office.clone(),
+            every: app.settings.secrets.every(),
+        };
+        // Before anything is served: see `secret::watch`.
+        app.spawn(watch.begin().await.go_on());
         app.spawn(keep_clock(app.clock.clone(), app.office.clone(), app.readiness.clone()));
         Ok(app)
     }
@@ -193,6 +202,8 @@ fn forget(app: &App) -> Forget {
                             members.forget(member_id).await;
                         }
                     }
+                    // A rotation has taken out which one.
+                    Kind::MemberKeyMoved if event.subject == 0 => members.forget_all(),
                     Kind::MemberKeyMoved => members.forget_key(event.subject).await,
                     Kind::RuleChanged => {
                         if let Ok(rule_id) = RuleId::new(event.subject) {

@@ -237,7 +237,7 @@ impl Desk {
 
     /// A stored answer as it is sent: with codes in place of their ids.
     pub fn show(&self, stored: Answer) -> Answer {
-        match answer::shown(self.secrets.codes(), &stored.body) {
+        match answer::shown(&self.secrets.codes(), &stored.body) {
             Some(body) => Answer { body: body.into(), ..stored },
             None => stored,
         }

@@ -103,7 +103,8 @@ impl Writer for RegisterWriter {
         // Without a number the identifiers are the referee: claiming them waits for a commit under way.
         let keys = self.keys(op);
         let won = store::claim_keys(tx, now, op.member_id, keys.iter().map(|(_, row)| *row).collect()).await?;
-        if !won.is_empty() {
+        // Some may be free though it was committed: those of a version of the blind key that came since.
+        if won.len() == keys.len() {
             return Ok(None);
         }
         // None: another's. It may be that this one was refused for it, or that it came too late after a rollback.

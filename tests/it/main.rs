@@ -9,6 +9,8 @@ mod numbers;
 mod input;
 mod office;
 mod prove;
+mod leaks;
+mod rotate;
 mod schema;
 mod slice;
 mod support;
