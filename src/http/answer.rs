@@ -98,6 +98,7 @@ impl<T: Serialize> Responder for Answer<T> {
             response.insert_header((header::ETAG, text));
             // What a caller may see depends on its role: only the caller itself may keep it, and must ask again.
             response.insert_header((header::CACHE_CONTROL, "private, no-cache"));
+            response.insert_header((header::VARY, "authorization"));
         }
         if let Some(location) = self.location {
             response.insert_header((header::LOCATION, location));

@@ -34,6 +34,7 @@ pub const ACCESS: &[(&str, &[Role])] = &[
     ("lookup_member", &[Pos, Marketing, Ops, Admin]),
     ("get_member", &[Pos, Marketing, Ops, Admin]),
     ("update_member", &[Pos, Ops, Admin]),
+    ("get_members", &[Pos, Marketing, Ops, Admin]),
     // Rules.
     ("create_rule", &[Marketing, Admin]),
     ("list_rules", &[Marketing, Ops, Admin]),

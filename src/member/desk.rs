@@ -1,6 +1,6 @@
 //! The operations of members for whoever calls: a handler, a job, a bench, a test. Plain values in, answers out.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     Member, NewMember,
@@ -134,6 +134,17 @@ impl MemberDesk {
     /// [`MemberError::Lane`].
     pub async fn find_by(&self, identifier: &Identifier) -> Result<(Option<Arc<Shown>>, Cost), MemberError> {
         Ok(self.book.find_by(identifier).await?)
+    }
+
+    /// Members by id; those that do not exist are left out.
+    ///
+    /// # Errors
+    /// [`MemberError::Lane`].
+    pub async fn find_many(
+        &self,
+        member_ids: Vec<MemberId>,
+    ) -> Result<(HashMap<MemberId, Arc<Shown>>, Cost), MemberError> {
+        Ok(self.book.find_many(member_ids).await?)
     }
 
     async fn event_id(&self) -> Result<EventId, MemberError> {

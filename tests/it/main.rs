@@ -8,6 +8,7 @@ mod numbers;
 mod input;
 mod office;
 mod prove;
+mod reading;
 mod schema;
 mod slice;
 mod support;

@@ -176,6 +176,8 @@ async fn what_a_request_costs_is_frozen_by_route() {
     lookup, warm: from the cache
     get member, cold: 1 statements, 1 leaves
     get member, warm: from the cache
+    get 200 members of 16 leaves, cold: 16 statements, 16 leaves
+    get 3 members, warm: from the cache
     issue 1 to a member: 13 statements, 13 leaves
     issue 10 to a member: 13 statements, 13 leaves
     issue 1 anonymous: 8 statements, 8 leaves
@@ -215,6 +217,18 @@ async fn lines(app: &TestApp, rule: &str, warm: bool) -> String {
     let path = format!("/v1/members/{member}");
     line("get member, cold", &other.client.get(&path, &keys.pos).await.expect(200));
     line("get member, warm", &other.client.get(&path, &keys.pos).await.expect(200));
+    // Strangers are looked for as well, so that one id for each leaf and more need not be members.
+    let mut ids: Vec<String> = (1..200).map(|id: i64| (id * 1_000_003).to_string()).collect();
+    ids.push(member.clone());
+    let batch = json!({ "member_ids": ids });
+    let cold = TestApp::on(&app.db, keys.clone(), crate::support::server::settings(), app.clock.clone()).await;
+    line(
+        "get 200 members of 16 leaves, cold",
+        &cold.client.post("/v1/members/batch", &keys.pos, batch).await.expect(200),
+    );
+    cold.stop().await;
+    let batch = json!({"member_ids": [member, member, member]});
+    line("get 3 members, warm", &other.client.post("/v1/members/batch", &keys.pos, batch).await.expect(200));
     other.stop().await;
 
     let path = format!("/v1/coupon-rules/{rule}/coupons");

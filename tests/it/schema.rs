@@ -96,6 +96,7 @@ pub fn bodies(rows: &Rows) -> Vec<(&'static str, Value)> {
         ("register_member", json!({"phone": "+8613800000002", "email": "lin@example.cn"})),
         ("lookup_member", json!({"phone": "+8613800000001"})),
         ("update_member", json!({"nickname": "Linlin"})),
+        ("get_members", json!({"member_ids": [rows.member, "1"]})),
         ("issue_coupons", json!({"member_id": rows.member})),
         ("redeem_coupon", sale),
         ("reverse_coupon", json!({"store_id": "S0001", "redemption_id": rows.redemption})),
