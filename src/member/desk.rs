@@ -9,6 +9,7 @@ use super::{
     key::Identifier,
     patch::{Change, Patch},
     register::{self, Register, RegisterWriter},
+    reveal::{Reveal, RevealWriter, Revealed},
 };
 use crate::{
     cache::Bypass,
@@ -49,6 +50,7 @@ pub struct MemberDesk {
     events: Counter,
     register: WriterHandle<RegisterWriter>,
     edit: WriterHandle<EditWriter>,
+    reveal: WriterHandle<RevealWriter>,
 }
 
 impl MemberDesk {
@@ -65,7 +67,9 @@ impl MemberDesk {
     ) -> Self {
         let register = RegisterWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
         let edit = EditWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
+        let reveal = RevealWriter { clock: clock.clone(), secrets: Arc::clone(&secrets) };
         Self {
+            reveal: lane.writer(reveal),
             book: MemberBook::new(lane, Arc::clone(&secrets), stores, caches, bypass),
             clock,
             secrets,
@@ -145,6 +149,22 @@ impl MemberDesk {
         member_ids: Vec<MemberId>,
     ) -> Result<(HashMap<MemberId, Arc<Shown>>, Cost), MemberError> {
         Ok(self.book.find_many(member_ids).await?)
+    }
+
+    /// Shows what is masked of a member, once that is written down. `fields` are names of
+    /// [`super::reveal::OPENERS`].
+    ///
+    /// # Errors
+    /// [`MemberError`]; the inner error is the refusal, `member_not_found`.
+    pub async fn reveal(
+        &self,
+        actor: Actor,
+        member_id: MemberId,
+        fields: Vec<&'static str>,
+        reason: String,
+    ) -> Result<(Result<Revealed, Refusal>, Cost), MemberError> {
+        let log_id = self.event_id().await?;
+        Ok(self.reveal.write(Reveal { member_id, log_id, actor, fields, reason }).await?)
     }
 
     async fn event_id(&self) -> Result<EventId, MemberError> {

@@ -2,7 +2,7 @@
 
 use actix_web::web::{Bytes, Data};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     EXTERNAL_MAX, Gender, Given, HomeStore, Identifiers, Member, NewMember, Source, State,
@@ -19,10 +19,13 @@ use super::{
 use crate::{
     app::App,
     chain::{StoreId, key::Role},
-    coupon::http::window,
+    coupon::{
+        http::window,
+        wallet::{Wallet, http::standing},
+    },
     db::lane::Cost,
     http::{
-        Answer, ApiError, At, Caller, ETag, IfMatch, Json, Number, Reply, Routes,
+        Answer, ApiError, At, Caller, ETag, IfMatch, Json, Number, Query, Reply, Routes,
         app::Shell,
         input::{nullable, present},
         number::NumberText,
@@ -248,12 +251,59 @@ impl LookupBody {
 
 /// Look a member up
 ///
-/// By one identifier. The body holds it, since personal data never stands in a URL.
-#[utoipa::path(post, path = "/v1/members/lookup", tag = "members", responses(
-    (status = 200, description = "The member", body = Member, headers(("ETag" = String)))))]
-async fn lookup_member(app: Data<App>, caller: Caller, Json(body): Json<LookupBody>) -> Reply<Member> {
-    let (found, cost) = app.members.find_by(&body.read(app.region)?).await?;
-    shown(found.as_deref(), &caller, cost)
+/// By one identifier. The body holds it, since personal data never stands in a URL. With `?coupons=usable` a till has
+/// the member and what can be used now in one call, as the wallet shows it without a basket. Checked in this order:
+/// query, body, identifier, role (for `coupons`), whether there is such a member.
+#[utoipa::path(post, path = "/v1/members/lookup", tag = "members", params(LookupMore), responses(
+    (status = 200, description = "The member", body = Found, headers(("ETag" = String)))))]
+async fn lookup_member(
+    app: Data<App>,
+    caller: Caller,
+    Query(more): Query<LookupMore>,
+    Json(body): Json<LookupBody>,
+) -> Reply<Found> {
+    let identifier = body.read(app.region)?;
+    if more.coupons.is_some() {
+        caller.must(&[Role::Pos, Role::Ops, Role::Admin])?;
+    }
+    let (found, cost) = app.members.find_by(&identifier).await?;
+    let (Some(_), Some(known)) = (more.coupons, &found) else { return shown(found.as_deref(), &caller, cost) };
+    let (wallet, spent) = app.desk.wallet(known.member.member_id, standing(known), None).await?;
+    let mut meter = metered(cost);
+    meter.cached = false;
+    meter += spent;
+    // The member as it is kept, and one field more. No entity tag: the version does not count coupons.
+    let mut json = known.seen(View::of(caller.role)).to_vec();
+    json.pop();
+    json.extend_from_slice(b",\"coupons\":");
+    serde_json::to_writer(&mut json, &wallet).map_err(ApiError::internal)?;
+    json.push(b'}');
+    Ok(Answer::rendered(200, json).metered(meter))
+}
+
+/// What else a look-up gives.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct LookupMore {
+    /// `usable`: also the coupons that the member can use now. Not for marketing.
+    coupons: Option<Coupons>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Coupons {
+    Usable,
+}
+
+/// A member, with the usable coupons where they were asked for.
+#[derive(Serialize, ToSchema)]
+struct Found {
+    #[serde(flatten)]
+    member: Member,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    coupons: Option<Wallet>,
 }
 
 /// Get a member
@@ -267,7 +317,7 @@ async fn get_member(app: Data<App>, caller: Caller, At(member_id): At<MemberId>)
     shown(found.as_deref(), &caller, cost)
 }
 
-fn shown(found: Option<&Shown>, caller: &Caller, cost: Cost) -> Reply<Member> {
+fn shown<T>(found: Option<&Shown>, caller: &Caller, cost: Cost) -> Reply<T> {
     let Some(shown) = found else {
         return Err(ApiError::from(Code::MemberNotFound).metered(cost.into()));
     };

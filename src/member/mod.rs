@@ -29,6 +29,7 @@ pub mod log;
 pub mod mask;
 pub mod patch;
 pub mod register;
+pub mod reveal;
 pub mod state;
 pub mod store;
 

@@ -68,6 +68,10 @@ pub fn paths(rows: &Rows) -> Vec<(&'static str, Vec<(&'static str, &str)>)> {
         ("update_store", vec![("store_id", "S0001")]),
         ("get_member", vec![("member_id", &rows.member)]),
         ("update_member", vec![("member_id", &rows.member)]),
+        ("reveal_member", vec![("member_id", &rows.member)]),
+        ("get_wallet", vec![("member_id", &rows.member)]),
+        ("list_member_coupons", vec![("member_id", &rows.member)]),
+        ("list_member_changes", vec![("member_id", &rows.member)]),
         ("get_rule", rule("issue")),
         ("issue_coupons", rule("issue")),
         ("pause_rule", rule("pause")),
@@ -96,6 +100,8 @@ pub fn bodies(rows: &Rows) -> Vec<(&'static str, Value)> {
         ("register_member", json!({"phone": "+8613800000002", "email": "lin@example.cn"})),
         ("lookup_member", json!({"phone": "+8613800000001"})),
         ("update_member", json!({"nickname": "Linlin"})),
+        ("reveal_member", json!({"fields": ["phone", "name"], "reason": "ticket 4711"})),
+        ("get_wallet", json!({"amount": 8000, "currency": "CNY", "store_id": "S0001"})),
         ("get_members", json!({"member_ids": [rows.member, "1"]})),
         ("issue_coupons", json!({"member_id": rows.member})),
         ("redeem_coupon", sale),
@@ -147,12 +153,22 @@ include-operation-id = "list_stores"
 expected-statuses = ["2xx", "400"]
 "#
     );
+    // Days of two months are well-formed, and more than a page reads.
+    for operation in ["list_changes", "list_registrations", "list_audits"] {
+        text.push_str(&format!("[[operations]]\ninclude-operation-id = \"{operation}\"\n"));
+        text.push_str("[operations.checks.positive_data_acceptance]\n");
+        text.push_str("expected-statuses = [\"2xx\", \"400\", \"404\"]\n");
+    }
     for (operation, parts) in paths(rows) {
         text.push_str(&format!("[[operations]]\ninclude-operation-id = \"{operation}\"\n"));
         // A till's number may stand in the body or in the header, but one of them must.
         if matches!(operation, "redeem_coupon" | "reverse_coupon") {
             text.push_str("[operations.checks.positive_data_acceptance]\n");
             text.push_str("expected-statuses = [\"2xx\", \"400\", \"404\", \"409\", \"422\"]\n");
+        }
+        if matches!(operation, "list_member_coupons" | "list_member_changes") {
+            text.push_str("[operations.checks.positive_data_acceptance]\n");
+            text.push_str("expected-statuses = [\"2xx\", \"400\", \"404\"]\n");
         }
         text.push_str("[operations.parameters]\n");
         for (name, value) in parts {
@@ -183,7 +199,12 @@ async fn schemathesis_finds_nothing() {
     let program = schemathesis();
     let db = TestDb::new().await;
     let keys = Keys::make(&db).await;
-    let more = [("TESSERA_BAD_CODES_PER_MINUTE", "0"), ("TESSERA_BAD_KEYS_PER_MINUTE", "0"), ("TESSERA_LOG", "error")];
+    let more = [
+        ("TESSERA_BAD_CODES_PER_MINUTE", "0"),
+        ("TESSERA_REVEALS_PER_MINUTE", "0"),
+        ("TESSERA_BAD_KEYS_PER_MINUTE", "0"),
+        ("TESSERA_LOG", "error"),
+    ];
     let server = Server::spawn(&db, &keys, &more).await;
     let api = &server.client;
     let rows = make_rows(api).await;
