@@ -41,7 +41,8 @@ pub trait Read: Send + Sync + 'static {
 
 type Answer<R> = Result<(Option<<R as Read>::Row>, Cost), LaneError>;
 
-type Answered<R> = oneshot::Receiver<Answer<R>>;
+/// A key that waits, and where its answer comes.
+type Asked<R> = (<R as Read>::Key, oneshot::Receiver<Answer<R>>);
 
 struct Waiting<R: Read> {
     key: R::Key,
@@ -135,7 +136,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// Lets keys of one leaf wait, all before the leaf gets its turn.
-    fn wait_for(&self, leaf: Leaf, keys: Vec<R::Key>) -> Result<Vec<(R::Key, Answered<R>)>, LaneError> {
+    fn wait_for(&self, leaf: Leaf, keys: Vec<R::Key>) -> Result<Vec<Asked<R>>, LaneError> {
         let shared = &self.shared;
         let bucket = self.bucket(leaf);
         let since = Instant::now();
