@@ -31,7 +31,7 @@ use crate::{
         tail::{self, Forget},
     },
     id::{BlockError, Counter, LeaseError, MemberId, MemberIdMinter, NodeLease, RuleId, lease_block},
-    member::{desk::MemberDesk, key::Region},
+    member::{cache::MemberBook, desk::MemberDesk, key::Region},
     readiness::Readiness,
     request::read::FindAnswer,
     secret::Secrets,
@@ -116,6 +116,7 @@ impl App {
                 },
             },
         );
+        let book = MemberBook::new(&lane, Arc::clone(&secrets), stores.names.clone(), &settings.cache, bypass.clone());
         let members = MemberDesk::new(
             &lane,
             clock.clone(),
@@ -123,8 +124,7 @@ impl App {
             stores.names.clone(),
             Arc::clone(&minter),
             desk.events.clone(),
-            &settings.cache,
-            bypass.clone(),
+            book,
         );
         let app = Arc::new(Self {
             settings,

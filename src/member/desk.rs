@@ -12,10 +12,8 @@ use super::{
     reveal::{Reveal, RevealWriter, Revealed},
 };
 use crate::{
-    cache::Bypass,
     chain::names::StoreNames,
     clock::Clock,
-    config::CacheSettings,
     db::lane::{Cost, Lane, LaneError, WriterHandle},
     id::{BlockError, Counter, Day, EventId, IdError, MemberId, MemberIdMinter, MintError},
     problem::Refusal,
@@ -62,21 +60,20 @@ impl MemberDesk {
         stores: StoreNames,
         minter: Arc<MemberIdMinter>,
         events: Counter,
-        caches: &CacheSettings,
-        bypass: Bypass,
+        book: MemberBook,
     ) -> Self {
         let register = RegisterWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
-        let edit = EditWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
+        let edit = EditWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores };
         let reveal = RevealWriter { clock: clock.clone(), secrets: Arc::clone(&secrets) };
         Self {
-            reveal: lane.writer(reveal),
-            book: MemberBook::new(lane, Arc::clone(&secrets), stores, caches, bypass),
+            book,
             clock,
             secrets,
             minter,
             events,
             register: lane.writer(register),
             edit: lane.writer(edit),
+            reveal: lane.writer(reveal),
         }
     }
 

@@ -287,6 +287,7 @@ async fn lookup_member(
 #[into_params(parameter_in = Query)]
 struct LookupMore {
     /// `usable`: also the coupons that the member can use now. Not for marketing.
+    #[param(inline)]
     coupons: Option<Coupons>,
 }
 

