@@ -398,6 +398,16 @@ pub struct LimitSettings {
         value_name = "N"
     )]
     pub bad_codes_per_minute: u32,
+    /// Unmasked answers per API key and minute, before it is told to wait; 0 is no limit.
+    #[arg(
+        long,
+        env = "TESSERA_REVEALS_PER_MINUTE",
+        default_value_t = 30,
+        global = true,
+        hide_short_help = true,
+        value_name = "N"
+    )]
+    pub reveals_per_minute: u32,
     /// Failed authentications per address and minute before it is told to wait; 0 is no limit.
     #[arg(
         long,

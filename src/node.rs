@@ -102,6 +102,7 @@ fn http_settings(settings: &Settings) -> HttpSettings {
             requests: Rate { per_minute: limits.rate_per_second.saturating_mul(60), burst: limits.rate_burst },
             auth_failures: per_minute(limits.bad_keys_per_minute),
             bad_codes: per_minute(limits.bad_codes_per_minute),
+            reveals: per_minute(limits.reveals_per_minute),
             ..LimitSettings::default()
         },
     }

@@ -11,6 +11,7 @@ use super::{
     rule::{Rule, RuleState, RuleVersion},
     rule_cache::RuleBook,
     rule_store,
+    wallet::ListHeld,
     world::Redemption,
     writer::{Act, CouponOp, CouponWriter},
 };
@@ -120,6 +121,7 @@ pub struct Desk {
     writer: WriterHandle<CouponWriter>,
     coupon: Reader<FindCoupon>,
     redemption: Reader<FindRedemption>,
+    pub(super) held: Reader<ListHeld>,
 }
 
 /// The counters of `id_block` that the desk draws from.
@@ -156,6 +158,7 @@ impl Desk {
             writer: lane.writer(writer),
             coupon: lane.reader(FindCoupon),
             redemption: lane.reader(FindRedemption),
+            held: lane.reader(ListHeld),
         }
     }
 

@@ -33,6 +33,7 @@ pub mod rule_cache;
 pub mod rule_http;
 pub mod rule_store;
 pub mod store;
+pub mod wallet;
 pub mod till;
 pub mod world;
 pub mod writer;

@@ -1,9 +1,13 @@
 //! Rules in memory. A version never changes; a head does, and is forgotten when an event says so.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
-    rule::{Rule, RuleVersion},
+    rule::{Rule, RuleState, RuleVersion},
     rule_store,
     world::World,
 };
@@ -55,6 +59,50 @@ impl RuleBook {
         let mut conn = connect.await?;
         let load = async { Ok::<_, E>(rule_store::find_rule(&mut conn, rule_id).await?) };
         self.heads.get(&rule_id, load).await
+    }
+
+    /// Versions with the states of their rules, and how many statements that took: none when memory holds them. Those
+    /// that do not exist are left out.
+    pub(super) async fn versions<E, C>(
+        &self,
+        wanted: &BTreeSet<(RuleId, i32)>,
+        connect: impl Future<Output = Result<C, E>> + Send,
+    ) -> Result<(HashMap<(RuleId, i32), (Arc<RuleVersion>, RuleState)>, u32), E>
+    where
+        E: From<sqlx::Error> + Send + Sync + 'static,
+        C: std::ops::DerefMut<Target = sqlx::PgConnection> + Send,
+    {
+        let mut found = HashMap::with_capacity(wanted.len());
+        let mut missing = Vec::new();
+        for &(rule_id, version) in wanted {
+            let known = match self.heads.peek(&rule_id).await {
+                Some(head) if head.current.version == version => Some((Arc::clone(&head.current), head.state)),
+                Some(head) => self.versions.peek(&(rule_id, version)).await.map(|known| (known, head.state)),
+                None => None,
+            };
+            match known {
+                Some(known) => drop(found.insert((rule_id, version), known)),
+                None => missing.push((rule_id, version)),
+            }
+        }
+        if missing.is_empty() {
+            return Ok((found, 0));
+        }
+        let (mut conn, mut asked) = (connect.await?, 0);
+        for (rule_id, version) in missing {
+            let load = async { Ok::<_, E>(rule_store::find_rule(&mut conn, rule_id).await?) };
+            let Some((head, known)) = self.heads.get(&rule_id, load).await? else { continue };
+            asked += u32::from(!known);
+            if head.current.version == version {
+                found.insert((rule_id, version), (Arc::clone(&head.current), head.state));
+                continue;
+            }
+            let load = async { Ok::<_, E>(rule_store::find_version(&mut conn, rule_id, version).await?) };
+            let Some((of, known)) = self.versions.get(&(rule_id, version), load).await? else { continue };
+            asked += u32::from(!known);
+            found.insert((rule_id, version), (of, head.state));
+        }
+        Ok((found, asked))
     }
 
     pub async fn forget(&self, rule_id: RuleId) {

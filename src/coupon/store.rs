@@ -141,6 +141,7 @@ pub(super) async fn insert_coupons(tx: &mut Tx<'_>, coupons: &[Coupon]) -> Resul
             .bind(column(&rows, |(_, c)| c.rule_id.get()))
             .bind(column(&rows, |(_, c)| c.valid_until))
             .bind(column(&rows, |(_, c)| c.state.number()))
+            .bind(column(&rows, |(_, c)| c.rule_version))
             .execute(tx.conn())
             .await?;
         expect_rows("coupon_receive", rows.len(), inserted.rows_affected())?;

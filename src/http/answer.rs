@@ -26,6 +26,7 @@ pub struct Answer<T> {
     location: Option<String>,
     meter: Meter,
     replayed: bool,
+    no_store: bool,
 }
 
 #[derive(Debug)]
@@ -60,7 +61,7 @@ impl<T> Answer<T> {
     }
 
     fn new(status: StatusCode, body: Body<T>) -> Self {
-        Self { status, body, etag: None, location: None, meter: Meter::default(), replayed: false }
+        Self { status, body, etag: None, location: None, meter: Meter::default(), replayed: false, no_store: false }
     }
 
     pub fn etag(mut self, etag: ETag) -> Self {
@@ -76,6 +77,12 @@ impl<T> Answer<T> {
     /// What the value has cost.
     pub fn metered(mut self, meter: Meter) -> Self {
         self.meter += meter;
+        self
+    }
+
+    /// Nobody on the way, nor the caller, may keep it.
+    pub fn no_store(mut self) -> Self {
+        self.no_store = true;
         self
     }
 
@@ -98,9 +105,13 @@ impl<T: Serialize> Responder for Answer<T> {
             response.insert_header((header::ETAG, text));
             // What a caller may see depends on its role: only the caller itself may keep it, and must ask again.
             response.insert_header((header::CACHE_CONTROL, "private, no-cache"));
+            response.insert_header((header::VARY, "authorization"));
         }
         if let Some(location) = self.location {
             response.insert_header((header::LOCATION, location));
+        }
+        if self.no_store {
+            response.insert_header((header::CACHE_CONTROL, "no-store"));
         }
         if self.replayed {
             response.insert_header(("idempotency-replayed", "true"));

@@ -48,6 +48,14 @@ pub const ACCESS: &[(&str, &[Role])] = &[
     ("lookup_member", &[Pos, Marketing, Ops, Admin]),
     ("get_member", &[Pos, Marketing, Ops, Admin]),
     ("update_member", &[Pos, Ops, Admin]),
+    ("get_members", &[Pos, Marketing, Ops, Admin]),
+    ("reveal_member", &[Ops, Admin]),
+    ("get_wallet", &[Pos, Ops, Admin]),
+    // Logs.
+    ("list_member_changes", &[Ops, Admin]),
+    ("list_changes", &[Ops, Admin]),
+    ("list_registrations", &[Ops, Admin]),
+    ("list_audits", &[Admin]),
     // Rules.
     ("create_rule", &[Marketing, Admin]),
     ("list_rules", &[Marketing, Ops, Admin]),

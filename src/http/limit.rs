@@ -32,6 +32,8 @@ pub struct LimitSettings {
     pub auth_failures: Rate,
     /// Coupon codes of one API key that fail their check.
     pub bad_codes: Rate,
+    /// Unmasked answers to one API key.
+    pub reveals: Rate,
     /// Buckets of each kind that are kept.
     pub keys_max: usize,
 }
@@ -42,6 +44,7 @@ impl Default for LimitSettings {
             requests: Rate { per_minute: 120_000, burst: 4_000 },
             auth_failures: Rate { per_minute: 60, burst: 30 },
             bad_codes: Rate { per_minute: 30, burst: 60 },
+            reveals: Rate { per_minute: 30, burst: 30 },
             keys_max: 100_000,
         }
     }
@@ -53,6 +56,7 @@ pub struct Limits {
     requests: Buckets,
     auth_failures: Buckets,
     bad_codes: Buckets,
+    reveals: Buckets,
 }
 
 impl Limits {
@@ -63,6 +67,7 @@ impl Limits {
             requests: buckets(settings.requests),
             auth_failures: buckets(settings.auth_failures),
             bad_codes: buckets(settings.bad_codes),
+            reveals: buckets(settings.reveals),
         }
     }
 
@@ -85,6 +90,14 @@ impl Limits {
     /// Counts a failed authentication.
     pub fn auth_failed(&self, peer: Option<IpAddr>) {
         let _ = self.auth_failures.take(bucket_of(peer), self.now());
+    }
+
+    /// Counts an unmasked answer to a caller.
+    ///
+    /// # Errors
+    /// `too_many_requests`.
+    pub fn reveal(&self, caller: &Caller) -> Result<(), Refusal> {
+        self.reveals.take(caller.bucket(), self.now()).map_err(|wait| too_many(Code::TooManyRequests, wait))
     }
 
     /// Whether a caller may still send coupon codes. Asked before a code is looked at, so that a right guess among too

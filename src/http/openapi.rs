@@ -58,6 +58,7 @@ pub fn document(routes: &[Route]) -> Value {
             {"name": "stores", "description": "The stores of the chain and their registers."},
             {"name": "external systems", "description": "Whose ids identify members, as `<system>:<id>`."},
             {"name": "members", "description": "Who they are and how they are found."},
+            {"name": "logs", "description": "Who did what to members, by month."},
             {"name": "rules", "description": "What coupons give, and how many there are."},
             {"name": "coupons", "description": "Issue, redeem, reverse."},
             {"name": "requests", "description": "What was answered to a request number."},

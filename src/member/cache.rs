@@ -1,12 +1,15 @@
 //! Members in memory: by id, and from identifier to id.
 //!
-//! What is kept is an answer: masked, and rendered beside, so that a cached one costs no more than its bytes. Nothing
-//! that decides over money or state reads it.
+//! What is kept is an answer: masked, and rendered beside for each view ([`super::mask`]), so that a cached one costs no
+//! more than its bytes. Nothing that decides over money or state reads it.
 //!
 //! Keys are remembered by the leading 64 bits of their blind index, which is what an event can name; the whole index is
 //! compared.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -14,6 +17,7 @@ use uuid::Uuid;
 use super::{
     Member,
     key::Identifier,
+    mask::View,
     store::{FindKey, FindMember},
 };
 use crate::{
@@ -33,13 +37,29 @@ const KEY_WEIGHT: u32 = 128;
 #[derive(Debug)]
 pub struct Shown {
     pub member: Member,
+    /// As tills and support see it.
     pub json: Bytes,
+    /// Rendered when it is first asked for.
+    marketing: OnceLock<Bytes>,
 }
 
 impl Shown {
     pub fn new(member: Member) -> Self {
-        let json = serde_json::to_vec(&member).expect("a plain struct with string keys always serialises");
-        Self { member, json: json.into() }
+        let json = View::Service.render(&member);
+        Self { member, json, marketing: OnceLock::new() }
+    }
+
+    /// The member as a view shows it.
+    pub fn seen(&self, view: View) -> &Bytes {
+        match view {
+            View::Service => &self.json,
+            View::Marketing => self.marketing.get_or_init(|| view.hide(self.json.clone())),
+        }
+    }
+
+    /// What it weighs, both views included.
+    fn weight(&self) -> u32 {
+        MEMBER_WEIGHT + 2 * self.json.len() as u32
     }
 }
 
@@ -67,7 +87,7 @@ impl MemberBook {
         settings: &CacheSettings,
         bypass: Bypass,
     ) -> Self {
-        let weigh = |_: &MemberId, shown: &Shown| MEMBER_WEIGHT + shown.json.len() as u32;
+        let weigh = |_: &MemberId, shown: &Shown| shown.weight();
         Self {
             members: Cache::new("member", settings.eighths(4), settings.cache_ttl, bypass.clone(), weigh),
             keys: Cache::new("member_key", settings.eighths(2), settings.cache_ttl, bypass, |_, _| KEY_WEIGHT),
@@ -92,6 +112,31 @@ impl MemberBook {
         };
         let found = self.members.get(&member_id, load).await?;
         Ok((found.map(|(shown, _)| shown), cost))
+    }
+
+    /// Members by id, each once. What is not in memory is read with one statement a leaf, and is not put there: a job
+    /// that walks over all members must not drive out those that tills ask for.
+    ///
+    /// # Errors
+    /// [`LaneError`]
+    pub async fn find_many(
+        &self,
+        member_ids: Vec<MemberId>,
+    ) -> Result<(HashMap<MemberId, Arc<Shown>>, Cost), LaneError> {
+        let mut found = HashMap::with_capacity(member_ids.len());
+        let mut missing = Vec::new();
+        for member_id in member_ids {
+            match self.members.peek(&member_id).await {
+                Some(shown) => drop(found.insert(member_id, shown)),
+                None => missing.push(member_id),
+            }
+        }
+        let (rows, cost) = self.find_member.find_many(missing).await?;
+        for (member_id, (row, store_id)) in rows {
+            let member = row.show(&self.secrets, store_id).map_err(|what| LaneError::Inconsistent(what.into()))?;
+            found.insert(member_id, Arc::new(Shown::new(member)));
+        }
+        Ok((found, cost))
     }
 
     /// The member that has an identifier.

@@ -1,6 +1,6 @@
 //! The operations of members for whoever calls: a handler, a job, a bench, a test. Plain values in, answers out.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     Member, NewMember,
@@ -9,6 +9,7 @@ use super::{
     key::Identifier,
     patch::{Change, Patch},
     register::{self, Register, RegisterWriter},
+    reveal::{Reveal, RevealWriter, Revealed},
 };
 use crate::{
     chain::names::StoreNames,
@@ -47,6 +48,7 @@ pub struct MemberDesk {
     events: Counter,
     register: WriterHandle<RegisterWriter>,
     edit: WriterHandle<EditWriter>,
+    reveal: WriterHandle<RevealWriter>,
 }
 
 impl MemberDesk {
@@ -62,7 +64,17 @@ impl MemberDesk {
     ) -> Self {
         let register = RegisterWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
         let edit = EditWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores };
-        Self { book, clock, secrets, minter, events, register: lane.writer(register), edit: lane.writer(edit) }
+        let reveal = RevealWriter { clock: clock.clone(), secrets: Arc::clone(&secrets) };
+        Self {
+            book,
+            clock,
+            secrets,
+            minter,
+            events,
+            register: lane.writer(register),
+            edit: lane.writer(edit),
+            reveal: lane.writer(reveal),
+        }
     }
 
     /// Registers a member. The answer is 201 with a [`Member`], or a decided refusal.
@@ -138,6 +150,33 @@ impl MemberDesk {
     /// [`MemberError::Lane`].
     pub async fn find_by(&self, identifier: &Identifier) -> Result<(Option<Arc<Shown>>, Cost), MemberError> {
         Ok(self.book.find_by(identifier).await?)
+    }
+
+    /// Members by id; those that do not exist are left out.
+    ///
+    /// # Errors
+    /// [`MemberError::Lane`].
+    pub async fn find_many(
+        &self,
+        member_ids: Vec<MemberId>,
+    ) -> Result<(HashMap<MemberId, Arc<Shown>>, Cost), MemberError> {
+        Ok(self.book.find_many(member_ids).await?)
+    }
+
+    /// Shows what is masked of a member, once that is written down. `fields` are names of
+    /// [`super::reveal::OPENERS`].
+    ///
+    /// # Errors
+    /// [`MemberError`]; the inner error is the refusal, `member_not_found`.
+    pub async fn reveal(
+        &self,
+        actor: Actor,
+        member_id: MemberId,
+        fields: Vec<&'static str>,
+        reason: String,
+    ) -> Result<(Result<Revealed, Refusal>, Cost), MemberError> {
+        let log_id = self.event_id().await?;
+        Ok(self.reveal.write(Reveal { member_id, log_id, actor, fields, reason }).await?)
     }
 
     async fn event_id(&self) -> Result<EventId, MemberError> {

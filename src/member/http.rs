@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use actix_web::web::Data;
-use serde::Deserialize;
-use utoipa::ToSchema;
+use actix_web::web::{Bytes, Data};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     EXTERNAL_MAX, Gender, Given, HomeStore, Identifiers, Member, NewMember, Source, State,
@@ -14,6 +14,7 @@ use super::{
     edit::Actor,
     external, identifier, invalid_body,
     key::{self, Identifier, Region},
+    mask::View,
     patch::Change,
     register::FIRST_VERSION,
 };
@@ -25,10 +26,13 @@ use crate::{
         key::Role,
         system::{Purpose, Systems},
     },
-    coupon::http::window,
+    coupon::{
+        http::window,
+        wallet::{Wallet, http::standing},
+    },
     db::lane::Cost,
     http::{
-        Answer, ApiError, At, Caller, ETag, IfMatch, Json, Number, Reply, Routes,
+        Answer, ApiError, At, Caller, ETag, IfMatch, Json, Number, Query, Reply, Routes,
         app::Shell,
         input::{nullable, present},
         number::NumberText,
@@ -55,6 +59,7 @@ pub fn routes() -> Routes {
         lookup_member: StoreClosed, IdentifierInvalid, MemberNotFound;
         get_member: StoreClosed, MemberNotFound;
         update_member: StoreNotFound, StoreClosed, StoreSuspended, MemberNotFound, MemberCancelled;
+        get_members;
     }
 }
 
@@ -188,13 +193,14 @@ async fn register_member(
     }
     let made = (answer.status < 400).then(|| serde_json::from_str::<Made>(&answer.body)).transpose();
     let made = made.map_err(ApiError::internal)?;
-    let reply = answer.reply(cost)?;
-    Ok(match made {
-        Some(Made { member_id }) => {
-            reply.etag(ETag::version(FIRST_VERSION)).location(format!("/v1/members/{member_id}"))
-        }
-        None => reply,
-    })
+    let Some(Made { member_id }) = made else { return answer.reply(cost) };
+    // What is stored is what the service desk sees, whoever asked first; who asks again sees what its role may.
+    let json = View::of(caller.role).hide(Bytes::copy_from_slice(answer.body.as_bytes()));
+    Ok(Answer::rendered(answer.status, json)
+        .metered(cost.into())
+        .replayed(answer.replayed)
+        .etag(ETag::version(FIRST_VERSION))
+        .location(format!("/v1/members/{member_id}")))
 }
 
 /// Who asks, as logs name them.
@@ -273,36 +279,152 @@ impl LookupBody {
 
 /// Look a member up
 ///
-/// By one identifier. The body holds it, since personal data never stands in a URL.
-#[utoipa::path(post, path = "/v1/members/lookup", tag = "members", responses(
-    (status = 200, description = "The member", body = Member, headers(("ETag" = String)))))]
+/// By one identifier. The body holds it, since personal data never stands in a URL. With `?coupons=usable` a till has
+/// the member and what can be used now in one call, as the wallet shows it without a basket. Checked in this order:
+/// query, the caller's store, body, identifier, role (for `coupons`), whether there is such a member.
+#[utoipa::path(post, path = "/v1/members/lookup", tag = "members", params(LookupMore), responses(
+    (status = 200, description = "The member", body = Found, headers(("ETag" = String)))))]
 async fn lookup_member(
     app: Data<App>,
     shell: Data<Shell>,
     caller: Caller,
+    Query(more): Query<LookupMore>,
     Json(body): Json<LookupBody>,
-) -> Reply<Member> {
+) -> Reply<Found> {
     must_look_up(&app, &shell, &caller).await?;
     let systems = if body.external.is_none() { Arc::default() } else { app.systems.get().await? };
-    let (found, cost) = app.members.find_by(&body.read(app.region, &systems)?).await?;
-    shown(found.as_deref(), cost)
+    let identifier = body.read(app.region, &systems)?;
+    if more.coupons.is_some() {
+        caller.must(&[Role::Pos, Role::Ops, Role::Admin])?;
+    }
+    let (found, cost) = app.members.find_by(&identifier).await?;
+    let (Some(_), Some(known)) = (more.coupons, &found) else { return shown(found.as_deref(), &caller, cost) };
+    let (wallet, spent) = app.desk.wallet(known.member.member_id, standing(known), None).await?;
+    let mut meter = metered(cost);
+    meter.cached = false;
+    meter += spent;
+    // The member as it is kept, and one field more. No entity tag: the version does not count coupons.
+    let mut json = known.seen(View::of(caller.role)).to_vec();
+    json.pop();
+    json.extend_from_slice(b",\"coupons\":");
+    serde_json::to_writer(&mut json, &wallet).map_err(ApiError::internal)?;
+    json.push(b'}');
+    Ok(Answer::rendered(200, json).metered(meter))
+}
+
+/// What else a look-up gives.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct LookupMore {
+    /// `usable`: also the coupons that the member can use now. Not for marketing.
+    #[param(inline)]
+    coupons: Option<Coupons>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Coupons {
+    Usable,
+}
+
+/// A member, with the usable coupons where they were asked for.
+#[derive(Serialize, ToSchema)]
+struct Found {
+    #[serde(flatten)]
+    member: Member,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    coupons: Option<Wallet>,
 }
 
 /// Get a member
+///
+/// What is shown depends on the caller's role: phone, e-mail and name are masked, and left out for marketing; of a
+/// birthday the year shows.
 #[utoipa::path(get, path = "/v1/members/{member_id}", tag = "members", params(("member_id" = MemberId, Path)),
     responses((status = 200, description = "The member", body = Member, headers(("ETag" = String)))))]
 async fn get_member(app: Data<App>, shell: Data<Shell>, caller: Caller, At(member_id): At<MemberId>) -> Reply<Member> {
     must_look_up(&app, &shell, &caller).await?;
     let (found, cost) = app.members.find(member_id).await?;
-    shown(found.as_deref(), cost)
+    shown(found.as_deref(), &caller, cost)
 }
 
-fn shown(found: Option<&Shown>, cost: Cost) -> Reply<Member> {
+fn shown<T>(found: Option<&Shown>, caller: &Caller, cost: Cost) -> Reply<T> {
     let Some(shown) = found else {
         return Err(ApiError::from(Code::MemberNotFound).metered(cost.into()));
     };
-    let meter = if cost.statements == 0 { Meter::CACHED } else { cost.into() };
-    Ok(Answer::rendered(200, shown.json.clone()).etag(ETag::version(shown.member.version)).metered(meter))
+    let json = shown.seen(View::of(caller.role)).clone();
+    Ok(Answer::rendered(200, json).etag(ETag::version(shown.member.version)).metered(metered(cost)))
+}
+
+/// What a read of members cost.
+pub(crate) fn metered(cost: Cost) -> Meter {
+    if cost.statements == 0 { Meter::CACHED } else { cost.into() }
+}
+
+/// Members of one batch at most.
+const BATCH_MAX: usize = 200;
+
+/// Which members.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct BatchBody {
+    #[schema(min_items = 1, max_items = 200)]
+    member_ids: Vec<MemberId>,
+}
+
+const _: () = assert!(BATCH_MAX == 200, "the schema above says so");
+
+/// Members in the order in which they were asked for. Put together from JSON that was rendered before; this is its shape.
+#[derive(Serialize, ToSchema)]
+struct Batch {
+    /// One for each id that a member has; an id that was sent twice is answered twice.
+    items: Vec<Member>,
+    /// The ids that no member has.
+    missing: Vec<MemberId>,
+}
+
+/// A [`Batch`] from what is kept of its members.
+fn batch_json(items: &[&Bytes], missing: &[MemberId]) -> Vec<u8> {
+    let bytes: usize = items.iter().map(|item| item.len() + 1).sum();
+    let mut json = Vec::with_capacity(bytes + 24 * missing.len() + 32);
+    json.extend_from_slice(b"{\"items\":[");
+    for (position, item) in items.iter().enumerate() {
+        if position > 0 {
+            json.push(b',');
+        }
+        json.extend_from_slice(item);
+    }
+    json.extend_from_slice(b"],\"missing\":");
+    serde_json::to_writer(&mut json, missing).expect("ids always serialise, and a Vec takes every byte");
+    json.push(b'}');
+    json
+}
+
+/// Get many members
+///
+/// Up to 200 at once, as each `GET` would show them, with one statement for each partition that holds some of them. An
+/// id without a member is no error but is listed in `missing`.
+#[utoipa::path(post, path = "/v1/members/batch", tag = "members", responses(
+    (status = 200, description = "The members", body = Batch)))]
+async fn get_members(app: Data<App>, caller: Caller, Json(body): Json<BatchBody>) -> Reply<Batch> {
+    if !(1..=BATCH_MAX).contains(&body.member_ids.len()) {
+        return Err(ApiError::invalid_field("member_ids", format!("must be 1 to {BATCH_MAX} ids")));
+    }
+    let mut wanted = body.member_ids.clone();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let (found, cost) = app.members.find_many(wanted).await?;
+    let view = View::of(caller.role);
+    let (mut items, mut missing) = (Vec::with_capacity(body.member_ids.len()), Vec::new());
+    for member_id in body.member_ids {
+        match found.get(&member_id) {
+            Some(shown) => items.push(shown.seen(view)),
+            None => missing.push(member_id),
+        }
+    }
+    Ok(Answer::rendered(200, batch_json(&items, &missing)).metered(metered(cost)))
 }
 
 /// The states that a change may give. Cancelling is another operation.
@@ -390,8 +512,8 @@ async fn update_member(
     let versions = seen.versions().map(<[i64]>::to_vec);
     let (changed, cost) = app.members.change(actor(&caller), member_id, versions, change).await?;
     let member = changed.map_err(|refusal| ApiError::from(refusal).metered(cost.into()))?;
-    let etag = ETag::version(member.version);
-    Ok(Answer::ok(member).etag(etag).metered(cost.into()))
+    let json = View::of(caller.role).render(&member);
+    Ok(Answer::rendered(200, json).etag(ETag::version(member.version)).metered(cost.into()))
 }
 
 impl From<MemberError> for ApiError {

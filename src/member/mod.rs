@@ -5,7 +5,7 @@
 //!
 //! # What answers show
 //!
-//! Nobody sees personal data whole here. Phone and e-mail are masked ([`key::Identifier::mask`]); of a name the first
+//! By role: see the table in [`mask`]. Nobody sees personal data whole here. Phone and e-mail are masked ([`key::Identifier::mask`]); of a name the first
 //! character and one `*` show, whatever its length; of a birthday the year, as `1990-**-**`. Nickname and signature are
 //! what members show to others and stand as they are. Identifiers other than phone and e-mail are not shown.
 //!
@@ -26,8 +26,10 @@ pub mod edit;
 pub mod http;
 pub mod key;
 pub mod log;
+pub mod mask;
 pub mod patch;
 pub mod register;
+pub mod reveal;
 pub mod state;
 pub mod store;
 

@@ -29,7 +29,7 @@ use crate::{
     secret::Secrets,
 };
 
-const TABLE: &str = "member";
+pub(super) const TABLE: &str = "member";
 
 fn member_leaf(member_id: MemberId) -> Leaf {
     plan(TABLE).leaf_i64(member_id.get())
@@ -346,6 +346,12 @@ async fn insert_auths(
         .execute(tx.conn())
         .await?;
     expect_rows("member_auth", rows.len(), inserted.rows_affected())
+}
+
+/// Reads a member.
+pub(super) async fn find_member(tx: &mut Tx<'_>, member_id: MemberId) -> Result<Option<MemberRow>, WriteError> {
+    let sql = tx.sql(query("member/find"), Target::Leaf(member_leaf(member_id)));
+    Ok(sqlx::query_as(sql).bind([member_id]).fetch_optional(tx.conn()).await?)
 }
 
 /// Locks a member and reads it.

@@ -27,7 +27,7 @@ pub(super) struct Projection {
 pub(super) static COUPON: Side = Side {
     table: "coupon",
     key: &[Type::I64],
-    columns: &["code_id", "rule_id", "valid_until", "member_id", "legacy_key", "state", "referrer"],
+    columns: &["code_id", "rule_id", "valid_until", "member_id", "legacy_key", "state", "referrer", "rule_version"],
     walk: "verify/coupon_walk",
     find: "verify/coupon_find",
     find_by: 1,
@@ -38,7 +38,7 @@ pub(super) static RECEIVE: Projection = Projection {
     index: Side {
         table: "coupon_receive",
         key: &[Type::I64, Type::I64],
-        columns: &["member_id", "code_id", "rule_id", "valid_until", "state"],
+        columns: &["member_id", "code_id", "rule_id", "valid_until", "state", "rule_version"],
         walk: "verify/coupon_receive_walk",
         find: "verify/coupon_receive_find",
         find_by: 2,

@@ -43,6 +43,7 @@ impl Bench {
         let mut settings = settings();
         settings.limits.bad_keys_per_minute = 0;
         settings.limits.bad_codes_per_minute = 0;
+        settings.limits.reveals_per_minute = 0;
         let app = TestApp::on(&db, keys, settings, Clock::system()).await;
         let rows = make_rows(&app.client).await;
         let owned = |(id, parts): (&str, Vec<(&str, &str)>)| {
@@ -189,8 +190,11 @@ async fn every_operation_asks_for_a_key_of_the_right_role() {
         } else {
             for query in ["limit=0", "limit=x", "limit=1&limit=2", "unknown=1", "cursor=%00", "cursor=zz", "state=%ff"]
             {
-                let answer = bench.request(operation, &format!("{path}?{query}"), &keys.admin);
-                let answer = api.send(answer.header("content-type", "text/csv")).await;
+                let request = bench.request(operation, &format!("{path}?{query}"), &keys.admin);
+                let answer = match bench.body(operation) {
+                    Some(body) => api.send(request.json(&body)).await,
+                    None => api.send(request.header("content-type", "text/csv")).await,
+                };
                 bench.refused(&format!("{id}?{query}"), &answer, &["malformed_query"]);
             }
         }

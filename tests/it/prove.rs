@@ -185,9 +185,21 @@ async fn what_a_request_costs_is_frozen_by_route() {
     lookup, warm: from the cache
     get member, cold: 1 statements, 1 leaves
     get member, warm: from the cache
+    get 200 members of 16 leaves, cold: 16 statements, 16 leaves
+    get 3 members, warm: from the cache
     issue 1 to a member: 13 statements, 13 leaves
     issue 10 to a member: 13 statements, 13 leaves
     issue 1 anonymous: 8 statements, 8 leaves
+    get wallet, for a basket: 1 statements, 1 leaves
+    lookup with usable coupons, warm: 1 statements, 1 leaves
+    list coupons of a member: 1 statements, 1 leaves
+    list issued coupons of a member: 1 statements, 1 leaves
+    reveal phone and name: 2 statements, 2 leaves
+    reveal identifiers: 3 statements, 3 leaves
+    list changes of a member: 1 statements, 4 leaves
+    list changes: 1 statements, 1 leaves
+    list registrations of a store: 1 statements, 1 leaves
+    list audits: 1 statements, 1 leaves
     get coupon: 1 statements, 1 leaves
     redeem, held: 9 statements, 9 leaves
     redeem, held, replayed: 2 statements, 2 leaves
@@ -224,6 +236,18 @@ async fn lines(app: &TestApp, rule: &str, warm: bool) -> String {
     let path = format!("/v1/members/{member}");
     line("get member, cold", &other.client.get(&path, &keys.pos).await.expect(200));
     line("get member, warm", &other.client.get(&path, &keys.pos).await.expect(200));
+    // Strangers are looked for as well, so that one id for each leaf and more need not be members.
+    let mut ids: Vec<String> = (1..200).map(|id: i64| (id * 1_000_003).to_string()).collect();
+    ids.push(member.clone());
+    let batch = json!({ "member_ids": ids });
+    let cold = TestApp::on(&app.db, keys.clone(), crate::support::server::settings(), app.clock.clone()).await;
+    line(
+        "get 200 members of 16 leaves, cold",
+        &cold.client.post("/v1/members/batch", &keys.pos, batch).await.expect(200),
+    );
+    cold.stop().await;
+    let batch = json!({"member_ids": [member, member, member]});
+    line("get 3 members, warm", &other.client.post("/v1/members/batch", &keys.pos, batch).await.expect(200));
     other.stop().await;
 
     let path = format!("/v1/coupon-rules/{rule}/coupons");
@@ -235,6 +259,33 @@ async fn lines(app: &TestApp, rule: &str, warm: bool) -> String {
     line("issue 1 anonymous", &anonymous);
     let code = |issued: &Response| issued.json["coupons"][0]["code"].as_str().unwrap().to_owned();
     let (held, anonymous) = (code(&held), code(&anonymous));
+    let mut read = async |name: &str, method: reqwest::Method, path: &str, body: Option<Value>| {
+        let request = || {
+            let request = api.raw(method.clone(), path).bearer_auth(&keys.admin);
+            match &body {
+                Some(body) => request.json(body),
+                None => request,
+            }
+        };
+        // Twice: a rule's head is kept for seconds.
+        api.send(request()).await.expect(200);
+        line(name, &api.send(request()).await.expect(200));
+    };
+    let path = |rest: &str| format!("/v1/members/{member}/{rest}");
+    let (get, post) = (reqwest::Method::GET, reqwest::Method::POST);
+    let basket = json!({"amount": 8000, "currency": "CNY", "store_id": "S0001"});
+    read("get wallet, for a basket", post.clone(), &path("wallet"), Some(basket)).await;
+    let found = "/v1/members/lookup?coupons=usable";
+    read("lookup with usable coupons, warm", post.clone(), found, Some(json!({"phone": phone}))).await;
+    read("list coupons of a member", get.clone(), &path("coupons"), None).await;
+    read("list issued coupons of a member", get.clone(), &path("coupons?state=issued"), None).await;
+    let reveal = |fields: Value| Some(json!({"fields": fields, "reason": "ticket 4711"}));
+    read("reveal phone and name", post.clone(), &path("reveal"), reveal(json!(["phone", "name"]))).await;
+    read("reveal identifiers", post, &path("reveal"), reveal(json!(["identifiers"]))).await;
+    read("list changes of a member", get.clone(), &path("changes"), None).await;
+    read("list changes", get.clone(), "/v1/logs/changes", None).await;
+    read("list registrations of a store", get.clone(), "/v1/logs/registrations?store=S0001", None).await;
+    read("list audits", get, "/v1/logs/audits", None).await;
     line("get coupon", &api.get(&format!("/v1/coupons/{held}"), &keys.pos).await.expect(200));
 
     let today = tessera::clock::Zone::DEFAULT.day_of(app.clock.now()).to_string();

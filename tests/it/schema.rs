@@ -79,6 +79,10 @@ pub fn paths(rows: &Rows) -> Vec<(&'static str, Vec<(&'static str, &str)>)> {
         ("update_external_system", vec![("system", "sport")]),
         ("get_member", vec![("member_id", &rows.member)]),
         ("update_member", vec![("member_id", &rows.member)]),
+        ("reveal_member", vec![("member_id", &rows.member)]),
+        ("get_wallet", vec![("member_id", &rows.member)]),
+        ("list_member_coupons", vec![("member_id", &rows.member)]),
+        ("list_member_changes", vec![("member_id", &rows.member)]),
         ("get_rule", rule("issue")),
         ("issue_coupons", rule("issue")),
         ("pause_rule", rule("pause")),
@@ -112,6 +116,9 @@ pub fn bodies(rows: &Rows) -> Vec<(&'static str, Value)> {
         ("register_member", json!({"phone": "+8613800000002", "email": "lin@example.cn"})),
         ("lookup_member", json!({"phone": "+8613800000001"})),
         ("update_member", json!({"nickname": "Linlin"})),
+        ("reveal_member", json!({"fields": ["phone", "name"], "reason": "ticket 4711"})),
+        ("get_wallet", json!({"amount": 8000, "currency": "CNY", "store_id": "S0001"})),
+        ("get_members", json!({"member_ids": [rows.member, "1"]})),
         ("issue_coupons", json!({"member_id": rows.member})),
         ("redeem_coupon", sale),
         ("reverse_coupon", json!({"store_id": "S0001", "redemption_id": rows.redemption})),
@@ -179,12 +186,22 @@ expected-statuses = ["400", "401", "403", "406", "415", "422", "428"]
         text.push_str(&format!("[[operations]]\ninclude-operation-id = \"{operation}\"\n"));
         text.push_str("[operations.checks.positive_data_acceptance]\nexpected-statuses = [\"2xx\", \"400\"]\n");
     }
+    // Days of two months are well-formed, and more than a page reads.
+    for operation in ["list_changes", "list_registrations", "list_audits"] {
+        text.push_str(&format!("[[operations]]\ninclude-operation-id = \"{operation}\"\n"));
+        text.push_str("[operations.checks.positive_data_acceptance]\n");
+        text.push_str("expected-statuses = [\"2xx\", \"400\", \"404\"]\n");
+    }
     for (operation, parts) in paths(rows) {
         text.push_str(&format!("[[operations]]\ninclude-operation-id = \"{operation}\"\n"));
         // A till's number may stand in the body or in the header, but one of them must; a cursor is opaque.
         if matches!(operation, "redeem_coupon" | "reverse_coupon" | "list_registers") {
             text.push_str("[operations.checks.positive_data_acceptance]\n");
             text.push_str("expected-statuses = [\"2xx\", \"400\", \"404\", \"409\", \"422\"]\n");
+        }
+        if matches!(operation, "list_member_coupons" | "list_member_changes") {
+            text.push_str("[operations.checks.positive_data_acceptance]\n");
+            text.push_str("expected-statuses = [\"2xx\", \"400\", \"404\"]\n");
         }
         text.push_str("[operations.parameters]\n");
         for (name, value) in parts {
@@ -215,7 +232,12 @@ async fn schemathesis_finds_nothing() {
     let program = schemathesis();
     let db = TestDb::new().await;
     let keys = Keys::make(&db).await;
-    let more = [("TESSERA_BAD_CODES_PER_MINUTE", "0"), ("TESSERA_BAD_KEYS_PER_MINUTE", "0"), ("TESSERA_LOG", "error")];
+    let more = [
+        ("TESSERA_BAD_CODES_PER_MINUTE", "0"),
+        ("TESSERA_REVEALS_PER_MINUTE", "0"),
+        ("TESSERA_BAD_KEYS_PER_MINUTE", "0"),
+        ("TESSERA_LOG", "error"),
+    ];
     let server = Server::spawn(&db, &keys, &more).await;
     let api = &server.client;
     let rows = make_rows(api).await;

@@ -9,6 +9,7 @@ select
     c.member_id,
     c.legacy_key,
     c.state,
-    c.referrer
+    c.referrer,
+    c.rule_version
 from {coupon} c
 where c.code_id = any($1::bigint[])

@@ -7,6 +7,7 @@ select
     i.code_id,
     i.rule_id,
     i.valid_until,
-    i.state
+    i.state,
+    i.rule_version
 from unnest($1::bigint[], $2::bigint[]) as t (member_id, code_id)
 join {coupon_receive} i on i.member_id = t.member_id and i.code_id = t.code_id

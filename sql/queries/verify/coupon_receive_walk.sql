@@ -6,7 +6,8 @@ select
     i.code_id,
     i.rule_id,
     i.valid_until,
-    i.state
+    i.state,
+    i.rule_version
 from {coupon_receive} i
 where $1::bigint is null or (i.member_id, i.code_id) > ($1, $2::bigint)
 order by i.member_id, i.code_id

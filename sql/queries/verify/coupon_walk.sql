@@ -8,7 +8,8 @@ select
     c.member_id,
     c.legacy_key,
     c.state,
-    c.referrer
+    c.referrer,
+    c.rule_version
 from {coupon} c
 where $1::bigint is null or c.code_id > $1
 order by c.code_id

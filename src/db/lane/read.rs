@@ -1,7 +1,7 @@
 //! Reads: requests for the same leaf become one statement with an array of keys.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     future::Future,
     hash::Hash,
     pin::Pin,
@@ -40,6 +40,9 @@ pub trait Read: Send + Sync + 'static {
 }
 
 type Answer<R> = Result<(Option<<R as Read>::Row>, Cost), LaneError>;
+
+/// A key that waits, and where its answer comes.
+type Asked<R> = (<R as Read>::Key, oneshot::Receiver<Answer<R>>);
 
 struct Waiting<R: Read> {
     key: R::Key,
@@ -84,12 +87,7 @@ impl<R: Read> Reader<R> {
         let shared = &self.shared;
         shared.queue.enter()?;
         let (answer, answered) = oneshot::channel();
-        let leaf = shared.query.leaf(&key);
-        let bucket = Arc::clone(
-            shared.leaves.lock().expect("no code panics while it holds the leaves").entry(leaf).or_insert_with(|| {
-                Arc::new(LeafBucket { leaf, waiting: Mutex::default(), shared: Arc::clone(shared) })
-            }),
-        );
+        let bucket = self.bucket(shared.query.leaf(&key));
         let was_empty = {
             let mut waiting = bucket.waiting.lock().expect("no code panics while it holds the bucket");
             waiting.push(Waiting { key, since: Instant::now(), answer });
@@ -99,6 +97,81 @@ impl<R: Read> Reader<R> {
             shared.queue.push(bucket);
         }
         answered.await.unwrap_or(Err(LaneError::Panicked))
+    }
+}
+
+impl<R: Read> Reader<R> {
+    /// The rows of many keys, one statement for each leaf that holds some of them; keys without a row are left out. All
+    /// the keys of a leaf wait before it gets its turn, so only a leaf that others wait for too may need a second
+    /// statement, and the cost tells.
+    ///
+    /// # Errors
+    /// [`LaneError`], of the first leaf that fails.
+    pub async fn find_many(&self, keys: Vec<R::Key>) -> Result<(HashMap<R::Key, R::Row>, Cost), LaneError> {
+        let shared = &self.shared;
+        let mut by_leaf: BTreeMap<Leaf, Vec<R::Key>> = BTreeMap::new();
+        for key in keys {
+            by_leaf.entry(shared.query.leaf(&key)).or_default().push(key);
+        }
+        let mut asked = Vec::with_capacity(by_leaf.len());
+        for (leaf, keys) in by_leaf {
+            asked.push(self.wait_for(leaf, keys)?);
+        }
+        let (mut rows, mut cost) = (HashMap::new(), Cost::default());
+        for leaf in asked {
+            // They began to wait together; those that stopped together were served by one statement.
+            let mut statements: Vec<Cost> = Vec::with_capacity(1);
+            for (key, answered) in leaf {
+                let (row, spent) = answered.await.unwrap_or(Err(LaneError::Panicked))?;
+                if let Some(row) = row {
+                    rows.insert(key, row);
+                }
+                if statements.iter().all(|counted| counted.queue != spent.queue) {
+                    statements.push(spent);
+                }
+            }
+            statements.into_iter().for_each(|spent| cost += spent);
+        }
+        Ok((rows, cost))
+    }
+
+    /// Lets keys of one leaf wait, all before the leaf gets its turn.
+    fn wait_for(&self, leaf: Leaf, keys: Vec<R::Key>) -> Result<Vec<Asked<R>>, LaneError> {
+        let shared = &self.shared;
+        let bucket = self.bucket(leaf);
+        let since = Instant::now();
+        let mut asked = Vec::with_capacity(keys.len());
+        let was_empty = {
+            let mut waiting = bucket.waiting.lock().expect("no code panics while it holds the bucket");
+            let was_empty = waiting.is_empty();
+            for key in keys {
+                if let Err(full) = shared.queue.enter() {
+                    // Those that wait already are served, and find nobody.
+                    if !waiting.is_empty() && was_empty {
+                        shared.queue.push(Arc::clone(&bucket) as Arc<dyn Bucket>);
+                    }
+                    return Err(full);
+                }
+                let (answer, answered) = oneshot::channel();
+                waiting.push(Waiting { key: key.clone(), since, answer });
+                asked.push((key, answered));
+            }
+            was_empty && !waiting.is_empty()
+        };
+        if was_empty {
+            shared.queue.push(bucket);
+        }
+        Ok(asked)
+    }
+
+    fn bucket(&self, leaf: Leaf) -> Arc<LeafBucket<R>> {
+        let shared = &self.shared;
+        let mut leaves = shared.leaves.lock().expect("no code panics while it holds the leaves");
+        Arc::clone(
+            leaves.entry(leaf).or_insert_with(|| {
+                Arc::new(LeafBucket { leaf, waiting: Mutex::default(), shared: Arc::clone(shared) })
+            }),
+        )
     }
 }
 

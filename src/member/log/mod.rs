@@ -3,12 +3,18 @@
 //! A row is written in the transaction of what it tells of. Bodies hold names of fields, ids and values that are no
 //! personal data, so that an erasure has nothing to do here. `log_id` is an event's number: UTC day and counter.
 
+pub mod http;
+pub mod read;
 pub mod store;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use super::{Source, edit::Actor};
-use crate::id::{EventId, MemberId};
+use crate::{
+    http::input::invalid,
+    id::{EventId, MemberId},
+};
 
 /// Declares kinds of rows: numbers that stand in them and names that answers show. Neither changes.
 macro_rules! kinds {
@@ -32,6 +38,31 @@ macro_rules! kinds {
                 Self::ALL.iter().copied().find(|known| known.number() == number)
             }
         }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.name())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                let known = Self::ALL.iter().copied().find(|known| known.name() == text);
+                known.ok_or_else(|| invalid("is no kind of rows in this log"))
+            }
+        }
+
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                utoipa::openapi::ObjectBuilder::new()
+                    .schema_type(utoipa::openapi::schema::Type::String)
+                    .enum_values(Some(Self::ALL.iter().map(|known| known.name())))
+                    .into()
+            }
+        }
+
+        impl utoipa::ToSchema for $name {}
     )+ };
 }
 

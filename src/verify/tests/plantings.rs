@@ -43,6 +43,11 @@ pub(super) fn coupon_plantings() -> Vec<Planting> {
             &[format!("altered coupon_receive (1002,{c2}): valid_until")],
         ),
         plant(
+            "receive, of another version",
+            format!("update coupon_receive set rule_version = rule_version + 1 where code_id = {c2}"),
+            &[format!("altered coupon_receive (1002,{c2}): rule_version")],
+        ),
+        plant(
             "receive, extra, of no coupon",
             format!("insert into coupon_receive values (1001, {stranger}, 101, now(), 3)"),
             &[format!("extra coupon_receive (1001,{stranger})")],
