@@ -144,6 +144,7 @@ pub fn routes() -> Routes {
         ops::routes(),
         crate::chain::http::routes(),
         crate::member::http::routes(),
+        crate::member::family::routes(),
         crate::coupon::rule_http::routes(),
         crate::coupon::http::routes(),
         crate::request::http::routes(),

@@ -47,6 +47,20 @@ impl<T: DeserializeOwned + 'static> FromRequest for Json<T> {
     type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let text = JsonText::from_request(request, payload);
+        Box::pin(async move { Ok(Self(parse(&text.await?.0)?)) })
+    }
+}
+
+/// A JSON body whose shape depends on what the path names: the handler lets [`parse`] read it.
+#[derive(Debug)]
+pub struct JsonText(pub Bytes);
+
+impl FromRequest for JsonText {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let limit = request.app_data::<BodyLimit>().copied().unwrap_or_default();
         let ready = is_json(request).and_then(|()| announced_size(request, limit.bytes_max));
         let payload = payload.take();
@@ -55,7 +69,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for Json<T> {
             let body = tokio::time::timeout(limit.timeout, read(payload, limit.bytes_max))
                 .await
                 .map_err(|_| Refusal::new(Code::RequestTimeout).detail("the body did not arrive in time"))??;
-            Ok(Self(parse(&body)?))
+            Ok(Self(body))
         })
     }
 }

@@ -6,6 +6,7 @@ use super::{
     Member, NewMember,
     cache::{MemberBook, Shown},
     edit::{self, Actor, Edit, EditWriter, Order},
+    family::Family,
     key::Identifier,
     patch::{Change, Patch},
     register::{self, Register, RegisterWriter},
@@ -42,6 +43,8 @@ pub enum MemberError {
 pub struct MemberDesk {
     /// For the tail, which makes it forget.
     pub book: MemberBook,
+    /// What belongs to members beside the core row.
+    pub family: Family,
     pub clock: Clock,
     secrets: Arc<Secrets>,
     minter: Arc<MemberIdMinter>,
@@ -65,6 +68,7 @@ impl MemberDesk {
         let edit = EditWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
         Self {
             book: MemberBook::new(lane, Arc::clone(&secrets), stores, bypass),
+            family: Family::new(lane, Arc::clone(&secrets)),
             clock,
             secrets,
             minter,

@@ -9,7 +9,7 @@ use super::{
     cache::Shown,
     check_birthday,
     desk::MemberError,
-    edit::Actor,
+    edit::{Actor, Edit},
     external, identifier, invalid_body,
     key::{self, Identifier, Region},
     patch::Change,
@@ -53,9 +53,15 @@ pub fn routes() -> Routes {
 
 /// An identifier as people write it. It is normalised by the handler, which knows its kind; an empty one counts as
 /// absent.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(transparent)]
-struct IdentifierText(String);
+pub(crate) struct IdentifierText(String);
+
+impl IdentifierText {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 impl utoipa::PartialSchema for IdentifierText {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
@@ -184,6 +190,31 @@ async fn register_member(
 /// Who asks, as logs name them.
 pub(crate) fn actor(caller: &Caller) -> Actor {
     Actor { name: caller.name.as_str().into(), store_no: caller.store.as_ref().map(|(store_no, _)| *store_no) }
+}
+
+/// Runs an edit for a caller.
+///
+/// # Errors
+/// The refusal, with what finding it out has cost.
+pub(crate) async fn run_edit<E: Edit>(
+    app: &App,
+    caller: &Caller,
+    member_id: MemberId,
+    edit: E,
+) -> Result<(E::Done, Cost), ApiError> {
+    let (done, cost) = app.members.edit(actor(caller), member_id, edit).await?;
+    let done = done.map_err(|refusal| ApiError::from(refusal).metered(cost.into()))?;
+    Ok((done, cost))
+}
+
+/// That a member exists of whom no row was found; adds what it has cost to know.
+///
+/// # Errors
+/// `member_not_found`
+pub(crate) async fn must_exist(app: &App, member_id: MemberId, cost: &mut Cost) -> Result<(), ApiError> {
+    let (found, spent) = app.members.find(member_id).await?;
+    *cost += spent;
+    if found.is_some() { Ok(()) } else { Err(ApiError::from(Code::MemberNotFound).metered((*cost).into())) }
 }
 
 fn read_birthday(shell: &Shell, birthday: Option<Day>) -> Result<Option<chrono::NaiveDate>, Refusal> {

@@ -20,16 +20,24 @@
 //! Changing: `member_not_found`, `precondition_failed`, `member_cancelled`, `member_muted`.
 
 mod about;
+pub mod address;
 pub mod cache;
 pub mod desk;
+pub mod device;
 pub mod edit;
+pub mod family;
 pub mod http;
 pub mod key;
+pub mod location;
 pub mod log;
 pub mod patch;
+pub mod place;
+pub mod profile;
 pub mod register;
+pub mod role;
 pub mod state;
 pub mod store;
+pub mod tag;
 
 use std::sync::Arc;
 
@@ -97,6 +105,8 @@ macro_rules! numbered {
         }
     )+ };
 }
+
+pub(crate) use numbered;
 
 numbered! {
     State {
