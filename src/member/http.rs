@@ -5,7 +5,8 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::{
-    EXTERNAL_MAX, Gender, Given, HomeStore, Identifiers, Member, NewMember, Source, State,
+    About, Attributes, AttributesPatch, Avatar, EXTERNAL_MAX, Gender, Given, HomeStore, Identifiers, Member, NewMember,
+    Source, State,
     cache::Shown,
     check_birthday,
     desk::MemberError,
@@ -23,7 +24,7 @@ use crate::{
     http::{
         Answer, ApiError, At, Caller, ETag, IfMatch, Json, Number, Reply, Routes,
         app::Shell,
-        input::{nullable, present},
+        input::{Int, nullable, present},
         number::NumberText,
     },
     id::{Day, MemberId},
@@ -47,7 +48,7 @@ pub fn routes() -> Routes {
         register_member: IdentifierInvalid, StoreNotFound, MemberKeyTaken;
         lookup_member: IdentifierInvalid, MemberNotFound;
         get_member: MemberNotFound;
-        update_member: StoreNotFound, MemberNotFound, MemberCancelled;
+        update_member: StoreNotFound, MemberNotFound, MemberCancelled, MemberMuted;
     }
 }
 
@@ -104,6 +105,15 @@ struct RegisterBody {
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     nickname: Option<Nickname>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    signature: Option<Signature>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    avatar: Option<Avatar>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    attributes: Option<Attributes>,
     /// Unknown if absent.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
@@ -128,8 +138,8 @@ const _: () = assert!(EXTERNAL_MAX == 8, "the schema above says so");
 ///
 /// Of many registrations of one identifier at once, one wins; the others get `member_key_taken` with the `kind` of the
 /// first identifier that is taken and the `member_id` that has it. A request number is welcome: a repetition under it
-/// gets the first answer. Checked in this order: identifiers (phone, e-mail, username, card, external), birthday, store,
-/// request number, whether the identifiers are free.
+/// gets the first answer. Checked in this order: identifiers (phone, e-mail, username, card, external), birthday,
+/// attributes, store, request number, whether the identifiers are free.
 #[utoipa::path(post, path = "/v1/members", tag = "members",
     params(("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number")),
     responses((status = 201, description = "The member", body = Member,
@@ -153,6 +163,7 @@ async fn register_member(
     };
     let identifiers = Identifiers::parse(app.region, given)?;
     let birthday = read_birthday(&shell, body.birthday)?;
+    body.attributes.as_ref().map_or(Ok(()), Attributes::check)?;
     let home_store = match (&body.store_id, &caller.store) {
         (Some(store_id), _) => Some(home_store(&app, &caller, store_id).await?),
         (None, Some((store_no, own))) => Some(HomeStore { store_no: *store_no, store_id: own.as_str().into() }),
@@ -170,6 +181,11 @@ async fn register_member(
         birthday,
         source: body.source.unwrap_or(Source::Unknown),
         home_store,
+        about: About {
+            signature: body.signature.map(Signature::into_string),
+            avatar: body.avatar,
+            attributes: body.attributes.filter(|attributes| !attributes.0.is_empty()),
+        },
     };
     let (answer, cost) = app.members.register(actor(&caller), number, new).await?;
     #[derive(Deserialize)]
@@ -332,6 +348,16 @@ struct MemberPatch {
     #[serde(default, deserialize_with = "nullable")]
     #[schema(value_type = Option<StoreId>)]
     store_id: Option<Option<StoreId>>,
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<Avatar>)]
+    avatar: Option<Option<Avatar>>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    attributes: Option<AttributesPatch>,
+    /// For the roles ops and admin.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    level: Option<Int<0, 999>>,
     /// For the roles ops and admin.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
@@ -340,8 +366,9 @@ struct MemberPatch {
 
 /// Change a member
 ///
-/// Checked in this order: path, `If-Match`, body, role (for `state`), birthday, store, then whether the member exists,
-/// has a version that `If-Match` names, and is not cancelled. A change of nothing is checked and changes nothing. Other
+/// Checked in this order: path, `If-Match`, body, role (for `state` and `level`), birthday, store, then whether the member
+/// exists, has a version that `If-Match` names, is not cancelled, is not muted (for nickname, signature and avatar), and
+/// has no more than 64 attributes afterwards. A change of nothing is checked and changes nothing. Other
 /// nodes show the change within a second.
 #[utoipa::path(patch, path = "/v1/members/{member_id}", tag = "members",
     params(("member_id" = MemberId, Path), ("If-Match" = inline(IfMatch), Header)),
@@ -354,7 +381,7 @@ async fn update_member(
     seen: IfMatch,
     Json(patch): Json<MemberPatch>,
 ) -> Reply<Member> {
-    if patch.state.is_some() {
+    if patch.state.is_some() || patch.level.is_some() {
         caller.must(&[Role::Ops, Role::Admin])?;
     }
     let birthday = match patch.birthday {
@@ -373,6 +400,9 @@ async fn update_member(
         gender: patch.gender,
         birthday,
         home_store,
+        avatar: patch.avatar,
+        attributes: patch.attributes,
+        level: patch.level.map(|level| level.get() as i16),
         state: patch.state.map(|state| match state {
             LivingState::Normal => State::Normal,
             LivingState::Frozen => State::Frozen,

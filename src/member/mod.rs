@@ -44,7 +44,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
-pub use self::about::{Attributes, Avatar};
+pub use self::about::{ATTRIBUTES_MAX, About, Attributes, AttributesPatch, Avatar};
 use self::key::{Identifier, Region};
 use crate::{
     coupon::decide::millis,
@@ -189,6 +189,7 @@ pub struct NewMember {
     pub birthday: Option<NaiveDate>,
     pub source: Source,
     pub home_store: Option<HomeStore>,
+    pub about: About,
 }
 
 impl std::fmt::Debug for NewMember {

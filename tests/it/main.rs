@@ -3,6 +3,7 @@
 mod coherence;
 mod races;
 mod crash;
+mod family;
 mod lane;
 mod input;
 mod office;
@@ -11,3 +12,6 @@ mod schema;
 mod slice;
 mod support;
 mod verify;
+
+/// Tables that the tests of this binary add to the schema.
+const MORE_SCHEMA: &str = "";

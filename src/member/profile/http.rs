@@ -1,9 +1,9 @@
 //! Profiles over HTTP: one set of routes for every line, whose documents come from the registry.
 
 use actix_web::web::Data;
-use bytes::Bytes;
 use futures_util::future::try_join_all;
-use serde_json::value::{RawValue, to_raw_value};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use utoipa::openapi::{
     RefOr, Schema,
     schema::{AllOfBuilder, AnyOfBuilder, ObjectBuilder, Type},
@@ -130,8 +130,12 @@ async fn list_profiles(app: Data<App>, At(member_id): At<MemberId>) -> Reply<()>
     if items.is_empty() {
         must_exist(&app, member_id, &mut cost).await?;
     }
-    let json = to_raw_value(&serde_json::json!({ "items": items })).map_err(ApiError::internal)?;
-    Ok(Answer::rendered(200, Bytes::from(json.get().to_owned())).metered(cost.into()))
+    #[derive(Serialize)]
+    struct Rendered {
+        items: Vec<Box<RawValue>>,
+    }
+    let json = serde_json::to_vec(&Rendered { items }).map_err(ApiError::internal)?;
+    Ok(Answer::rendered(200, json).metered(cost.into()))
 }
 
 /// Get a member's profile in a business line
