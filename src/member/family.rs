@@ -27,6 +27,8 @@ pub trait Row: for<'r> FromRow<'r, PgRow> + Clone + Send + Sync + Unpin + 'stati
     /// Named `member_…`. `sql/queries/<table>` has a `find` of a member's rows, in the order in which they are shown,
     /// and a `delete_all`.
     const TABLE: &'static str;
+    /// Columns that a [`Vault`] encrypts.
+    const SEALED: &'static [&'static str];
 
     fn member_id(&self) -> MemberId;
 
@@ -42,6 +44,8 @@ type Exporting<'a> = BoxFuture<'a, Result<Vec<Value>, WriteError>>;
 /// A table of the family: `inventory::submit! { Table::of::<TagRow>() }`.
 pub struct Table {
     pub name: &'static str,
+    /// Columns that a [`Vault`] encrypts: what a rotation of keys writes again.
+    pub sealed: &'static [&'static str],
     pub(super) export: for<'a> fn(&'a mut PgConnection, &'a Secrets, MemberId) -> Exporting<'a>,
 }
 
@@ -49,7 +53,7 @@ inventory::collect!(Table);
 
 impl Table {
     pub const fn of<R: Row>() -> Self {
-        Self { name: R::TABLE, export: export_rows::<R> }
+        Self { name: R::TABLE, sealed: R::SEALED, export: export_rows::<R> }
     }
 }
 

@@ -12,12 +12,13 @@
 //! # What is checked, in this order
 //!
 //! Registering: each identifier is of its kind, in the order phone, e-mail, username, card, external (`identifier_invalid`,
-//! or `invalid_field` for too many, repeated or none at all); birthday (`invalid_field`); store (`store_not_found`,
-//! `store_forbidden`); request number; identifiers are free, in the same order (`member_key_taken` with the `kind` of the
-//! first that is not, its `mask` and the `member_id` that has it: a till must go on with the member that exists, and
-//! whoever may register may look members up by identifier anyway).
+//! or `invalid_field` for too many, repeated or none at all); birthday and attributes (`invalid_field`); store
+//! (`store_not_found`, `store_forbidden`); request number; identifiers are free, in the same order (`member_key_taken`
+//! with the `kind` of the first that is not, its `mask` and the `member_id` that has it: a till must go on with the
+//! member that exists, and whoever may register may look members up by identifier anyway).
 //!
-//! Changing: `member_not_found`, `precondition_failed`, `member_cancelled`, `member_muted`.
+//! Changing: `member_not_found`, `precondition_failed`, `member_cancelled`, `member_muted`, attributes (`invalid_field`).
+//! What belongs to a member beside the core row is in [`family`].
 
 mod about;
 pub mod address;

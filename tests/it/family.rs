@@ -360,6 +360,20 @@ async fn no_table_of_the_family_holds_personal_data_in_the_clear() {
     app.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_registry_names_every_encrypted_column() {
+    let db = TestDb::new().await;
+    let mut conn = db.sql().await;
+    for table in tessera::member::family::tables() {
+        let sql = "select attname::text from pg_attribute
+            where attrelid = to_regclass($1) and atttypid = 'bytea'::regtype and attnum > 0 order by 1";
+        let columns: Vec<String> = sqlx::query_scalar(sql).bind(table.name).fetch_all(&mut conn).await.unwrap();
+        let mut sealed = table.sealed.to_vec();
+        sealed.sort_unstable();
+        assert_eq!(columns, sealed, "{}", table.name);
+    }
+}
+
 /// All workers, every other one on each server, begin together.
 async fn all<T>(pair: &Pair, work: impl AsyncFn(&Client, usize) -> T) -> Vec<T> {
     let (barrier, work, clients) = (Barrier::new(WORKERS), &work, pair.clients());

@@ -71,6 +71,7 @@ pub struct FleetShown {
 impl Line for Fleet {
     const NAME: &'static str = "fleet";
     const TABLE: &'static str = "member_profile_fleet";
+    const SEALED: &'static [&'static str] = &["plate"];
 
     type Given = FleetGiven;
     type Fields = FleetFields;

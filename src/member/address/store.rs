@@ -73,6 +73,7 @@ impl AddressRow {
 
 impl Row for AddressRow {
     const TABLE: &'static str = TABLE;
+    const SEALED: &'static [&'static str] = &["receiver", "phone", "detail"];
 
     fn member_id(&self) -> MemberId {
         self.member_id

@@ -67,6 +67,7 @@ impl DeviceRow {
 
 impl Row for DeviceRow {
     const TABLE: &'static str = TABLE;
+    const SEALED: &'static [&'static str] = &["device_id", "push_token"];
 
     fn member_id(&self) -> MemberId {
         self.member_id

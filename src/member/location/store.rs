@@ -57,6 +57,7 @@ impl LocationRow {
 
 impl Row for LocationRow {
     const TABLE: &'static str = TABLE;
+    const SEALED: &'static [&'static str] = &[];
 
     fn member_id(&self) -> MemberId {
         self.member_id

@@ -140,7 +140,7 @@ async fn list_profiles(app: Data<App>, At(member_id): At<MemberId>) -> Reply<()>
 
 /// Get a member's profile in a business line
 #[utoipa::path(get, path = "/v1/members/{member_id}/profiles/{line}", tag = "members",
-    params(("member_id" = MemberId, Path), ("line" = LineName, Path)),
+    params(("member_id" = MemberId, Path), ("line" = inline(LineName), Path)),
     responses((status = 200, description = "The profile", body = ProfileDocument, headers(("ETag" = String)))))]
 async fn get_profile(app: Data<App>, At((member_id, line)): At<(MemberId, LineName)>) -> Reply<()> {
     let line = known(&line)?;
@@ -160,7 +160,7 @@ async fn get_profile(app: Data<App>, At((member_id, line)): At<(MemberId, LineNa
 /// whether there is a profile, whether it has a version that `If-Match` names, whether the member is muted (for what
 /// others see).
 #[utoipa::path(put, path = "/v1/members/{member_id}/profiles/{line}", tag = "members", request_body = ProfileBody,
-    params(("member_id" = MemberId, Path), ("line" = LineName, Path),
+    params(("member_id" = MemberId, Path), ("line" = inline(LineName), Path),
         ("If-Match" = inline(Option<IfMatch>), Header)),
     responses((status = 200, description = "The profile as it is now", body = ProfileDocument,
             headers(("ETag" = String))),
@@ -183,7 +183,7 @@ async fn put_profile(
 ///
 /// What is absent stays, and null clears. A change to what is so already changes nothing. Checked as for putting it.
 #[utoipa::path(patch, path = "/v1/members/{member_id}/profiles/{line}", tag = "members", request_body = ProfileBody,
-    params(("member_id" = MemberId, Path), ("line" = LineName, Path), ("If-Match" = inline(IfMatch), Header)),
+    params(("member_id" = MemberId, Path), ("line" = inline(LineName), Path), ("If-Match" = inline(IfMatch), Header)),
     responses((status = 200, description = "The profile as it is now", body = ProfileDocument,
         headers(("ETag" = String)))))]
 async fn update_profile(
@@ -225,7 +225,7 @@ async fn put(
 /// As if the member had never used the line. Checked in this order: path, the line, whether the member exists and is not
 /// cancelled, whether there is a profile.
 #[utoipa::path(delete, path = "/v1/members/{member_id}/profiles/{line}", tag = "members",
-    params(("member_id" = MemberId, Path), ("line" = LineName, Path)),
+    params(("member_id" = MemberId, Path), ("line" = inline(LineName), Path)),
     responses((status = 204, description = "It is gone")))]
 async fn delete_profile(app: Data<App>, caller: Caller, At((member_id, line)): At<(MemberId, LineName)>) -> Reply<()> {
     let (done, cost) = known(&line)?.delete(&app.members, actor(&caller), member_id).await?;

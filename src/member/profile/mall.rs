@@ -113,6 +113,7 @@ pub struct MallShown {
 impl Line for Mall {
     const NAME: &'static str = "mall";
     const TABLE: &'static str = "member_profile_mall";
+    const SEALED: &'static [&'static str] = &["real_name", "id_card"];
     const WHAT: What = What::ProfileMall;
 
     type Given = MallGiven;

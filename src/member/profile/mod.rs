@@ -49,6 +49,8 @@ pub trait Line: Send + Sync + 'static {
     /// As paths and answers name it.
     const NAME: &'static str;
     const TABLE: &'static str;
+    /// Columns that [`Line::write`] encrypts.
+    const SEALED: &'static [&'static str];
     /// Under which number changes stand in `change_log`, where their body names the line.
     const WHAT: What = What::Profile;
 
@@ -161,7 +163,7 @@ impl<L: Line> AnyLine for LineOf<L> {
     }
 
     fn family_table(&self) -> &'static Table {
-        const { &Table { name: L::TABLE, export: store::export::<L> } }
+        const { &Table { name: L::TABLE, sealed: L::SEALED, export: store::export::<L> } }
     }
 
     fn given_schema(&self, named: &mut Vec<(String, RefOr<Schema>)>) -> RefOr<Schema> {

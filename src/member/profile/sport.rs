@@ -110,6 +110,7 @@ fn after<G, T>(given: &Option<Option<G>>, was: Option<T>, whole: bool, read: imp
 impl Line for Sport {
     const NAME: &'static str = "sport";
     const TABLE: &'static str = "member_profile_sport";
+    const SEALED: &'static [&'static str] = &[];
     const WHAT: What = What::ProfileSport;
 
     type Given = SportGiven;

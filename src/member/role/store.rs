@@ -26,6 +26,7 @@ pub struct RoleRow {
 
 impl Row for RoleRow {
     const TABLE: &'static str = TABLE;
+    const SEALED: &'static [&'static str] = &[];
 
     fn member_id(&self) -> MemberId {
         self.member_id

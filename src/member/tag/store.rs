@@ -25,6 +25,7 @@ pub struct TagRow {
 
 impl Row for TagRow {
     const TABLE: &'static str = TABLE;
+    const SEALED: &'static [&'static str] = &[];
 
     fn member_id(&self) -> MemberId {
         self.member_id
