@@ -12,7 +12,6 @@ use super::{
     register::{self, Register, RegisterWriter},
 };
 use crate::{
-    cache::Bypass,
     chain::names::StoreNames,
     clock::Clock,
     db::lane::{Cost, Lane, LaneError, WriterHandle},
@@ -62,12 +61,12 @@ impl MemberDesk {
         stores: StoreNames,
         minter: Arc<MemberIdMinter>,
         events: Counter,
-        bypass: Bypass,
+        book: MemberBook,
     ) -> Self {
         let register = RegisterWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
-        let edit = EditWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
+        let edit = EditWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores };
         Self {
-            book: MemberBook::new(lane, Arc::clone(&secrets), stores, bypass),
+            book,
             family: Family::new(lane, Arc::clone(&secrets)),
             clock,
             secrets,
@@ -88,9 +87,24 @@ impl MemberDesk {
         number: Option<RequestNumber>,
         new: NewMember,
     ) -> Result<(Answer, Cost), MemberError> {
+        self.register_unless(actor, number, new, None).await
+    }
+
+    /// As [`Self::register`]; with a refusal that was found before it came here, such as that the store is closed, it is
+    /// the answer, unless something was answered under the number before.
+    ///
+    /// # Errors
+    /// [`MemberError`]
+    pub async fn register_unless(
+        &self,
+        actor: Actor,
+        number: Option<RequestNumber>,
+        new: NewMember,
+        refusal: Option<Refusal>,
+    ) -> Result<(Answer, Cost), MemberError> {
         let ticket = number.map(|number| Ticket { number, digest: register::digest(&self.secrets, &new) });
         let (member_id, event_id) = (self.minter.mint()?, self.event_id().await?);
-        let op = Register { ticket, member_id, event_id, actor, new };
+        let op = Register { ticket, member_id, event_id, actor, new, refusal };
         Ok(self.register.write(op).await?)
     }
 

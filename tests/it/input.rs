@@ -22,7 +22,7 @@ struct Operation {
     /// `None`: anybody.
     roles: Option<Vec<String>>,
     takes_query: bool,
-    /// Name → schema of the body's fields.
+    /// Name → schema of the fields of a JSON body.
     fields: Option<BTreeMap<String, Value>>,
 }
 
@@ -199,10 +199,22 @@ async fn every_operation_asks_for_a_key_of_the_right_role() {
         } else {
             for query in ["limit=0", "limit=x", "limit=1&limit=2", "unknown=1", "cursor=%00", "cursor=zz", "state=%ff"]
             {
-                let answer = api.get(&format!("{path}?{query}"), &keys.admin).await;
+                let answer = bench.request(operation, &format!("{path}?{query}"), &keys.admin);
+                let answer = api.send(answer.header("content-type", "text/csv")).await;
                 bench.refused(&format!("{id}?{query}"), &answer, &["malformed_query"]);
             }
         }
+    }
+    bench.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_keys_in_one_request_are_none() {
+    let bench = Bench::new().await;
+    let api = bench.api();
+    for keys in [[&api.keys.admin, &api.keys.pos], [&api.keys.pos, &api.keys.admin], [&api.keys.pos, &api.keys.pos]] {
+        let request = api.raw(Method::GET, "/v1/stores/S0001").bearer_auth(keys[0]).bearer_auth(keys[1]);
+        bench.refused("two keys", &api.send(request).await, &["unauthenticated"]);
     }
     bench.app.stop().await;
 }
@@ -274,7 +286,8 @@ async fn every_body_is_checked_before_anything_is_done() {
 
 const EVERYTHING: &str = "select (select count(*) from member) + (select count(*) from member_key)
     + (select count(*) from coupon) + (select count(*) from redemption) + (select count(*) from request)
-    + (select count(*) from store) + (select count(*) from coupon_rule) + (select count(*) from event)";
+    + (select count(*) from store) + (select count(*) from region) + (select count(*) from register)
+    + (select count(*) from external_system) + (select count(*) from coupon_rule) + (select count(*) from event)";
 
 /// Of other types, too long, too large, with characters that hide.
 fn bad_values(schema: &Value) -> Vec<Value> {
@@ -337,13 +350,17 @@ async fn strangers_and_malformed_ids_are_not_found() {
                     // Visible ASCII is a number that nobody has used; a word is a store or a code that there is not.
                     "number" => bench.refused(&what, &answer, &["malformed_path", "request_not_found"]),
                     "store_id" => bench.refused(&what, &answer, &["malformed_path", "store_not_found"]),
+                    "region_id" => bench.refused(&what, &answer, &["malformed_path", "region_not_found"]),
+                    // Any word is one, as far as we know.
+                    "tag" | "system" | "role" if answer.status.is_success() => {}
+                    "system" => bench.refused(&what, &answer, &["malformed_path", "system_not_found"]),
+                    // A word that is short enough is a register to be.
+                    "register" if answer.status.is_success() => {}
                     "code" if operation.id == "get_problem" => {
                         bench.refused(&what, &answer, &["malformed_path", "route_not_found"]);
                     }
                     "code" => bench.refused(&what, &answer, &["malformed_path", "coupon_code_invalid"]),
                     "line" => bench.refused(&what, &answer, &["malformed_path", "line_not_found"]),
-                    // Any word is one, as far as we know.
-                    "tag" | "system" | "role" if answer.status.is_success() => {}
                     _ => bench.refused(&what, &answer, &["malformed_path"]),
                 }
             }
@@ -351,9 +368,14 @@ async fn strangers_and_malformed_ids_are_not_found() {
                 "code" if operation.id == "get_problem" => &["no_such_code".to_owned()],
                 "code" => &codes,
                 "redemption_id" => &redemptions,
-                "tag" | "system" | "role" => &[],
+                "tag" | "role" => &[],
+                "system" if operation.id.ends_with("_role") => &[],
                 "member_id" | "rule_id" | "address_id" | "device_no" => &["1".to_owned(), i64::MAX.to_string()],
                 "store_id" => &["S9999".to_owned()],
+                "region_id" => &["NOWHERE".to_owned()],
+                "system" => &["erp-2".to_owned()],
+                // Any word is a register to be.
+                "register" => &[],
                 "number" => &["till:S0001:9:2026-11-22:99".to_owned(), "never-used".to_owned()],
                 _ => &["reboot".to_owned()],
             };
@@ -404,6 +426,14 @@ async fn a_till_acts_for_its_own_store_only() {
     // Request numbers belong to the store: what another till was answered is not told.
     let path = format!("/v1/requests/redeem/{}", bench.rows.number);
     bench.refused("get_request", &api.get(&path, &other).await, &["request_not_found"]);
+    // Nor may a till name the request of another store's.
+    let foreign = "till:S0001:2:2026-11-22:417";
+    let answer = api.get(&format!("/v1/requests/redeem/{foreign}"), &other).await;
+    bench.refused("get_request", &answer, &["store_forbidden"]);
+    for (path, body) in [(&redeem, sale("S0077")), (&"/v1/members".to_owned(), json!({"username": "stranger"}))] {
+        let answer = api.post_numbered(path, &other, foreign, body).await;
+        bench.refused(path, &answer, &["store_forbidden"]);
+    }
     let answer = api.post_numbered(&redeem, &api.keys.admin, &fresh_number(), sale("S9999")).await;
     bench.refused("no such store", &answer, &["store_not_found"]);
     bench.app.stop().await;

@@ -58,10 +58,10 @@ impl Edit for PutLocation {
     async fn apply(&self, on: &mut Editing<'_, '_>) -> Result<Result<Edited<Location>, Refusal>, WriteError> {
         let member_id = on.member_id();
         let was = family::rows::<LocationRow>(on.tx, member_id).await?.pop();
-        if let Some(row) = &was {
-            if row.place().map_err(WriteError::Inconsistent)? == self.0 {
-                return Ok(Ok(Edited::nothing(Location::new(self.0.clone(), row.updated_at))));
-            }
+        if let Some(row) = &was
+            && row.place().map_err(WriteError::Inconsistent)? == self.0
+        {
+            return Ok(Ok(Edited::nothing(Location::new(self.0.clone(), row.updated_at))));
         }
         store::put_location(on.tx, on.now, member_id, &self.0).await?;
         let location = Location::new(self.0.clone(), on.now);
