@@ -85,6 +85,15 @@ codes! {
     MemberCancelled "member_cancelled" 422 "The member is cancelled",
     MemberMuted "member_muted" 422 "The member may not change what others see",
     IdentifierInvalid "identifier_invalid" 422 "An identifier is not of its kind",
+    // What belongs to members.
+    AddressNotFound "address_not_found" 404 "The member has no such address",
+    AddressLimitReached "address_limit_reached" 409 "The member has as many addresses as allowed",
+    DeviceNotFound "device_not_found" 404 "The member has no such device",
+    LocationNotFound "location_not_found" 404 "It is not known where the member is",
+    LineNotFound "line_not_found" 404 "There is no such business line",
+    ProfileNotFound "profile_not_found" 404 "The member has no profile in this business line",
+    RoleLimitReached "role_limit_reached" 409 "The member has as many roles as allowed",
+    TagLimitReached "tag_limit_reached" 409 "The member has as many tags as allowed",
     // Rules.
     RuleNotFound "rule_not_found" 404 "There is no such coupon rule",
     RuleNotActive "rule_not_active" 422 "The coupon rule is not active",

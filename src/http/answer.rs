@@ -47,6 +47,11 @@ impl<T> Answer<T> {
         Self { location: Some(location.into()), ..Self::new(StatusCode::CREATED, Body::Value(value)) }
     }
 
+    /// 201 of what has no path of its own.
+    pub fn made(value: T) -> Self {
+        Self::new(StatusCode::CREATED, Body::Value(value))
+    }
+
     /// JSON that was rendered before.
     ///
     /// # Panics

@@ -150,6 +150,7 @@ pub fn routes() -> Routes {
         crate::member::reveal::http::routes(),
         crate::coupon::wallet::http::routes(),
         crate::member::log::http::routes(),
+        crate::member::family::routes(),
         crate::coupon::rule_http::routes(),
         crate::coupon::http::routes(),
         crate::request::http::routes(),

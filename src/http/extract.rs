@@ -52,6 +52,20 @@ impl<T: DeserializeOwned + 'static> FromRequest for Json<T> {
     }
 }
 
+/// A JSON body whose shape depends on what the path names: the handler lets [`parse`] read it.
+#[derive(Debug)]
+pub struct JsonText(pub Bytes);
+
+impl FromRequest for JsonText {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let body = read_body(request, payload, "application/json");
+        Box::pin(async move { Ok(Self(body.await?)) })
+    }
+}
+
 /// The body of a request, if it is of this media type and within the limits of its resource.
 ///
 /// # Errors

@@ -27,7 +27,7 @@ pub mod tls;
 
 pub use answer::{Answer, ETag, IfMatch, IfMatchGiven, Reply};
 pub use caller::Caller;
-pub use extract::{At, Json, Query};
+pub use extract::{At, Json, JsonText, Query};
 pub use number::{Number, TillNumber};
 pub use page::{Cursor, Page, PageLimit};
 pub use problem::ApiError;

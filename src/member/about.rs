@@ -9,7 +9,7 @@ use utoipa::openapi::{
     schema::{AdditionalProperties, ObjectBuilder, SchemaType, Type},
 };
 
-use crate::{http::input, text_type};
+use crate::{http::input, problem::Refusal, text_type};
 
 text_type! {
     /// Where a picture is.
@@ -117,9 +117,76 @@ impl utoipa::PartialSchema for Attributes {
 
 impl utoipa::ToSchema for Attributes {}
 
+impl Attributes {
+    /// Sets what is given and removes what is null, as RFC 7396 merges.
+    ///
+    /// # Errors
+    /// `invalid_field` when there would be more than [`ATTRIBUTES_MAX`].
+    pub fn merge(&mut self, patch: &AttributesPatch) -> Result<(), Refusal> {
+        for (name, value) in &patch.0 {
+            match value {
+                Some(value) => drop(self.0.insert(name.clone(), value.clone())),
+                None => drop(self.0.remove(name)),
+            }
+        }
+        self.check()
+    }
+
+    /// # Errors
+    /// As [`Self::merge`].
+    pub fn check(&self) -> Result<(), Refusal> {
+        if self.0.len() <= ATTRIBUTES_MAX {
+            return Ok(());
+        }
+        Err(Refusal::invalid_field("attributes", format!("a member has at most {ATTRIBUTES_MAX} attributes")))
+    }
+}
+
+/// Attributes to set, and those that are null to remove.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(transparent)]
+pub struct AttributesPatch(pub BTreeMap<AttributeName, Option<AttributeValue>>);
+
+impl utoipa::PartialSchema for AttributesPatch {
+    fn schema() -> RefOr<Schema> {
+        let kinds = SchemaType::Array(vec![Type::Boolean, Type::Number, Type::String, Type::Null]);
+        let value = ObjectBuilder::new().schema_type(kinds).max_length(Some(AttributeText::CHARS_MAX));
+        let names = pattern(input::WORD_PATTERN);
+        let patch = ObjectBuilder::new()
+            .description(Some("Custom attributes to set; one that is null is removed, the others stay."))
+            .property_names(Some(names))
+            .max_properties(Some(ATTRIBUTES_MAX))
+            .additional_properties(Some(AdditionalProperties::RefOr(RefOr::T(value.into()))));
+        patch.into()
+    }
+}
+
+impl utoipa::ToSchema for AttributesPatch {}
+
+/// What the core row of a member to be says of it besides names.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct About {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub avatar: Option<Avatar>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Attributes>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attributes_merge_and_null_removes() {
+        let mut attributes: Attributes = serde_json::from_str(r#"{"age":"35-44","kids":2}"#).unwrap();
+        let patch = |text: &str| serde_json::from_str::<AttributesPatch>(text).unwrap();
+        attributes.merge(&patch(r#"{"kids":null,"vip":true,"none":null}"#)).unwrap();
+        assert_eq!(serde_json::to_string(&attributes).unwrap(), r#"{"age":"35-44","vip":true}"#);
+        let many: Vec<String> = (0..ATTRIBUTES_MAX).map(|n| format!("\"a{n}\":1")).collect();
+        assert!(attributes.merge(&patch(&format!("{{{}}}", many.join(",")))).is_err());
+    }
 
     #[test]
     fn a_picture_has_sizes_by_their_edge() {

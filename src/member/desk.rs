@@ -6,6 +6,7 @@ use super::{
     Member, NewMember,
     cache::{MemberBook, Shown},
     edit::{self, Actor, Edit, EditWriter, Order},
+    family::Family,
     key::Identifier,
     patch::{Change, Patch},
     register::{self, Register, RegisterWriter},
@@ -42,6 +43,8 @@ pub enum MemberError {
 pub struct MemberDesk {
     /// For the tail, which makes it forget.
     pub book: MemberBook,
+    /// What belongs to members beside the core row.
+    pub family: Family,
     pub clock: Clock,
     secrets: Arc<Secrets>,
     minter: Arc<MemberIdMinter>,
@@ -67,6 +70,7 @@ impl MemberDesk {
         let reveal = RevealWriter { clock: clock.clone(), secrets: Arc::clone(&secrets) };
         Self {
             book,
+            family: Family::new(lane, Arc::clone(&secrets)),
             clock,
             secrets,
             minter,

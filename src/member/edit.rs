@@ -89,6 +89,11 @@ pub trait Edit: Debug + Send + Sync + 'static {
         None
     }
 
+    /// Whether it changes what others see, which [`Action::Publish`] must allow besides.
+    fn publishes(&self) -> bool {
+        false
+    }
+
     /// Reads, decides and writes. The member exists, is locked and may be edited so.
     fn apply(
         &self,
@@ -137,6 +142,7 @@ trait AnyEdit: Debug + Send + Sync {
     fn what(&self) -> What;
     fn action(&self) -> Action;
     fn versions(&self) -> Option<&[i64]>;
+    fn publishes(&self) -> bool;
     fn apply<'e>(
         &'e self,
         on: &'e mut Editing<'_, '_>,
@@ -155,6 +161,10 @@ impl<E: Edit> AnyEdit for E {
 
     fn versions(&self) -> Option<&[i64]> {
         Edit::versions(self)
+    }
+
+    fn publishes(&self) -> bool {
+        Edit::publishes(self)
     }
 
     fn apply<'e>(
@@ -236,8 +246,12 @@ impl EditWriter {
         if op.edit.versions().is_some_and(|seen| !seen.contains(&row.version.into())) {
             return Ok(Err(Refusal::new(Code::PreconditionFailed).with("version", row.version)));
         }
-        if let Err(refusal) = standing(&row)?.may(op.edit.action()) {
-            return Ok(Err(refusal));
+        let standing = standing(&row)?;
+        let published = op.edit.publishes().then_some(Action::Publish);
+        for action in std::iter::once(op.edit.action()).chain(published) {
+            if let Err(refusal) = standing.may(action) {
+                return Ok(Err(refusal));
+            }
         }
         let mut on = self.editing(tx, row, op);
         let edited = match op.edit.apply(&mut on).await? {

@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    EXTERNAL_MAX, Gender, Given, HomeStore, Identifiers, Member, NewMember, Source, State,
+    About, Attributes, AttributesPatch, Avatar, EXTERNAL_MAX, Gender, Given, HomeStore, Identifiers, Member, NewMember,
+    Source, State,
     cache::Shown,
     check_birthday,
     desk::MemberError,
-    edit::Actor,
+    edit::{Actor, Edit},
     external, identifier, invalid_body,
     key::{self, Identifier, Region},
     mask::View,
@@ -34,7 +35,7 @@ use crate::{
     http::{
         Answer, ApiError, At, Caller, ETag, IfMatch, Json, Number, Query, Reply, Routes,
         app::Shell,
-        input::{nullable, present},
+        input::{Int, nullable, present},
         number::NumberText,
     },
     id::{Day, MemberId},
@@ -58,16 +59,22 @@ pub fn routes() -> Routes {
         register_member: IdentifierInvalid, StoreNotFound, StoreClosed, StoreSuspended, MemberKeyTaken;
         lookup_member: StoreClosed, IdentifierInvalid, MemberNotFound;
         get_member: StoreClosed, MemberNotFound;
-        update_member: StoreNotFound, StoreClosed, StoreSuspended, MemberNotFound, MemberCancelled;
+        update_member: StoreNotFound, StoreClosed, StoreSuspended, MemberNotFound, MemberCancelled, MemberMuted;
         get_members;
     }
 }
 
 /// An identifier as people write it. It is normalised by the handler, which knows its kind; an empty one counts as
 /// absent.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(transparent)]
-struct IdentifierText(String);
+pub(crate) struct IdentifierText(String);
+
+impl IdentifierText {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 impl utoipa::PartialSchema for IdentifierText {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
@@ -110,6 +117,15 @@ struct RegisterBody {
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     nickname: Option<Nickname>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    signature: Option<Signature>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    avatar: Option<Avatar>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    attributes: Option<Attributes>,
     /// Unknown if absent.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
@@ -134,8 +150,8 @@ const _: () = assert!(EXTERNAL_MAX == 8, "the schema above says so");
 ///
 /// Of many registrations of one identifier at once, one wins; the others get `member_key_taken` with the `kind` of the
 /// first identifier that is taken and the `member_id` that has it. A request number is welcome: a repetition under it
-/// gets the first answer. Checked in this order: identifiers (phone, e-mail, username, card, external), birthday, store,
-/// request number, store closed or suspended, whether the identifiers are free.
+/// gets the first answer. Checked in this order: identifiers (phone, e-mail, username, card, external), birthday,
+/// attributes, store, request number, store closed or suspended, whether the identifiers are free.
 #[utoipa::path(post, path = "/v1/members", tag = "members",
     params(("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number")),
     responses((status = 201, description = "The member", body = Member,
@@ -160,6 +176,7 @@ async fn register_member(
     let systems = if external.is_empty() { Arc::default() } else { app.systems.get().await? };
     let identifiers = Identifiers::parse(app.region, &systems, given)?;
     let birthday = read_birthday(&shell, body.birthday)?;
+    body.attributes.as_ref().map_or(Ok(()), Attributes::check)?;
     let home_store = match (&body.store_id, &caller.store) {
         (Some(store_id), _) => Some(home_store(&app, &caller, store_id).await?),
         (None, Some((_, own))) => Some(home_store(&app, &caller, own).await?),
@@ -182,6 +199,11 @@ async fn register_member(
         birthday,
         source: body.source.unwrap_or(Source::Unknown),
         home_store,
+        about: About {
+            signature: body.signature.map(Signature::into_string),
+            avatar: body.avatar,
+            attributes: body.attributes.filter(|attributes| !attributes.0.is_empty()),
+        },
     };
     let (answer, cost) = match (number, refusal) {
         (None, Some(refusal)) => return Err(refusal.into()),
@@ -206,6 +228,31 @@ async fn register_member(
 /// Who asks, as logs name them.
 pub(crate) fn actor(caller: &Caller) -> Actor {
     Actor { name: caller.name.as_str().into(), store_no: caller.store.as_ref().map(|(store_no, _)| *store_no) }
+}
+
+/// Runs an edit for a caller.
+///
+/// # Errors
+/// The refusal, with what finding it out has cost.
+pub(crate) async fn run_edit<E: Edit>(
+    app: &App,
+    caller: &Caller,
+    member_id: MemberId,
+    edit: E,
+) -> Result<(E::Done, Cost), ApiError> {
+    let (done, cost) = app.members.edit(actor(caller), member_id, edit).await?;
+    let done = done.map_err(|refusal| ApiError::from(refusal).metered(cost.into()))?;
+    Ok((done, cost))
+}
+
+/// That a member exists of whom no row was found; adds what it has cost to know.
+///
+/// # Errors
+/// `member_not_found`
+pub(crate) async fn must_exist(app: &App, member_id: MemberId, cost: &mut Cost) -> Result<(), ApiError> {
+    let (found, spent) = app.members.find(member_id).await?;
+    *cost += spent;
+    if found.is_some() { Ok(()) } else { Err(ApiError::from(Code::MemberNotFound).metered((*cost).into())) }
 }
 
 fn read_birthday(shell: &Shell, birthday: Option<Day>) -> Result<Option<chrono::NaiveDate>, Refusal> {
@@ -459,6 +506,16 @@ struct MemberPatch {
     #[serde(default, deserialize_with = "nullable")]
     #[schema(value_type = Option<StoreId>)]
     store_id: Option<Option<StoreId>>,
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<Avatar>)]
+    avatar: Option<Option<Avatar>>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    attributes: Option<AttributesPatch>,
+    /// For the roles ops and admin.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    level: Option<Int<0, 999>>,
     /// For the roles ops and admin.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
@@ -467,8 +524,9 @@ struct MemberPatch {
 
 /// Change a member
 ///
-/// Checked in this order: path, `If-Match`, body, role (for `state`), birthday, store, then whether the member exists,
-/// has a version that `If-Match` names, and is not cancelled. A change of nothing is checked and changes nothing. Other
+/// Checked in this order: path, `If-Match`, body, role (for `state` and `level`), birthday, store, then whether the member
+/// exists, has a version that `If-Match` names, is not cancelled, is not muted (for nickname, signature and avatar), and
+/// has no more than 64 attributes afterwards. A change of nothing is checked and changes nothing. Other
 /// nodes show the change within a second.
 #[utoipa::path(patch, path = "/v1/members/{member_id}", tag = "members",
     params(("member_id" = MemberId, Path), ("If-Match" = inline(IfMatch), Header)),
@@ -481,7 +539,7 @@ async fn update_member(
     seen: IfMatch,
     Json(patch): Json<MemberPatch>,
 ) -> Reply<Member> {
-    if patch.state.is_some() {
+    if patch.state.is_some() || patch.level.is_some() {
         caller.must(&[Role::Ops, Role::Admin])?;
     }
     let birthday = match patch.birthday {
@@ -504,6 +562,9 @@ async fn update_member(
         gender: patch.gender,
         birthday,
         home_store,
+        avatar: patch.avatar,
+        attributes: patch.attributes,
+        level: patch.level.map(|level| level.get() as i16),
         state: patch.state.map(|state| match state {
             LivingState::Normal => State::Normal,
             LivingState::Frozen => State::Frozen,

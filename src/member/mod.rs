@@ -12,33 +12,43 @@
 //! # What is checked, in this order
 //!
 //! Registering: each identifier is of its kind, in the order phone, e-mail, username, card, external (`identifier_invalid`,
-//! or `invalid_field` for too many, repeated or none at all); birthday (`invalid_field`); store (`store_not_found`,
-//! `store_forbidden`); request number; whether the store does business (`store_closed`, `store_suspended`); identifiers are free, in the same order (`member_key_taken` with the `kind` of the
-//! first that is not, its `mask` and the `member_id` that has it: a till must go on with the member that exists, and
-//! whoever may register may look members up by identifier anyway).
+//! or `invalid_field` for too many, repeated or none at all); birthday and attributes (`invalid_field`); store
+//! (`store_not_found`, `store_forbidden`); request number; whether the store does business (`store_closed`,
+//! `store_suspended`); identifiers are free, in the same order (`member_key_taken` with the `kind` of the first that is
+//! not, its `mask` and the `member_id` that has it: a till must go on with the member that exists, and whoever may
+//! register may look members up by identifier anyway).
 //!
-//! Changing: `member_not_found`, `precondition_failed`, `member_cancelled`, `member_muted`.
+//! Changing: `member_not_found`, `precondition_failed`, `member_cancelled`, `member_muted`, attributes (`invalid_field`).
+//! What belongs to a member beside the core row is in [`family`].
 
 mod about;
+pub mod address;
 pub mod cache;
 pub mod desk;
+pub mod device;
 pub mod edit;
+pub mod family;
 pub mod http;
 pub mod key;
+pub mod location;
 pub mod log;
 pub mod mask;
 pub mod patch;
+pub mod place;
+pub mod profile;
 pub mod register;
 pub mod reveal;
+pub mod role;
 pub mod state;
 pub mod store;
+pub mod tag;
 
 use std::sync::Arc;
 
 use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
-pub use self::about::{Attributes, Avatar};
+pub use self::about::{ATTRIBUTES_MAX, About, Attributes, AttributesPatch, Avatar};
 use self::key::{Identifier, Region};
 use crate::{
     chain::system::{Purpose, Systems},
@@ -98,6 +108,8 @@ macro_rules! numbered {
         }
     )+ };
 }
+
+pub(crate) use numbered;
 
 numbered! {
     State {
@@ -180,6 +192,7 @@ pub struct NewMember {
     pub birthday: Option<NaiveDate>,
     pub source: Source,
     pub home_store: Option<HomeStore>,
+    pub about: About,
 }
 
 impl std::fmt::Debug for NewMember {

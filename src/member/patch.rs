@@ -4,11 +4,11 @@ use chrono::NaiveDate;
 use serde_json::json;
 
 use super::{
-    Gender, HomeStore, Member, State,
+    Attributes, AttributesPatch, Avatar, Gender, HomeStore, Member, State,
     edit::{Edit, Edited, Editing},
     log::What,
     state::Action,
-    store::{MemberRow, seal},
+    store::{MemberRow, json as text_of, seal},
 };
 use crate::{db::lane::WriteError, problem::Refusal, secret::Secrets};
 
@@ -21,7 +21,7 @@ pub struct Patch {
 }
 
 /// What to change; what is `None` stays, and `Some(None)` clears.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Change {
     pub name: Option<Option<String>>,
     pub nickname: Option<Option<String>>,
@@ -29,6 +29,10 @@ pub struct Change {
     pub gender: Option<Gender>,
     pub birthday: Option<Option<NaiveDate>>,
     pub home_store: Option<Option<HomeStore>>,
+    /// Whole.
+    pub avatar: Option<Option<Avatar>>,
+    pub attributes: Option<AttributesPatch>,
+    pub level: Option<i16>,
     /// Normal or frozen. Cancelling is another operation.
     pub state: Option<State>,
 }
@@ -49,10 +53,27 @@ impl Change {
             ("gender", self.gender.is_some()),
             ("birthday", self.birthday.is_some()),
             ("store_id", self.home_store.is_some()),
+            ("avatar", self.avatar.is_some()),
+            ("attributes", self.attributes.is_some()),
+            ("level", self.level.is_some()),
             ("state", self.state.is_some()),
         ]
         .into_iter()
         .filter_map(|(name, changes)| changes.then_some(name))
+    }
+
+    /// Whether it names what others see.
+    fn publishes(&self) -> bool {
+        self.nickname.is_some() || self.signature.is_some() || self.avatar.is_some()
+    }
+
+    /// The attributes after the change, if it names any.
+    fn attributes(&self, row: &MemberRow) -> Result<Result<Option<Attributes>, Refusal>, WriteError> {
+        let Some(patch) = &self.attributes else { return Ok(Ok(None)) };
+        let stored = row.attributes.as_deref().map(serde_json::from_str::<Attributes>).transpose();
+        let impossible = |_| WriteError::Inconsistent(format!("member.attributes of {} is impossible", row.member_id));
+        let mut attributes = stored.map_err(impossible)?.unwrap_or_default();
+        Ok(attributes.merge(patch).map(|()| Some(attributes)))
     }
 
     fn apply(&self, secrets: &Secrets, row: &mut MemberRow) {
@@ -75,6 +96,12 @@ impl Change {
         if let Some(home_store) = &self.home_store {
             row.home_store_no = home_store.as_ref().map(|store| store.store_no);
         }
+        if let Some(avatar) = &self.avatar {
+            row.avatar = avatar.as_ref().map(text_of);
+        }
+        if let Some(level) = self.level {
+            row.level = level;
+        }
         if let Some(state) = self.state {
             row.state = state.number();
         }
@@ -91,10 +118,20 @@ impl Edit for Patch {
         self.versions.as_deref()
     }
 
+    fn publishes(&self) -> bool {
+        self.change.publishes()
+    }
+
     async fn apply(&self, on: &mut Editing<'_, '_>) -> Result<Result<Edited<Member>, Refusal>, WriteError> {
         let fields: Vec<&str> = self.change.fields().collect();
         if fields.is_empty() {
             return Ok(Ok(Edited::nothing(on.show().await?)));
+        }
+        match self.change.attributes(&on.row)? {
+            Ok(Some(attributes)) if attributes.0.is_empty() => on.row.attributes = None,
+            Ok(Some(attributes)) => on.row.attributes = Some(text_of(&attributes)),
+            Ok(None) => {}
+            Err(refusal) => return Ok(Err(refusal)),
         }
         self.change.apply(on.secrets, &mut on.row);
         on.update_member().await?;

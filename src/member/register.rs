@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    Gender, Member, NewMember, Source,
+    About, Gender, Member, NewMember, Source,
     edit::Actor,
     key::Identifier,
     log,
@@ -65,6 +65,8 @@ pub fn digest(secrets: &Secrets, new: &NewMember) -> i64 {
         birthday: Option<chrono::NaiveDate>,
         source: Source,
         home_store_no: Option<i32>,
+        #[serde(flatten)]
+        about: &'a About,
     }
     let meaning = Meaning {
         identifiers: new.identifiers.iter().map(|one| (one.kind().number(), one.normalised())).collect(),
@@ -74,6 +76,7 @@ pub fn digest(secrets: &Secrets, new: &NewMember) -> i64 {
         birthday: new.birthday,
         source: new.source,
         home_store_no: new.home_store.as_ref().map(|store| store.store_no.get()),
+        about: &new.about,
     };
     let text = serde_json::to_string(&meaning).expect("plain structs with string keys always serialise");
     let keyed = secrets.legacy(&format!("\0request\0register\0{text}"));
@@ -227,6 +230,7 @@ mod tests {
             birthday: None,
             source: Source::Unknown,
             home_store: None,
+            about: About::default(),
         }
     }
 

@@ -121,6 +121,11 @@ pub(super) fn seal(secrets: &Secrets, column: &'static str, member_id: MemberId,
     secrets.encrypt(TABLE, column, member_id.get(), plain)
 }
 
+/// The text of a column that holds JSON.
+pub(super) fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("maps with string keys always serialise")
+}
+
 /// Finds members by id, with the names of their home stores.
 pub(super) struct FindMember {
     pub(super) stores: StoreNames,
@@ -287,9 +292,9 @@ pub(super) async fn insert_member(
         name: sealed("name", new.name.as_deref()),
         birthday: sealed("birthday", birthday.as_deref()),
         nickname: new.nickname.clone(),
-        signature: None,
-        attributes: None,
-        avatar: None,
+        signature: new.about.signature.clone(),
+        attributes: new.about.attributes.as_ref().map(json),
+        avatar: new.about.avatar.as_ref().map(json),
     };
     let target = Target::Leaf(member_leaf(member_id));
     let sql = tx.sql(query("member/insert"), target);
@@ -306,6 +311,9 @@ pub(super) async fn insert_member(
         .bind([row.name.as_deref()])
         .bind([row.birthday.as_deref()])
         .bind([row.nickname.as_deref()])
+        .bind([row.signature.as_deref()])
+        .bind([row.attributes.as_deref()])
+        .bind([row.avatar.as_deref()])
         .execute(tx.conn())
         .await?;
     expect_rows(TABLE, 1, inserted.rows_affected())?;

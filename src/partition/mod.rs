@@ -20,6 +20,6 @@ pub(crate) mod testdb;
 mod tests;
 
 pub use ddl::{Attached, DdlError, LeafOutcome, Locked, REPORT_ROLE, SERVICE_ROLE, attached, create_leaf};
-pub use plan::{Encoding, Expire, Plan, PlanError, Plans, Range, Retain, Split, Step, plan, plans};
+pub use plan::{Added, Encoding, Expire, Plan, PlanError, Plans, Range, Retain, Split, Step, plan, plans};
 pub use query::{Claim, Query, QueryError, Route, Touch, load, queries, query};
 pub use router::Leaf;

@@ -32,10 +32,28 @@ const MODULUS_MAX: u32 = 1024;
 const AHEAD_LEAVES_MAX: u32 = 400;
 
 static EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/partitions.rs"));
-static PLANS: LazyLock<Plans> = LazyLock::new(|| match Plans::parse(EMBEDDED) {
-    Ok(plans) => plans,
-    Err(error) => panic!("the plans in this binary do not load: {error}"),
+static PLANS: LazyLock<Plans> = LazyLock::new(|| {
+    let files: Vec<_> = EMBEDDED.iter().chain(added().flat_map(|added| added.plans)).copied().collect();
+    match Plans::parse(&files) {
+        Ok(plans) => plans,
+        Err(error) => panic!("the plans in this binary do not load: {error}"),
+    }
 });
+
+/// Plans and statements that a binary has besides those of this crate, as a business line in a crate of its own would:
+/// `inventory::submit! { Added { … } }`, each file by its name and with its text.
+pub struct Added {
+    /// As of `partitions/<name>.toml`.
+    pub plans: &'static [(&'static str, &'static str)],
+    /// As of `sql/queries/<name>.sql`.
+    pub queries: &'static [(&'static str, &'static str)],
+}
+
+inventory::collect!(Added);
+
+pub(super) fn added() -> impl Iterator<Item = &'static Added> {
+    inventory::iter::<Added>.into_iter()
+}
 
 /// The plans that this binary was built with.
 ///

@@ -19,14 +19,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{LazyLock, RwLock};
 
-use super::plan::{Plan, plans};
+use super::plan::{Plan, added, plans};
 use super::router::Leaf;
 use super::sql::{self, Kind, Token};
 
 static EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/queries.rs"));
 static REGISTRY: LazyLock<Result<BTreeMap<&'static str, Query>, Vec<QueryError>>> = LazyLock::new(|| {
     let (mut loaded, mut errors) = (BTreeMap::new(), Vec::new());
-    for (name, text) in EMBEDDED {
+    for (name, text) in EMBEDDED.iter().chain(added().flat_map(|added| added.queries)) {
         match Query::parse(name, text) {
             Ok(query) => drop(loaded.insert(*name, query)),
             Err(error) => errors.push(error),

@@ -4,6 +4,7 @@ mod chain;
 mod coherence;
 mod races;
 mod crash;
+mod family;
 mod lane;
 mod logs;
 mod numbers;
@@ -19,3 +20,6 @@ mod slice;
 mod support;
 mod verify;
 mod wallet;
+
+/// Tables that the tests of this binary add to the schema.
+const MORE_SCHEMA: &str = "";

@@ -318,6 +318,73 @@ async fn lines(app: &TestApp, rule: &str, warm: bool) -> String {
     table
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_family_of_a_member_costs_is_frozen_by_route() {
+    let app = TestApp::spawn().await;
+    let (api, keys) = (&app.client, &app.client.keys);
+    let member = api.member("+8613800000001").await;
+    let mut table = String::new();
+    let mut send = async |name: &str, path: &str, body: Option<Value>| {
+        let method: reqwest::Method = name.split(' ').next().unwrap().parse().unwrap();
+        let request = api.raw(method, &format!("/v1/members/{member}{path}")).bearer_auth(&keys.ops);
+        let request = if name.starts_with("PATCH") { request.header("if-match", "*") } else { request };
+        let answer = api.send(if let Some(body) = body { request.json(&body) } else { request }).await;
+        assert!(answer.status.is_success(), "{name}: {}", answer.text);
+        table.push_str(&format!("{name}: {}\n", cost(&answer)));
+        answer.json
+    };
+    let road = |n: u8| Some(json!({"receiver": "Lin", "detail": format!("Road {n}")}));
+    send("POST first address", "/addresses", road(1)).await;
+    let second = send("POST another address", "/addresses", road(2)).await;
+    send("POST the same address", "/addresses", road(2)).await;
+    let path = format!("/addresses/{}", second["address_id"].as_str().unwrap());
+    send("POST another default", &format!("{path}/default"), None).await;
+    send("PATCH address", &path, Some(json!({"label": "home"}))).await;
+    send("GET address", &path, None).await;
+    send("GET addresses", "/addresses", None).await;
+    send("DELETE the default address", &path, None).await;
+    send("PUT new device", "/devices", Some(json!({"device_id": "d"}))).await;
+    send("PUT the same device", "/devices", Some(json!({"device_id": "d"}))).await;
+    send("GET devices", "/devices", None).await;
+    send("PUT location", "/location", Some(json!({"city": "Wuhan"}))).await;
+    send("GET location", "/location", None).await;
+    send("PUT new profile", "/profiles/mall", Some(json!({}))).await;
+    send("PATCH profile", "/profiles/mall", Some(json!({"user_type": "courier"}))).await;
+    send("GET profile", "/profiles/mall", None).await;
+    send("GET profiles of two lines", "/profiles", None).await;
+    send("PUT role", "/roles/mall/clerk", None).await;
+    send("GET roles", "/roles", None).await;
+    send("POST tags", "/tags", Some(json!({"add": ["a", "b"]}))).await;
+    send("POST other tags", "/tags", Some(json!({"add": ["c"], "remove": ["a"]}))).await;
+    send("GET tags", "/tags", None).await;
+    drop(send);
+    app.stop().await;
+    insta::assert_snapshot!(table, @"
+    POST first address: 5 statements, 5 leaves
+    POST another address: 5 statements, 5 leaves
+    POST the same address: 2 statements, 2 leaves
+    POST another default: 6 statements, 6 leaves
+    PATCH address: 5 statements, 5 leaves
+    GET address: 1 statements, 1 leaves
+    GET addresses: 1 statements, 1 leaves
+    DELETE the default address: 6 statements, 6 leaves
+    PUT new device: 5 statements, 5 leaves
+    PUT the same device: 2 statements, 2 leaves
+    GET devices: 1 statements, 1 leaves
+    PUT location: 5 statements, 5 leaves
+    GET location: 1 statements, 1 leaves
+    PUT new profile: 5 statements, 5 leaves
+    PATCH profile: 5 statements, 5 leaves
+    GET profile: 1 statements, 1 leaves
+    GET profiles of two lines: 2 statements, 2 leaves
+    PUT role: 5 statements, 5 leaves
+    GET roles: 1 statements, 1 leaves
+    POST tags: 5 statements, 5 leaves
+    POST other tags: 6 statements, 6 leaves
+    GET tags: 1 statements, 1 leaves
+    ");
+}
+
 /// A number that lives on one day, as clients are told to send.
 fn number() -> String {
     uuid::Uuid::now_v7().to_string()

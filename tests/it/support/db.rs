@@ -74,6 +74,10 @@ async fn make_template(reach: &Reach) {
     migrate::bootstrap(&mut superuser, TEMPLATE).await.unwrap();
     migrate::close(superuser).await;
     let clock = Clock::system();
+    let mut owner = migrate::connect(&reach.options(role::OWNER, TEMPLATE), within).await.unwrap();
+    migrate::run(&mut owner, Zone::DEFAULT.name(), clock.now()).await.unwrap();
+    sqlx::raw_sql(crate::MORE_SCHEMA).execute(&mut owner).await.unwrap();
+    migrate::close(owner).await;
     boot::migrate_and_upkeep(&reach.options(role::OWNER, TEMPLATE), within, clock.now(), Zone::DEFAULT).await.unwrap();
 }
 

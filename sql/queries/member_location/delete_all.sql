@@ -1,0 +1,8 @@
+-- member::family::delete_rows
+-- touches: member_location=1
+-- route: member_location=$1
+-- given: insert into member_location (member_id, updated_at)
+--   select max(member_id), now() from member having count(*) > 0 on conflict do nothing
+-- sample: select array[member_id] from member_location limit 1
+delete from {member_location} l
+where l.member_id = any($1::bigint[])
