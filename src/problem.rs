@@ -73,6 +73,12 @@ codes! {
     MemberCancelled "member_cancelled" 422 "The member is cancelled",
     MemberMuted "member_muted" 422 "The member may not change what others see",
     IdentifierInvalid "identifier_invalid" 422 "An identifier is not of its kind",
+    MemberKindForbidden "member_kind_forbidden" 422 "The member's kind does not allow this",
+    MemberStateForbidden "member_state_forbidden" 409 "The member cannot go from its state to that one",
+    MemberErased "member_erased" 422 "The member was erased and does not come back",
+    MemberKeyNotFound "member_key_not_found" 404 "The member has no such identifier",
+    MemberKeyLast "member_key_last" 422 "The last identifier of a member is not released",
+    MemberKeysFull "member_keys_full" 422 "The member has as many identifiers as it may",
     // Rules.
     RuleNotFound "rule_not_found" 404 "There is no such coupon rule",
     RuleNotActive "rule_not_active" 422 "The coupon rule is not active",

@@ -42,12 +42,13 @@ pub type Sequence = Int<0, 2_147_483_647>;
 
 pub fn routes() -> Routes {
     crate::routes! {
-        issue_coupons: RuleNotFound, RuleNotActive, MemberNotFound, MemberFrozen, MemberCancelled, StockExhausted,
+        issue_coupons: RuleNotFound, RuleNotActive, MemberNotFound, MemberFrozen, MemberCancelled, MemberKindForbidden,
+            StockExhausted,
             MemberLimitReached;
         get_coupon: CouponCodeInvalid, CouponNotFound, TooManyBadCodes;
         redeem_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, CouponNotFound, CouponVoid,
-            CouponAlreadyRedeemed, CouponLocked, MemberFrozen, MemberCancelled, CouponHolderMismatch, RuleNotActive,
-            CouponNotYetValid, CouponExpired, CouponCurrencyMismatch, CouponBelowThreshold;
+            CouponAlreadyRedeemed, CouponLocked, MemberFrozen, MemberCancelled, MemberKindForbidden, CouponHolderMismatch,
+            RuleNotActive, CouponNotYetValid, CouponExpired, CouponCurrencyMismatch, CouponBelowThreshold;
         reverse_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, CouponNotFound, CouponVoid,
             RedemptionNotFound, RedemptionAlreadyReversed, CouponNotRedeemed;
         get_redemption: RedemptionNotFound;
@@ -158,7 +159,7 @@ pub struct CouponView {
 }
 
 impl CouponView {
-    fn new(coupon: Coupon, code: String, now: DateTime<Utc>) -> Self {
+    pub(crate) fn new(coupon: Coupon, code: String, now: DateTime<Utc>) -> Self {
         Self {
             code,
             rule_id: coupon.rule_id,

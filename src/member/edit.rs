@@ -89,6 +89,16 @@ pub trait Edit: Debug + Send + Sync + 'static {
         None
     }
 
+    /// [`Edit::WHAT`], unless that depends on what is edited.
+    fn what(&self) -> What {
+        Self::WHAT
+    }
+
+    /// [`Edit::ACTION`], unless what must be allowed depends on what is edited.
+    fn actions(&self) -> Vec<Action> {
+        vec![Self::ACTION]
+    }
+
     /// Reads, decides and writes. The member exists, is locked and may be edited so.
     fn apply(
         &self,
@@ -135,7 +145,7 @@ type Done = Arc<dyn Any + Send + Sync>;
 /// An [`Edit`] whose type is known to the caller alone, so that one writer serves all of them.
 trait AnyEdit: Debug + Send + Sync {
     fn what(&self) -> What;
-    fn action(&self) -> Action;
+    fn actions(&self) -> Vec<Action>;
     fn versions(&self) -> Option<&[i64]>;
     fn apply<'e>(
         &'e self,
@@ -146,11 +156,11 @@ trait AnyEdit: Debug + Send + Sync {
 
 impl<E: Edit> AnyEdit for E {
     fn what(&self) -> What {
-        E::WHAT
+        Edit::what(self)
     }
 
-    fn action(&self) -> Action {
-        E::ACTION
+    fn actions(&self) -> Vec<Action> {
+        Edit::actions(self)
     }
 
     fn versions(&self) -> Option<&[i64]> {
@@ -236,7 +246,8 @@ impl EditWriter {
         if op.edit.versions().is_some_and(|seen| !seen.contains(&row.version.into())) {
             return Ok(Err(Refusal::new(Code::PreconditionFailed).with("version", row.version)));
         }
-        if let Err(refusal) = standing(&row)?.may(op.edit.action()) {
+        let standing = standing(&row)?;
+        if let Err(refusal) = op.edit.actions().into_iter().try_for_each(|action| standing.may(action)) {
             return Ok(Err(refusal));
         }
         let mut on = self.editing(tx, row, op);

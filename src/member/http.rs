@@ -5,7 +5,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::{
-    EXTERNAL_MAX, Gender, Given, HomeStore, Identifiers, Member, NewMember, Source, State,
+    EXTERNAL_MAX, Gender, Given, HomeStore, Identifiers, Kind as MemberKind, Member, NewMember, Source, State,
     cache::Shown,
     check_birthday,
     desk::MemberError,
@@ -47,15 +47,16 @@ pub fn routes() -> Routes {
         register_member: IdentifierInvalid, StoreNotFound, MemberKeyTaken;
         lookup_member: IdentifierInvalid, MemberNotFound;
         get_member: MemberNotFound;
-        update_member: StoreNotFound, MemberNotFound, MemberCancelled;
+        update_member: StoreNotFound, MemberNotFound, MemberCancelled, MemberKindForbidden, MemberMuted,
+            MemberStateForbidden, MemberErased;
     }
 }
 
 /// An identifier as people write it. It is normalised by the handler, which knows its kind; an empty one counts as
 /// absent.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(transparent)]
-struct IdentifierText(String);
+pub(super) struct IdentifierText(String);
 
 impl utoipa::PartialSchema for IdentifierText {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
@@ -88,7 +89,8 @@ struct RegisterBody {
     #[schema(nullable = false, example = "6688 0001")]
     card: Option<IdentifierText>,
     /// `<system>:<id>` of the systems web, app, crm and sport; also `wechat:<app>:<openid>`, `wechat-union:<id>`,
-    /// `qq:<id>`, `weibo:<id>`, `tencent-weibo:<id>`, `oidc:<issuer>:<sub>`.
+    /// `qq:<id>`, `weibo:<id>`, `tencent-weibo:<id>`, `oidc:<issuer>:<sub>`, and `row-key:<text>` for a row of an older
+    /// system.
     #[serde(default)]
     #[schema(max_items = 8, example = json!(["web:42"]))]
     external: Vec<IdentifierText>,
@@ -231,16 +233,27 @@ impl LookupBody {
             (key::Kind::Card, self.card),
             (key::Kind::External, self.external),
         ];
-        let mut given = fields.into_iter().filter_map(|(kind, text)| Some((kind, text?.0)));
-        let (Some((kind, text)), None) = (given.next(), given.next()) else {
-            return Err(invalid_body("exactly one of phone, email, username, card and external is needed"));
-        };
-        let found = match kind {
-            key::Kind::External => external(&text, kind.name())?,
-            kind => identifier(region, kind, &text)?,
-        };
-        found.ok_or_else(|| Refusal::invalid_field(kind.name(), "must not be empty"))
+        one_identifier(region, fields)
     }
+}
+
+/// The one identifier of a body.
+///
+/// # Errors
+/// `invalid_field` when there is none or more than one; `identifier_invalid`.
+pub(super) fn one_identifier(
+    region: Region,
+    fields: [(key::Kind, Option<IdentifierText>); 5],
+) -> Result<Identifier, Refusal> {
+    let mut given = fields.into_iter().filter_map(|(kind, text)| Some((kind, text?.0)));
+    let (Some((kind, text)), None) = (given.next(), given.next()) else {
+        return Err(invalid_body("exactly one of phone, email, username, card and external is needed"));
+    };
+    let found = match kind {
+        key::Kind::External => external(&text, kind.name())?,
+        kind => identifier(region, kind, &text)?,
+    };
+    found.ok_or_else(|| Refusal::invalid_field(kind.name(), "must not be empty"))
 }
 
 /// Look a member up
@@ -267,14 +280,6 @@ fn shown(found: Option<&Shown>, cost: Cost) -> Reply<Member> {
     };
     let meter = if cost.statements == 0 { Meter::CACHED } else { cost.into() };
     Ok(Answer::rendered(200, shown.json.clone()).etag(ETag::version(shown.member.version)).metered(meter))
-}
-
-/// The states that a change may give. Cancelling is another operation.
-#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-enum LivingState {
-    Normal,
-    Frozen,
 }
 
 /// What to change of a member; what is absent stays, and null clears.
@@ -304,14 +309,24 @@ struct MemberPatch {
     /// For the roles ops and admin.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
-    state: Option<LivingState>,
+    state: Option<State>,
+    /// For the roles ops and admin.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    kind: Option<MemberKind>,
+    /// For the roles ops and admin.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    muted: Option<bool>,
 }
 
 /// Change a member
 ///
-/// Checked in this order: path, `If-Match`, body, role (for `state`), birthday, store, then whether the member exists,
-/// has a version that `If-Match` names, and is not cancelled. A change of nothing is checked and changes nothing. Other
-/// nodes show the change within a second.
+/// Checked in this order: path, `If-Match`, body, role (for `state`, `kind` and `muted`), birthday, store, then whether the
+/// member exists, has a version that `If-Match` names, may be changed so in its state and kind (a cancelled member only
+/// by `state`, which it must leave first; a muted one has its nickname and signature fixed; a virtual one has no name and
+/// no birthday), may get the state (`member_state_forbidden`, `member_erased`) and the kind (`member_kind_forbidden`). A
+/// change of nothing is checked and changes nothing. Other nodes show the change within a second.
 #[utoipa::path(patch, path = "/v1/members/{member_id}", tag = "members",
     params(("member_id" = MemberId, Path), ("If-Match" = inline(IfMatch), Header)),
     responses((status = 200, description = "The member as it is now", body = Member, headers(("ETag" = String)))))]
@@ -323,7 +338,7 @@ async fn update_member(
     seen: IfMatch,
     Json(patch): Json<MemberPatch>,
 ) -> Reply<Member> {
-    if patch.state.is_some() {
+    if patch.state.is_some() || patch.kind.is_some() || patch.muted.is_some() {
         caller.must(&[Role::Ops, Role::Admin])?;
     }
     let birthday = match patch.birthday {
@@ -342,10 +357,9 @@ async fn update_member(
         gender: patch.gender,
         birthday,
         home_store,
-        state: patch.state.map(|state| match state {
-            LivingState::Normal => State::Normal,
-            LivingState::Frozen => State::Frozen,
-        }),
+        state: patch.state,
+        kind: patch.kind,
+        muted: patch.muted,
     };
     let versions = seen.versions().map(<[i64]>::to_vec);
     let (changed, cost) = app.members.change(actor(&caller), member_id, versions, change).await?;
@@ -400,7 +414,8 @@ mod tests {
         assert!(patch.nickname.is_none());
         assert!(matches!(patch.birthday, Some(Some(_))));
         for (body, code) in [
-            (r#"{"state":"cancelled"}"#, Code::MalformedBody),
+            (r#"{"state":"erased"}"#, Code::MalformedBody),
+            (r#"{"muted":null}"#, Code::MalformedBody),
             (r#"{"gender":null}"#, Code::MalformedBody),
             (r#"{"phone":"13800000001"}"#, Code::MalformedBody),
             (r#"{"name":""}"#, Code::InvalidField),

@@ -169,7 +169,7 @@ impl RegisterWriter {
 }
 
 /// The refusal for an identifier that somebody has.
-async fn taken(tx: &mut Tx<'_>, identifier: &Identifier, row: KeyRow) -> Result<Refusal, WriteError> {
+pub(super) async fn taken(tx: &mut Tx<'_>, identifier: &Identifier, row: KeyRow) -> Result<Refusal, WriteError> {
     let Some(holder) = store::find_keys(tx, vec![row.key]).await?.remove(&row.key) else {
         return Err(WriteError::Again("an identifier that was taken is free now"));
     };
