@@ -29,6 +29,7 @@ use crate::{
     cache::Bypass,
     chain::names::StoreNames,
     clock::Clock,
+    config::CacheSettings,
     db::lane::{Cost, Lane, LaneError, Reader, WriterHandle},
     id::{BlockError, Counter, Day, EventId, IdError, MemberId, MemberIdMinter, MintError},
     problem::Refusal,
@@ -79,6 +80,7 @@ impl MemberDesk {
         stores: StoreNames,
         minter: Arc<MemberIdMinter>,
         events: Counter,
+        caches: &CacheSettings,
         bypass: Bypass,
     ) -> Self {
         let register = RegisterWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
@@ -92,7 +94,7 @@ impl MemberDesk {
             key_writer: lane.writer(key_writer),
             find_member: lane.reader(FindMember { stores: stores.clone() }),
             find_auths: lane.reader(FindAuths),
-            book: MemberBook::new(lane, Arc::clone(&secrets), stores, bypass),
+            book: MemberBook::new(lane, Arc::clone(&secrets), stores, caches, bypass),
             clock,
             secrets,
             minter,
