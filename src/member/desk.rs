@@ -22,7 +22,7 @@ use super::{
     },
     key::Identifier,
     patch::{Change, Patch},
-    register::{self, Register, RegisterWriter},
+    register::{self, Made, Register, RegisterWriter, Registered},
     store::{self, FindMember},
 };
 use crate::{
@@ -117,7 +117,30 @@ impl MemberDesk {
         let ticket = number.map(|number| Ticket { number, digest: register::digest(&self.secrets, &new) });
         let (member_id, event_id) = (self.minter.mint()?, self.event_id().await?);
         let op = Register { ticket, member_id, event_id, actor, new };
-        Ok(self.register.write(op).await?)
+        let (Registered { answer, member }, mut cost) = self.register.write(op).await?;
+        let answer = match member {
+            Some(member) => Answer::decided(answer.status, Ok(member)),
+            None => self.show(answer, &mut cost).await?,
+        };
+        Ok((answer, cost))
+    }
+
+    /// A stored answer of a registration with the member as it is now; a refusal as it is.
+    ///
+    /// # Errors
+    /// [`MemberError::Lane`].
+    pub async fn show(&self, stored: Answer, cost: &mut Cost) -> Result<Answer, MemberError> {
+        if stored.status >= 400 {
+            return Ok(stored);
+        }
+        let inconsistent =
+            |what: &str| LaneError::Inconsistent(format!("request.answer of a registration {what}").into());
+        let made: Made = serde_json::from_str(&stored.body).map_err(|_| inconsistent("names no member"))?;
+        let (found, spent) = self.book.find(made.member_id).await?;
+        *cost += spent;
+        let shown = found.ok_or_else(|| inconsistent("names a member that is not there"))?;
+        let body = String::from_utf8_lossy(&shown.json).into_owned();
+        Ok(Answer { body: body.into(), ..stored })
     }
 
     /// Changes a member, if it has one of these versions. Every node shows the change within the stated bound.

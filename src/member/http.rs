@@ -13,7 +13,6 @@ use super::{
     external, identifier, invalid_body,
     key::{self, Identifier, Region},
     patch::Change,
-    register::FIRST_VERSION,
 };
 use crate::{
     app::App,
@@ -124,7 +123,7 @@ const _: () = assert!(EXTERNAL_MAX == 8, "the schema above says so");
 ///
 /// Of many registrations of one identifier at once, one wins; the others get `member_key_taken` with the `kind` of the
 /// first identifier that is taken and the `member_id` that has it. A request number is welcome: a repetition under it
-/// gets the first answer. Checked in this order: identifiers (phone, e-mail, username, card, external), birthday, store,
+/// gets the first answer, with the member as it is then. Checked in this order: identifiers (phone, e-mail, username, card, external), birthday, store,
 /// request number, whether the identifiers are free.
 #[utoipa::path(post, path = "/v1/members", tag = "members",
     params(("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number")),
@@ -171,13 +170,14 @@ async fn register_member(
     #[derive(Deserialize)]
     struct Made {
         member_id: MemberId,
+        version: i32,
     }
     let made = (answer.status < 400).then(|| serde_json::from_str::<Made>(&answer.body)).transpose();
     let made = made.map_err(ApiError::internal)?;
     let reply = answer.reply(cost)?;
     Ok(match made {
-        Some(Made { member_id }) => {
-            reply.etag(ETag::version(FIRST_VERSION)).location(format!("/v1/members/{member_id}"))
+        Some(Made { member_id, version }) => {
+            reply.etag(ETag::version(version)).location(format!("/v1/members/{member_id}"))
         }
         None => reply,
     })

@@ -115,7 +115,12 @@ impl Writer for KeyWriter {
         if !event::store::exists(tx, op.events[0]).await? {
             return Ok(None);
         }
-        Ok(Some(Ok(Kept { keys: views(&held.bindings), moved: Vec::new(), other: None })))
+        Ok(Some(Ok(held.kept())))
+    }
+
+    /// The event stands, and so does what was decided.
+    fn settle(&self, _: &KeyOp, decided: Self::Answer, _: Self::Answer) -> Self::Answer {
+        decided
     }
 }
 
