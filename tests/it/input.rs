@@ -284,7 +284,10 @@ fn bad_values(schema: &Value) -> Vec<Value> {
         Value::String(one) => vec![one.as_str()],
         _ => Vec::new(),
     };
-    let mut bad = vec![json!({"a": 1}), json!(true), json!([[1]])];
+    let mut bad = vec![json!({"a": 1}), json!([[1]])];
+    if !types.contains(&"boolean") {
+        bad.push(json!(true));
+    }
     if types.contains(&"integer") {
         bad.extend([json!("1"), json!(1.5), json!(-1), json!(i64::MIN), json!(u64::MAX), json!(1e300), json!([])]);
     } else {

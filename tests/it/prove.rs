@@ -133,8 +133,11 @@ fn the_list_of_queries_that_read_all_leaves_is_frozen() {
         .filter(|query| query.touches.iter().any(|touch| matches!(touch.claim, Claim::All { .. })))
         .map(|query| query.name.clone())
         .collect();
-    // Walks of `tessera verify`, which names one leaf at a time; nothing that a till waits for.
+    // Walks of `tessera verify`, which names one leaf at a time, and a person's whole history; nothing that a till waits
+    // for.
     insta::assert_snapshot!(wide.join("\n"), @"
+    change_log/export
+    register_log/export
     verify/coupon_history_walk
     verify/coupon_index_walk
     verify/coupon_receive_walk
@@ -216,6 +219,7 @@ async fn lines(app: &TestApp, rule: &str, warm: bool) -> String {
     line("get member, cold", &other.client.get(&path, &keys.pos).await.expect(200));
     line("get member, warm", &other.client.get(&path, &keys.pos).await.expect(200));
     other.stop().await;
+    key_lines(app, warm, &mut line).await;
 
     let path = format!("/v1/coupon-rules/{rule}/coupons");
     let issue = async |body: Value| api.post_numbered(&path, &keys.marketing, &number(), body).await.expect(201);
@@ -256,6 +260,29 @@ async fn lines(app: &TestApp, rule: &str, warm: bool) -> String {
     let path = format!("/v1/requests/redeem/{}-none", floating);
     line("get request, floating number, none", &api.get(&path, &keys.pos).await.expect(404));
     table
+}
+
+/// What identifiers cost, an erasure and an export.
+async fn key_lines(app: &TestApp, warm: bool, line: &mut impl FnMut(&str, &Response)) {
+    let (api, keys) = (&app.client, &app.client.keys);
+    let member = api.member(&format!("+861390000000{}", u8::from(warm))).await;
+    let path = format!("/v1/members/{member}");
+    let post = async |what: &str, body: Value| api.post(&format!("{path}{what}"), &keys.ops, body).await.expect(200);
+    line("list keys", &api.get(&format!("{path}/keys"), &keys.pos).await.expect(200));
+    let username = json!({"username": format!("user{warm}")});
+    let added = post("/keys", username.clone()).await;
+    line("add key", &added);
+    line("add key, again", &post("/keys", username.clone()).await);
+    line("verify key", &post("/keys/verify", json!({"username": username["username"], "proof": "login"})).await);
+    line("change phone", &post("/keys/change", json!({"phone": format!("+861390000001{}", u8::from(warm))})).await);
+    let taken = json!({"email": format!("lin{warm}@example.cn"), "proof": "email", "reason": "new_owner"});
+    line("take e-mail over", &post("/keys/transfer", taken).await);
+    let key_id = added.json["items"][1]["key_id"].as_str().unwrap();
+    let delete = |path: &str| api.send(api.raw(reqwest::Method::DELETE, path).bearer_auth(&keys.ops));
+    line("release key", &delete(&format!("{path}/keys/{key_id}")).await.expect(204));
+    line("export", &post("/export", json!({})).await);
+    line("erase", &delete(&path).await.expect(200));
+    line("erase, again", &delete(&path).await.expect(200));
 }
 
 /// A number that lives on one day, as clients are told to send.
