@@ -360,16 +360,18 @@ pub(super) async fn lock_member(tx: &mut Tx<'_>, member_id: MemberId) -> Result<
     Ok(sqlx::query_as(sql).bind([member_id]).fetch_optional(tx.conn()).await?)
 }
 
-/// Locks members, in the order in which everybody does, and reads them. Those that do not exist are left out.
+/// Locks a few members one by one, in the order in which everybody does, and reads them. Those that do not exist are
+/// left out.
 pub(super) async fn lock_members(
     tx: &mut Tx<'_>,
-    member_ids: Vec<MemberId>,
+    mut member_ids: Vec<MemberId>,
 ) -> Result<HashMap<MemberId, MemberRow>, WriteError> {
+    member_ids.sort_by_cached_key(|id| (member_leaf(*id), *id));
     let mut found = HashMap::with_capacity(member_ids.len());
-    for (target, ids) in tx.targets(member_ids, |id| (member_leaf(*id), *id)) {
-        let sql = tx.sql(query("member/lock"), target);
-        let rows: Vec<MemberRow> = sqlx::query_as(sql).bind(&ids).fetch_all(tx.conn()).await?;
-        found.extend(rows.into_iter().map(|row| (row.member_id, row)));
+    for member_id in member_ids {
+        if let Some(row) = lock_member(tx, member_id).await? {
+            found.insert(member_id, row);
+        }
     }
     Ok(found)
 }

@@ -179,6 +179,16 @@ async fn what_a_request_costs_is_frozen_by_route() {
     lookup, warm: from the cache
     get member, cold: 1 statements, 1 leaves
     get member, warm: from the cache
+    list keys: 2 statements, 2 leaves
+    add key: 7 statements, 7 leaves
+    add key, again: 3 statements, 3 leaves
+    verify key: 6 statements, 6 leaves
+    change phone: 9 statements, 9 leaves
+    take e-mail over: 14 statements, 14 leaves
+    release key: 7 statements, 7 leaves
+    export: 5 statements, 5 leaves
+    erase: 15 statements, 15 leaves
+    erase, again: 1 statements, 1 leaves
     issue 1 to a member: 13 statements, 13 leaves
     issue 10 to a member: 13 statements, 13 leaves
     issue 1 anonymous: 8 statements, 8 leaves

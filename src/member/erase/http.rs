@@ -13,7 +13,7 @@ use crate::{
 
 pub fn routes() -> Routes {
     crate::routes! {
-        erase_member: MemberNotFound, PreconditionFailed;
+        erase_member: MemberNotFound, PreconditionFailed, PreconditionRequired;
     }
 }
 

@@ -51,6 +51,7 @@ pub const OIDC_SUB_BYTES_MAX: usize = 255;
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
+#[schema(as = KeyKind)]
 #[repr(i16)]
 pub enum Kind {
     Phone = 1,
