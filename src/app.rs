@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     cache::Bypass,
-    chain::book::StoreBook,
+    chain::{book::StoreBook, system::SystemBook},
     clock::{Clock, Zone},
     config::Settings,
     coupon::{
@@ -31,10 +31,10 @@ use crate::{
         tail::{self, Forget},
     },
     id::{BlockError, Counter, LeaseError, MemberId, MemberIdMinter, NodeLease, RuleId, lease_block},
-    member::{desk::MemberDesk, key::Region},
+    member::{cache::MemberBook, desk::MemberDesk, key::Region},
     readiness::Readiness,
     request::read::FindAnswer,
-    secret::Secrets,
+    secret::{Secrets, watch::Watch},
 };
 
 /// Numbers leased at a time: a block lost with its process is a gap.
@@ -65,6 +65,7 @@ pub struct App {
     pub lane: Lane,
     pub minter: Arc<MemberIdMinter>,
     pub stores: StoreBook,
+    pub systems: SystemBook,
     pub desk: Desk,
     pub members: MemberDesk,
     pub answers: Reader<FindAnswer>,
@@ -99,6 +100,7 @@ impl App {
         let bypass = Bypass::stale();
         let readiness = Readiness::default();
         let stores = StoreBook::new(office.clone());
+        let systems = SystemBook::new(office.clone());
         let secrets = Arc::new(secrets);
         let desk = Desk::new(
             &lane,
@@ -116,6 +118,7 @@ impl App {
                 },
             },
         );
+        let book = MemberBook::new(&lane, Arc::clone(&secrets), stores.names.clone(), &settings.cache, bypass.clone());
         let members = MemberDesk::new(
             &lane,
             clock.clone(),
@@ -123,8 +126,7 @@ impl App {
             stores.names.clone(),
             Arc::clone(&minter),
             desk.events.clone(),
-            &settings.cache,
-            bypass.clone(),
+            book,
         );
         let app = Arc::new(Self {
             settings,
@@ -137,6 +139,7 @@ impl App {
             lane,
             minter,
             stores,
+            systems,
             desk,
             members,
             bypass,
@@ -151,6 +154,15 @@ impl App {
             app.bypass.clone(),
             forget(&app),
         ));
+        let watch = Watch {
+            secrets: Arc::clone(&app.secrets),
+            minter: Arc::clone(&app.minter),
+            lane: app.lane.clone(),
+            office: app.office.clone(),
+            every: app.settings.secrets.every(),
+        };
+        // Before anything is served: see `secret::watch`.
+        app.spawn(watch.begin().await.go_on());
         app.spawn(keep_clock(app.clock.clone(), app.office.clone(), app.readiness.clone()));
         Ok(app)
     }
@@ -190,13 +202,15 @@ fn forget(app: &App) -> Forget {
                             members.forget(member_id).await;
                         }
                     }
+                    // A rotation has taken out which one.
+                    Kind::MemberKeyMoved if event.subject == 0 => members.forget_all(),
                     Kind::MemberKeyMoved => members.forget_key(event.subject).await,
                     Kind::RuleChanged => {
                         if let Ok(rule_id) = RuleId::new(event.subject) {
                             rules.forget(rule_id).await;
                         }
                     }
-                    // Stores and API keys are kept for so short a time that they follow by themselves.
+                    // Stores, external systems and API keys are kept for so short a time that they follow by themselves.
                     _ => {}
                 }
             }

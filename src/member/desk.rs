@@ -26,10 +26,8 @@ use super::{
     store::{self, FindMember},
 };
 use crate::{
-    cache::Bypass,
     chain::names::StoreNames,
     clock::Clock,
-    config::CacheSettings,
     db::lane::{Cost, Lane, LaneError, Reader, WriterHandle},
     id::{BlockError, Counter, Day, EventId, IdError, MemberId, MemberIdMinter, MintError},
     problem::Refusal,
@@ -80,8 +78,7 @@ impl MemberDesk {
         stores: StoreNames,
         minter: Arc<MemberIdMinter>,
         events: Counter,
-        caches: &CacheSettings,
-        bypass: Bypass,
+        book: MemberBook,
     ) -> Self {
         let register = RegisterWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
         let edit = EditWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
@@ -94,7 +91,7 @@ impl MemberDesk {
             key_writer: lane.writer(key_writer),
             find_member: lane.reader(FindMember { stores: stores.clone() }),
             find_auths: lane.reader(FindAuths),
-            book: MemberBook::new(lane, Arc::clone(&secrets), stores, caches, bypass),
+            book,
             clock,
             secrets,
             minter,
@@ -114,9 +111,24 @@ impl MemberDesk {
         number: Option<RequestNumber>,
         new: NewMember,
     ) -> Result<(Answer, Cost), MemberError> {
+        self.register_unless(actor, number, new, None).await
+    }
+
+    /// As [`Self::register`]; with a refusal that was found before it came here, such as that the store is closed, it is
+    /// the answer, unless something was answered under the number before.
+    ///
+    /// # Errors
+    /// [`MemberError`]
+    pub async fn register_unless(
+        &self,
+        actor: Actor,
+        number: Option<RequestNumber>,
+        new: NewMember,
+        refusal: Option<Refusal>,
+    ) -> Result<(Answer, Cost), MemberError> {
         let ticket = number.map(|number| Ticket { number, digest: register::digest(&self.secrets, &new) });
         let (member_id, event_id) = (self.minter.mint()?, self.event_id().await?);
-        let op = Register { ticket, member_id, event_id, actor, new };
+        let op = Register { ticket, member_id, event_id, actor, new, refusal };
         let (Registered { answer, member }, mut cost) = self.register.write(op).await?;
         let answer = match member {
             Some(member) => Answer::decided(answer.status, Ok(member)),

@@ -1,5 +1,6 @@
 //! One binary of tests against real PostgreSQL and real server processes.
 
+mod chain;
 mod coherence;
 mod races;
 mod crash;
@@ -10,6 +11,8 @@ mod input;
 mod keys;
 mod office;
 mod prove;
+mod leaks;
+mod rotate;
 mod schema;
 mod slice;
 mod states;

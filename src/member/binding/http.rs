@@ -1,5 +1,7 @@
 //! The identifiers of a member over HTTP. Bodies hold them, since personal data never stands in a URL.
 
+use std::sync::Arc;
+
 use actix_web::web::Data;
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -10,6 +12,7 @@ use super::{
 };
 use crate::{
     app::App,
+    chain::system::Purpose,
     db::lane::Cost,
     http::{Answer, ApiError, At, Caller, Json, Reply, Routes, input::present},
     id::MemberId,
@@ -59,15 +62,17 @@ macro_rules! body {
         }
 
         impl $name {
-            fn identifier(&self, app: &App) -> Result<key::Identifier, Refusal> {
+            async fn identifier(&self, app: &App, purpose: Purpose) -> Result<key::Identifier, ApiError> {
                 let text = |field: &Option<IdentifierText>| field.clone();
-                one_identifier(app.region, [
+                let systems = if self.external.is_none() { Arc::default() } else { app.systems.get().await? };
+                let found = one_identifier(app.region, &systems, purpose, [
                     (key::Kind::Phone, text(&self.phone)),
                     (key::Kind::Email, text(&self.email)),
                     (key::Kind::Username, text(&self.username)),
                     (key::Kind::Card, text(&self.card)),
                     (key::Kind::External, text(&self.external)),
-                ])
+                ]);
+                Ok(found?)
             }
         }
     };
@@ -147,7 +152,7 @@ async fn add_key(
     At(member_id): At<MemberId>,
     Json(body): Json<NewKey>,
 ) -> Reply<MemberKeys> {
-    let identifier = body.identifier(&app)?;
+    let identifier = body.identifier(&app, Purpose::Claim).await?;
     reply(app.members.add_key(actor(&caller), member_id, identifier, body.proof).await)
 }
 
@@ -165,7 +170,7 @@ async fn change_key(
     At(member_id): At<MemberId>,
     Json(body): Json<KeyChange>,
 ) -> Reply<MemberKeys> {
-    let identifier = body.identifier(&app)?;
+    let identifier = body.identifier(&app, Purpose::Claim).await?;
     reply(app.members.change_key(actor(&caller), member_id, body.replaces, identifier, body.proof).await)
 }
 
@@ -182,7 +187,7 @@ async fn verify_key(
     At(member_id): At<MemberId>,
     Json(body): Json<VerifiedKey>,
 ) -> Reply<MemberKeys> {
-    let identifier = body.identifier(&app)?;
+    let identifier = body.identifier(&app, Purpose::Find).await?;
     reply(app.members.verify_key(actor(&caller), member_id, identifier, body.proof).await)
 }
 
@@ -201,7 +206,7 @@ async fn transfer_key(
     At(member_id): At<MemberId>,
     Json(body): Json<KeyTransfer>,
 ) -> Reply<MemberKeys> {
-    let identifier = body.identifier(&app)?;
+    let identifier = body.identifier(&app, Purpose::Claim).await?;
     reply(app.members.transfer_key(actor(&caller), member_id, identifier, body.proof, body.reason).await)
 }
 
