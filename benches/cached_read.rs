@@ -40,6 +40,7 @@ fn member(member_id: MemberId) -> Member {
         muted: false,
         avatar: None,
         attributes: None,
+        erased_at: None,
         version: 1,
         created_at: now,
         updated_at: now,

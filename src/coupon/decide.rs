@@ -151,7 +151,7 @@ pub fn redeem(world: &mut World, op: &Redeem) -> Result<Redeemed, Refusal> {
         Use { redemption_id: op.redemption_id, at: world.now, store_no: op.store_no, order_ref: op.order_ref.clone() };
     let after = coupon.clone().redeem(this, rule.uses).map_err(|code| why_not(world, &coupon, code))?;
     if let Some(holder) = coupon.holder {
-        check_standing(world.members.get(&holder), holder)?;
+        check_standing(world.members.get(&holder), holder, Action::Redeem)?;
     }
     if op.member_id.is_some() && op.member_id != coupon.holder {
         return Err(Code::CouponHolderMismatch.into());
@@ -269,12 +269,12 @@ pub fn reverse(world: &mut World, op: &Reverse) -> Result<Reversed, Refusal> {
 /// Issues coupons, all or none.
 ///
 /// # Errors
-/// `member_not_found`, `member_frozen`, `member_cancelled`, `rule_not_active`, `stock_exhausted`,
-/// `member_limit_reached`.
+/// `member_not_found`, `member_cancelled`, `member_frozen`, `member_kind_forbidden`, `rule_not_active`,
+/// `stock_exhausted`, `member_limit_reached`.
 pub fn issue(world: &mut World, op: &Issue) -> Result<Issued, Refusal> {
     let rule = &op.rule;
     if let Some(member_id) = op.member_id {
-        check_standing(world.members.get(&member_id), member_id)?;
+        check_standing(world.members.get(&member_id), member_id, Action::BeIssued)?;
     }
     let rule_state = *world.rule_states.get(&rule.rule_id).expect("the writer loaded the state of every issued rule");
     if rule_state != RuleState::Active {
@@ -365,10 +365,10 @@ fn why_not(world: &World, coupon: &Coupon, code: Code) -> Refusal {
     }
 }
 
-fn check_standing(standing: Option<&Standing>, member_id: MemberId) -> Result<(), Refusal> {
+fn check_standing(standing: Option<&Standing>, member_id: MemberId, action: Action) -> Result<(), Refusal> {
     match standing {
         None => Err(Refusal::new(Code::MemberNotFound).with("member_id", member_id.to_string())),
-        Some(standing) => standing.may(Action::UseCoupons),
+        Some(standing) => standing.may(action),
     }
 }
 

@@ -41,11 +41,11 @@ pub type Amount = Int<0, 1_000_000_000_000>;
 pub fn routes() -> Routes {
     crate::routes! {
         issue_coupons: RuleNotFound, StoreClosed, StoreSuspended, RuleNotActive, MemberNotFound, MemberFrozen,
-            MemberCancelled, StockExhausted, MemberLimitReached;
+            MemberCancelled, MemberKindForbidden, StockExhausted, MemberLimitReached;
         get_coupon: StoreClosed, CouponCodeInvalid, CouponNotFound, TooManyBadCodes;
         redeem_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, StoreSuspended,
             RegisterNotFound, CouponNotFound, CouponVoid, CouponAlreadyRedeemed, CouponLocked, MemberFrozen,
-            MemberCancelled, CouponHolderMismatch, RuleNotActive, CouponNotYetValid, CouponExpired, CouponCurrencyMismatch, CouponBelowThreshold;
+            MemberCancelled, MemberKindForbidden, CouponHolderMismatch, RuleNotActive, CouponNotYetValid, CouponExpired, CouponCurrencyMismatch, CouponBelowThreshold;
         reverse_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, RegisterNotFound,
             CouponNotFound, CouponVoid, RedemptionNotFound, RedemptionAlreadyReversed, CouponNotRedeemed;
         get_redemption: RedemptionNotFound;
@@ -164,7 +164,7 @@ pub struct CouponView {
 }
 
 impl CouponView {
-    fn new(coupon: Coupon, code: String, now: DateTime<Utc>) -> Self {
+    pub(crate) fn new(coupon: Coupon, code: String, now: DateTime<Utc>) -> Self {
         Self {
             code,
             rule_id: coupon.rule_id,

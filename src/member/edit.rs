@@ -94,6 +94,17 @@ pub trait Edit: Debug + Send + Sync + 'static {
         false
     }
 
+    /// [`Edit::WHAT`], unless that depends on what is edited.
+    fn what(&self) -> What {
+        Self::WHAT
+    }
+
+    /// [`Edit::ACTION`] and [`Action::Publish`] for what publishes, unless what must be allowed depends on what is edited.
+    fn actions(&self) -> Vec<Action> {
+        let published = self.publishes().then_some(Action::Publish);
+        std::iter::once(Self::ACTION).chain(published).collect()
+    }
+
     /// Reads, decides and writes. The member exists, is locked and may be edited so.
     fn apply(
         &self,
@@ -140,9 +151,8 @@ type Done = Arc<dyn Any + Send + Sync>;
 /// An [`Edit`] whose type is known to the caller alone, so that one writer serves all of them.
 trait AnyEdit: Debug + Send + Sync {
     fn what(&self) -> What;
-    fn action(&self) -> Action;
+    fn actions(&self) -> Vec<Action>;
     fn versions(&self) -> Option<&[i64]>;
-    fn publishes(&self) -> bool;
     fn apply<'e>(
         &'e self,
         on: &'e mut Editing<'_, '_>,
@@ -152,19 +162,15 @@ trait AnyEdit: Debug + Send + Sync {
 
 impl<E: Edit> AnyEdit for E {
     fn what(&self) -> What {
-        E::WHAT
+        Edit::what(self)
     }
 
-    fn action(&self) -> Action {
-        E::ACTION
+    fn actions(&self) -> Vec<Action> {
+        Edit::actions(self)
     }
 
     fn versions(&self) -> Option<&[i64]> {
         Edit::versions(self)
-    }
-
-    fn publishes(&self) -> bool {
-        Edit::publishes(self)
     }
 
     fn apply<'e>(
@@ -247,11 +253,8 @@ impl EditWriter {
             return Ok(Err(Refusal::new(Code::PreconditionFailed).with("version", row.version)));
         }
         let standing = standing(&row)?;
-        let published = op.edit.publishes().then_some(Action::Publish);
-        for action in std::iter::once(op.edit.action()).chain(published) {
-            if let Err(refusal) = standing.may(action) {
-                return Ok(Err(refusal));
-            }
+        if let Err(refusal) = op.edit.actions().into_iter().try_for_each(|action| standing.may(action)) {
+            return Ok(Err(refusal));
         }
         let mut on = self.editing(tx, row, op);
         let edited = match op.edit.apply(&mut on).await? {

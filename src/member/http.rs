@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    About, Attributes, AttributesPatch, Avatar, EXTERNAL_MAX, Gender, Given, HomeStore, Identifiers, Member, NewMember,
-    Source, State,
+    About, Attributes, AttributesPatch, Avatar, EXTERNAL_MAX, Gender, Given, HomeStore, Identifiers, Kind as MemberKind,
+    Member, NewMember, Source, State,
     cache::Shown,
     check_birthday,
     desk::MemberError,
@@ -17,7 +17,6 @@ use super::{
     key::{self, Identifier, Region},
     mask::View,
     patch::Change,
-    register::FIRST_VERSION,
 };
 use crate::{
     app::App,
@@ -59,7 +58,8 @@ pub fn routes() -> Routes {
         register_member: IdentifierInvalid, StoreNotFound, StoreClosed, StoreSuspended, MemberKeyTaken;
         lookup_member: StoreClosed, IdentifierInvalid, MemberNotFound;
         get_member: StoreClosed, MemberNotFound;
-        update_member: StoreNotFound, StoreClosed, StoreSuspended, MemberNotFound, MemberCancelled, MemberMuted;
+        update_member: StoreNotFound, StoreClosed, StoreSuspended, MemberNotFound, MemberCancelled,
+            MemberKindForbidden, MemberMuted, MemberStateForbidden, MemberErased;
         get_members;
     }
 }
@@ -106,8 +106,9 @@ struct RegisterBody {
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false, example = "6688 0001")]
     card: Option<IdentifierText>,
-    /// `<system>:<id>` of the external systems that are registered, such as web, app, crm and sport; also `wechat:<app>:<openid>`, `wechat-union:<id>`,
-    /// `qq:<id>`, `weibo:<id>`, `tencent-weibo:<id>`, `oidc:<issuer>:<sub>`.
+    /// `<system>:<id>` of the external systems that are registered, such as web, app, crm and sport; also
+    /// `wechat:<app>:<openid>`, `wechat-union:<id>`, `qq:<id>`, `weibo:<id>`, `tencent-weibo:<id>`,
+    /// `oidc:<issuer>:<sub>`, and `row-key:<text>` for a row of an older system.
     #[serde(default)]
     #[schema(max_items = 8, example = json!(["web:42"]))]
     external: Vec<IdentifierText>,
@@ -150,8 +151,9 @@ const _: () = assert!(EXTERNAL_MAX == 8, "the schema above says so");
 ///
 /// Of many registrations of one identifier at once, one wins; the others get `member_key_taken` with the `kind` of the
 /// first identifier that is taken and the `member_id` that has it. A request number is welcome: a repetition under it
-/// gets the first answer. Checked in this order: identifiers (phone, e-mail, username, card, external), birthday,
-/// attributes, store, request number, store closed or suspended, whether the identifiers are free.
+/// gets the first answer, with the member as it is then. Checked in this order: identifiers (phone, e-mail, username,
+/// card, external), birthday, attributes, store, request number, store closed or suspended, whether the identifiers are
+/// free.
 #[utoipa::path(post, path = "/v1/members", tag = "members",
     params(("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number")),
     responses((status = 201, description = "The member", body = Member,
@@ -212,16 +214,17 @@ async fn register_member(
     #[derive(Deserialize)]
     struct Made {
         member_id: MemberId,
+        version: i32,
     }
     let made = (answer.status < 400).then(|| serde_json::from_str::<Made>(&answer.body)).transpose();
     let made = made.map_err(ApiError::internal)?;
-    let Some(Made { member_id }) = made else { return answer.reply(cost) };
-    // What is stored is what the service desk sees, whoever asked first; who asks again sees what its role may.
+    let Some(Made { member_id, version }) = made else { return answer.reply(cost) };
+    // What the desk gives is what the service desk sees; the caller sees what its role may.
     let json = View::of(caller.role).hide(Bytes::copy_from_slice(answer.body.as_bytes()));
     Ok(Answer::rendered(answer.status, json)
         .metered(cost.into())
         .replayed(answer.replayed)
-        .etag(ETag::version(FIRST_VERSION))
+        .etag(ETag::version(version))
         .location(format!("/v1/members/{member_id}")))
 }
 
@@ -312,16 +315,29 @@ impl LookupBody {
             (key::Kind::Card, self.card),
             (key::Kind::External, self.external),
         ];
-        let mut given = fields.into_iter().filter_map(|(kind, text)| Some((kind, text?.0)));
-        let (Some((kind, text)), None) = (given.next(), given.next()) else {
-            return Err(invalid_body("exactly one of phone, email, username, card and external is needed"));
-        };
-        let found = match kind {
-            key::Kind::External => external(systems, Purpose::Find, &text, kind.name())?,
-            kind => identifier(region, kind, &text)?,
-        };
-        found.ok_or_else(|| Refusal::invalid_field(kind.name(), "must not be empty"))
+        one_identifier(region, systems, Purpose::Find, fields)
     }
+}
+
+/// The one identifier of a body.
+///
+/// # Errors
+/// `invalid_field` when there is none or more than one; `identifier_invalid`.
+pub(super) fn one_identifier(
+    region: Region,
+    systems: &Systems,
+    purpose: Purpose,
+    fields: [(key::Kind, Option<IdentifierText>); 5],
+) -> Result<Identifier, Refusal> {
+    let mut given = fields.into_iter().filter_map(|(kind, text)| Some((kind, text?.0)));
+    let (Some((kind, text)), None) = (given.next(), given.next()) else {
+        return Err(invalid_body("exactly one of phone, email, username, card and external is needed"));
+    };
+    let found = match kind {
+        key::Kind::External => external(systems, purpose, &text, kind.name())?,
+        kind => identifier(region, kind, &text)?,
+    };
+    found.ok_or_else(|| Refusal::invalid_field(kind.name(), "must not be empty"))
 }
 
 /// Look a member up
@@ -474,14 +490,6 @@ async fn get_members(app: Data<App>, caller: Caller, Json(body): Json<BatchBody>
     Ok(Answer::rendered(200, batch_json(&items, &missing)).metered(metered(cost)))
 }
 
-/// The states that a change may give. Cancelling is another operation.
-#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-enum LivingState {
-    Normal,
-    Frozen,
-}
-
 /// What to change of a member; what is absent stays, and null clears.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -519,15 +527,25 @@ struct MemberPatch {
     /// For the roles ops and admin.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
-    state: Option<LivingState>,
+    state: Option<State>,
+    /// For the roles ops and admin.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    kind: Option<MemberKind>,
+    /// For the roles ops and admin.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    muted: Option<bool>,
 }
 
 /// Change a member
 ///
-/// Checked in this order: path, `If-Match`, body, role (for `state` and `level`), birthday, store, then whether the member
-/// exists, has a version that `If-Match` names, is not cancelled, is not muted (for nickname, signature and avatar), and
-/// has no more than 64 attributes afterwards. A change of nothing is checked and changes nothing. Other
-/// nodes show the change within a second.
+/// Checked in this order: path, `If-Match`, body, role (for `state`, `kind`, `muted` and `level`), birthday, store, then
+/// whether the member exists, has a version that `If-Match` names, may be changed so in its state and kind (a cancelled
+/// member only by `state`, which it must leave first; a muted one has its nickname, signature and avatar fixed; a virtual
+/// one has no name and no birthday), has no more than 64 attributes afterwards, may get the state
+/// (`member_state_forbidden`, `member_erased`) and the kind (`member_kind_forbidden`). A change of nothing is checked and
+/// changes nothing. Other nodes show the change within a second.
 #[utoipa::path(patch, path = "/v1/members/{member_id}", tag = "members",
     params(("member_id" = MemberId, Path), ("If-Match" = inline(IfMatch), Header)),
     responses((status = 200, description = "The member as it is now", body = Member, headers(("ETag" = String)))))]
@@ -539,7 +557,7 @@ async fn update_member(
     seen: IfMatch,
     Json(patch): Json<MemberPatch>,
 ) -> Reply<Member> {
-    if patch.state.is_some() || patch.level.is_some() {
+    if patch.state.is_some() || patch.kind.is_some() || patch.muted.is_some() || patch.level.is_some() {
         caller.must(&[Role::Ops, Role::Admin])?;
     }
     let birthday = match patch.birthday {
@@ -565,10 +583,9 @@ async fn update_member(
         avatar: patch.avatar,
         attributes: patch.attributes,
         level: patch.level.map(|level| level.get() as i16),
-        state: patch.state.map(|state| match state {
-            LivingState::Normal => State::Normal,
-            LivingState::Frozen => State::Frozen,
-        }),
+        state: patch.state,
+        kind: patch.kind,
+        muted: patch.muted,
     };
     let versions = seen.versions().map(<[i64]>::to_vec);
     let (changed, cost) = app.members.change(actor(&caller), member_id, versions, change).await?;
@@ -625,7 +642,8 @@ mod tests {
         assert!(patch.nickname.is_none());
         assert!(matches!(patch.birthday, Some(Some(_))));
         for (body, code) in [
-            (r#"{"state":"cancelled"}"#, Code::MalformedBody),
+            (r#"{"state":"erased"}"#, Code::MalformedBody),
+            (r#"{"muted":null}"#, Code::MalformedBody),
             (r#"{"gender":null}"#, Code::MalformedBody),
             (r#"{"phone":"13800000001"}"#, Code::MalformedBody),
             (r#"{"name":""}"#, Code::InvalidField),

@@ -18,15 +18,18 @@
 //! not, its `mask` and the `member_id` that has it: a till must go on with the member that exists, and whoever may
 //! register may look members up by identifier anyway).
 //!
-//! Changing: `member_not_found`, `precondition_failed`, `member_cancelled`, `member_muted`, attributes (`invalid_field`).
-//! What belongs to a member beside the core row is in [`family`].
+//! Changing: `member_not_found`, `precondition_failed`, what [`state`] says, attributes (`invalid_field`),
+//! `member_state_forbidden`. What belongs to a member beside the core row is in [`family`].
 
 mod about;
 pub mod address;
+pub mod binding;
 pub mod cache;
 pub mod desk;
 pub mod device;
 pub mod edit;
+pub mod erase;
+pub mod export;
 pub mod family;
 pub mod http;
 pub mod key;
@@ -116,14 +119,42 @@ numbered! {
         Normal 1,
         /// May be looked up, not redeem or be given coupons.
         Frozen 2,
-        /// Nothing is allowed.
+        /// Has left; nothing is done for it until it comes back.
         Cancelled 3,
     }
-    Kind { Ordinary 1, Virtual 2, Operations 3 }
+    Kind {
+        Ordinary 1,
+        /// Stands for no person.
+        Virtual 2,
+        /// Of the staff, or a test.
+        Operations 3,
+    }
     /// Unknown is not female.
     Gender { Unknown 0, Male 1, Female 2, Other 3 }
     /// Where a member was registered.
     Source { Unknown 0, Store 1, Web 2, App 3, Import 4 }
+}
+
+impl State {
+    /// As answers and logs name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            State::Normal => "normal",
+            State::Frozen => "frozen",
+            State::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl Kind {
+    /// As answers and logs name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Ordinary => "ordinary",
+            Kind::Virtual => "virtual",
+            Kind::Operations => "operations",
+        }
+    }
 }
 
 /// A member as answers show it: ids and masks.
@@ -173,6 +204,10 @@ pub struct Member {
     pub created_at: DateTime<Utc>,
     #[serde(serialize_with = "millis")]
     pub updated_at: DateTime<Utc>,
+    /// When everything that identifies the person was deleted.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "binding::some_millis")]
+    #[schema(nullable = false)]
+    pub erased_at: Option<DateTime<Utc>>,
 }
 
 /// A store by number and by name.

@@ -4,13 +4,17 @@ use chrono::NaiveDate;
 use serde_json::json;
 
 use super::{
-    Attributes, AttributesPatch, Avatar, Gender, HomeStore, Member, State,
-    edit::{Edit, Edited, Editing},
+    Attributes, AttributesPatch, Avatar, Gender, HomeStore, Kind, Member, Standing, State,
+    edit::{Edit, Edited, Editing, standing},
     log::What,
     state::Action,
-    store::{MemberRow, json as text_of, seal},
+    store::{self, MemberRow, json as text_of, seal},
 };
-use crate::{db::lane::WriteError, problem::Refusal, secret::Secrets};
+use crate::{
+    db::lane::WriteError,
+    problem::{Code, Refusal},
+    secret::Secrets,
+};
 
 /// A change of the core row.
 #[derive(Debug)]
@@ -33,8 +37,9 @@ pub struct Change {
     pub avatar: Option<Option<Avatar>>,
     pub attributes: Option<AttributesPatch>,
     pub level: Option<i16>,
-    /// Normal or frozen. Cancelling is another operation.
     pub state: Option<State>,
+    pub kind: Option<Kind>,
+    pub muted: Option<bool>,
 }
 
 impl std::fmt::Debug for Change {
@@ -57,14 +62,11 @@ impl Change {
             ("attributes", self.attributes.is_some()),
             ("level", self.level.is_some()),
             ("state", self.state.is_some()),
+            ("kind", self.kind.is_some()),
+            ("muted", self.muted.is_some()),
         ]
         .into_iter()
         .filter_map(|(name, changes)| changes.then_some(name))
-    }
-
-    /// Whether it names what others see.
-    fn publishes(&self) -> bool {
-        self.nickname.is_some() || self.signature.is_some() || self.avatar.is_some()
     }
 
     /// The attributes after the change, if it names any.
@@ -74,6 +76,31 @@ impl Change {
         let impossible = |_| WriteError::Inconsistent(format!("member.attributes of {} is impossible", row.member_id));
         let mut attributes = stored.map_err(impossible)?.unwrap_or_default();
         Ok(attributes.merge(patch).map(|()| Some(attributes)))
+    }
+
+    /// What the member, as it stands, must be allowed.
+    fn actions(&self) -> Vec<Action> {
+        let identifies = matches!(self.name, Some(Some(_))) || matches!(self.birthday, Some(Some(_)));
+        let publishes = self.nickname.is_some() || self.signature.is_some() || self.avatar.is_some();
+        let plain = self.name.is_some()
+            || self.birthday.is_some()
+            || self.gender.is_some()
+            || self.home_store.is_some()
+            || self.attributes.is_some()
+            || self.level.is_some()
+            || !self.governs();
+        let needed = [
+            (self.governs(), Action::Govern),
+            (plain, Action::Change),
+            (identifies, Action::Identify),
+            (publishes, Action::Publish),
+        ];
+        needed.into_iter().filter_map(|(needs, action)| needs.then_some(action)).collect()
+    }
+
+    /// Whether it says what the member may do at all.
+    fn governs(&self) -> bool {
+        self.state.is_some() || self.kind.is_some() || self.muted.is_some()
     }
 
     fn apply(&self, secrets: &Secrets, row: &mut MemberRow) {
@@ -105,7 +132,44 @@ impl Change {
         if let Some(state) = self.state {
             row.state = state.number();
         }
+        if let Some(kind) = self.kind {
+            row.kind = kind.number();
+        }
+        if let Some(muted) = self.muted {
+            row.muted = muted;
+        }
     }
+}
+
+impl Patch {
+    /// Whether the member may get this state and kind: the row is as it will be, `before` as it was.
+    async fn check(&self, on: &mut Editing<'_, '_>, before: Standing) -> Result<Result<(), Refusal>, WriteError> {
+        if let Some(state) = self.change.state {
+            if on.row.erased_at.is_some() && state != before.state {
+                return Ok(Err(Code::MemberErased.into()));
+            }
+            if let Err(refusal) = before.state.to(state) {
+                return Ok(Err(refusal));
+            }
+        }
+        if self.change.kind == Some(Kind::Virtual) && identifies_a_person(on).await? {
+            return Ok(Err(Refusal::new(Code::MemberKindForbidden)
+                .detail(
+                    "a virtual member has no name, birthday, phone or e-mail, address or device: take them away first",
+                )
+                .with("member_kind", before.kind.name())));
+        }
+        Ok(Ok(()))
+    }
+}
+
+/// Whether the member has what a virtual one must not have. (A second phone or e-mail has none without a first.)
+async fn identifies_a_person(on: &mut Editing<'_, '_>) -> Result<bool, WriteError> {
+    let row = &on.row;
+    if row.phone.is_some() || row.email.is_some() || row.name.is_some() || row.birthday.is_some() {
+        return Ok(true);
+    }
+    Ok(store::count_identifying(on.tx, on.row.member_id).await? > 0)
 }
 
 impl Edit for Patch {
@@ -118,8 +182,12 @@ impl Edit for Patch {
         self.versions.as_deref()
     }
 
-    fn publishes(&self) -> bool {
-        self.change.publishes()
+    fn what(&self) -> What {
+        if self.change.governs() { What::State } else { What::Core }
+    }
+
+    fn actions(&self) -> Vec<Action> {
+        self.change.actions()
     }
 
     async fn apply(&self, on: &mut Editing<'_, '_>) -> Result<Result<Edited<Member>, Refusal>, WriteError> {
@@ -127,6 +195,7 @@ impl Edit for Patch {
         if fields.is_empty() {
             return Ok(Ok(Edited::nothing(on.show().await?)));
         }
+        let before = standing(&on.row)?;
         match self.change.attributes(&on.row)? {
             Ok(Some(attributes)) if attributes.0.is_empty() => on.row.attributes = None,
             Ok(Some(attributes)) => on.row.attributes = Some(text_of(&attributes)),
@@ -134,8 +203,12 @@ impl Edit for Patch {
             Err(refusal) => return Ok(Err(refusal)),
         }
         self.change.apply(on.secrets, &mut on.row);
+        if let Err(refusal) = self.check(on, before).await? {
+            return Ok(Err(refusal));
+        }
         on.update_member().await?;
-        let body = json!({ "version": on.row.version, "fields": fields, "state": self.change.state });
+        let Change { state, kind, muted, .. } = &self.change;
+        let body = json!({ "version": on.row.version, "fields": fields, "state": state, "kind": kind, "muted": muted });
         Ok(Ok(Edited::core(on.show().await?, body)))
     }
 

@@ -3,10 +3,14 @@
 //! `member_key` is the referee: its rows are inserted first, in the order that keeps two registrations from
 //! deadlocking, and whoever finds one taken gives back what it won and says no. Registrations can fail on a constraint,
 //! so they run alone.
+//!
+//! An answer lies in `request` for weeks, and what it says of the member must go when the member is erased. So only the
+//! id is stored, and a repetition shows the member as it is then; as long as nobody has changed it, that is the first
+//! answer byte for byte.
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
@@ -41,8 +45,33 @@ pub struct Register {
     pub refusal: Option<Refusal>,
 }
 
-/// The version that a member begins with.
-pub const FIRST_VERSION: i32 = 1;
+/// What is stored of a registration, and all that a repetition needs.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Made {
+    pub member_id: MemberId,
+}
+
+/// What became of a registration.
+#[derive(Debug, Clone)]
+pub struct Registered {
+    /// As it is stored: of a member its id only.
+    pub answer: Answer,
+    /// Of a first answer, the member.
+    pub member: Option<Member>,
+}
+
+impl Registered {
+    fn made(member: Member) -> Self {
+        let answer = Answer::decided(201, Ok(Made { member_id: member.member_id }));
+        Self { answer, member: Some(member) }
+    }
+}
+
+impl From<Answer> for Registered {
+    fn from(answer: Answer) -> Self {
+        Self { answer, member: None }
+    }
+}
 
 pub struct RegisterWriter {
     pub clock: Clock,
@@ -85,12 +114,12 @@ pub fn digest(secrets: &Secrets, new: &NewMember) -> i64 {
 
 impl Writer for RegisterWriter {
     type Op = Register;
-    type Answer = Answer;
+    type Answer = Registered;
 
     const NAME: &'static str = "register";
     const BATCHED: bool = false;
 
-    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<Register>]) -> Result<Vec<Answer>, WriteError> {
+    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<Register>]) -> Result<Vec<Registered>, WriteError> {
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
             answers.push(self.register(tx, op).await?);
@@ -98,10 +127,10 @@ impl Writer for RegisterWriter {
         Ok(answers)
     }
 
-    async fn look_up(&self, tx: &mut Tx<'_>, op: &Register) -> Result<Option<Answer>, WriteError> {
+    async fn look_up(&self, tx: &mut Tx<'_>, op: &Register) -> Result<Option<Registered>, WriteError> {
         let now = self.clock.now();
         if let Some(ticket) = &op.ticket {
-            return look_up(tx, now, ticket).await;
+            return Ok(look_up(tx, now, ticket).await?.map(Registered::from));
         }
         // Without a number the identifiers are the referee: claiming them waits for a commit under way.
         let keys = self.keys(op);
@@ -114,11 +143,16 @@ impl Writer for RegisterWriter {
         let Some(row) = store::lock_member(tx, op.member_id).await? else { return Ok(None) };
         let store_id = store::store_name(tx, &self.stores, row.home_store_no).await?;
         let member = row.show(&self.secrets, store_id).map_err(WriteError::Inconsistent)?;
-        Ok(Some(Answer::decided(201, Ok(member))))
+        Ok(Some(Registered::made(member)))
     }
 
-    fn settle(&self, op: &Register, decided: Answer, found: Answer) -> Answer {
-        if op.ticket.is_some() { decided.settled(found) } else { found }
+    fn settle(&self, op: &Register, decided: Registered, found: Registered) -> Registered {
+        if op.ticket.is_none() {
+            return found;
+        }
+        let answer = decided.answer.settled(found.answer);
+        let member = if answer.replayed { None } else { decided.member };
+        Registered { answer, member }
     }
 }
 
@@ -133,22 +167,24 @@ impl RegisterWriter {
             .collect()
     }
 
-    async fn register(&self, tx: &mut Tx<'_>, op: &Register) -> Result<Answer, WriteError> {
+    async fn register(&self, tx: &mut Tx<'_>, op: &Register) -> Result<Registered, WriteError> {
         let now = self.clock.now();
         match claim(tx, now, &[op.ticket.as_ref()]).await?.remove(0) {
             Claim::Won => {}
-            Claim::Answered(answer) => return Ok(answer),
+            Claim::Answered(answer) => return Ok(answer.into()),
             Claim::Follows(_) => unreachable!("a batch of one has nobody to follow"),
         }
-        let decision = match &op.refusal {
-            Some(refusal) => Err(refusal.clone()),
-            None => self.decide(tx, op, now).await?,
+        let decided = match &op.refusal {
+            Some(refusal) => Answer::decided::<()>(0, Err(refusal.clone())).into(),
+            None => match self.decide(tx, op, now).await? {
+                Ok(member) => Registered::made(member),
+                Err(refusal) => Answer::decided::<()>(0, Err(refusal)).into(),
+            },
         };
-        let answer = Answer::decided(201, decision);
         if let Some(ticket) = &op.ticket {
-            update_answers(tx, &[(ticket, &answer)]).await?;
+            update_answers(tx, &[(ticket, &decided.answer)]).await?;
         }
-        Ok(answer)
+        Ok(decided)
     }
 
     async fn decide(
@@ -188,7 +224,7 @@ impl RegisterWriter {
 }
 
 /// The refusal for an identifier that somebody has.
-async fn taken(tx: &mut Tx<'_>, identifier: &Identifier, row: KeyRow) -> Result<Refusal, WriteError> {
+pub(super) async fn taken(tx: &mut Tx<'_>, identifier: &Identifier, row: KeyRow) -> Result<Refusal, WriteError> {
     let Some(holder) = store::find_keys(tx, vec![row.key]).await?.remove(&row.key) else {
         return Err(WriteError::Again("an identifier that was taken is free now"));
     };

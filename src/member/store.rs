@@ -1,7 +1,9 @@
 //! The SQL of members, their identifiers and the index of those.
 //!
-//! Lock order: `request`, `member_key`, `member`, `member_auth`, `event`; rows by (leaf, key). A member and its keys are
-//! written in one transaction. While two versions of the blind key live, an identifier has a row of each in
+//! Lock order: `request`, claims of `member_key`, `member`, the tables of its family by name, the logs, `event`; rows by
+//! (leaf, key). A row of `member_key` that stands is changed or deleted only by who has locked the member that it names,
+//! so it needs no place in that order: nobody waits for a member while holding one, and who claims a key that is being
+//! deleted waits for somebody who waits for nobody. A member and its keys are written in one transaction. While two versions of the blind key live, an identifier has a row of each in
 //! `member_key`, so that either is a referee; in `member` and `member_auth`, the base of that index, it stands once.
 //!
 //! Phone, e-mail, name, birthday and the identifiers of `member_auth` are encrypted, each with its table, its column and
@@ -35,7 +37,7 @@ fn member_leaf(member_id: MemberId) -> Leaf {
     plan(TABLE).leaf_i64(member_id.get())
 }
 
-fn key_leaf(key: Uuid) -> Leaf {
+pub(super) fn key_leaf(key: Uuid) -> Leaf {
     plan("member_key").leaf_uuid(key)
 }
 
@@ -47,6 +49,8 @@ pub(super) struct MemberRow {
     pub(super) updated_at: DateTime<Utc>,
     pub(super) phone_bound_at: Option<DateTime<Utc>>,
     pub(super) email_bound_at: Option<DateTime<Utc>>,
+    pub(super) phone_verified_at: Option<DateTime<Utc>>,
+    pub(super) email_verified_at: Option<DateTime<Utc>>,
     pub(super) erased_at: Option<DateTime<Utc>>,
     pub(super) version: i32,
     pub(super) home_store_no: Option<StoreNo>,
@@ -112,6 +116,7 @@ impl MemberRow {
             version: self.version,
             created_at: self.created_at,
             updated_at: self.updated_at,
+            erased_at: self.erased_at,
         })
     }
 }
@@ -211,7 +216,6 @@ pub(super) fn keys_of<'a>(secrets: &Secrets, identifier: &'a Identifier) -> impl
 
 /// The keys under which an identifier may have rows, written by whatever node: [`keys_of`] and those of an idle version
 /// of the blind key. Whoever takes an identifier away deletes them all, and does not count on finding all of them.
-#[expect(dead_code, reason = "for moves and releases of identifiers")]
 pub(super) fn keys_known_of(secrets: &Secrets, identifier: &Identifier) -> Vec<Uuid> {
     let keys = secrets.blind_known(identifier.kind().number(), identifier.normalised());
     keys.into_iter().map(|(_, key)| key).collect()
@@ -278,6 +282,8 @@ pub(super) async fn insert_member(
         updated_at: now,
         phone_bound_at: identifier(key::Kind::Phone).map(|_| now),
         email_bound_at: identifier(key::Kind::Email).map(|_| now),
+        phone_verified_at: None,
+        email_verified_at: None,
         erased_at: None,
         version: 1,
         home_store_no: new.home_store.as_ref().map(|store| store.store_no),
@@ -351,6 +357,7 @@ async fn insert_auths(
         .bind(column(&rows, |(row, _)| row.kind as i16))
         .bind(vec![new.source.number(); rows.len()])
         .bind(column(&rows, |(_, sealed)| sealed.clone()))
+        .bind(vec![None::<DateTime<Utc>>; rows.len()])
         .execute(tx.conn())
         .await?;
     expect_rows("member_auth", rows.len(), inserted.rows_affected())
@@ -366,6 +373,22 @@ pub(super) async fn find_member(tx: &mut Tx<'_>, member_id: MemberId) -> Result<
 pub(super) async fn lock_member(tx: &mut Tx<'_>, member_id: MemberId) -> Result<Option<MemberRow>, WriteError> {
     let sql = tx.sql(query("member/lock"), Target::Leaf(member_leaf(member_id)));
     Ok(sqlx::query_as(sql).bind([member_id]).fetch_optional(tx.conn()).await?)
+}
+
+/// Locks a few members one by one, in the order in which everybody does, and reads them. Those that do not exist are
+/// left out.
+pub(super) async fn lock_members(
+    tx: &mut Tx<'_>,
+    mut member_ids: Vec<MemberId>,
+) -> Result<HashMap<MemberId, MemberRow>, WriteError> {
+    member_ids.sort_by_cached_key(|id| (member_leaf(*id), *id));
+    let mut found = HashMap::with_capacity(member_ids.len());
+    for member_id in member_ids {
+        if let Some(row) = lock_member(tx, member_id).await? {
+            found.insert(member_id, row);
+        }
+    }
+    Ok(found)
 }
 
 /// Writes a member back, whose row is locked and still has the version in `row`; gives it the next one.
@@ -392,10 +415,20 @@ pub(super) async fn update_member(tx: &mut Tx<'_>, row: &mut MemberRow) -> Resul
         .bind([row.signature.as_deref()])
         .bind([row.attributes.as_deref()])
         .bind([row.avatar.as_deref()])
+        .bind([row.phone_verified_at])
+        .bind([row.email_verified_at])
         .execute(tx.conn())
         .await?;
     row.version += 1;
     expect_rows(TABLE, 1, updated.rows_affected())
+}
+
+/// How many rows of the family tell who a member is.
+pub(super) async fn count_identifying(tx: &mut Tx<'_>, member_id: MemberId) -> Result<i64, WriteError> {
+    let leaves = ["member_address", "member_device", "member_location", "member_profile_mall"]
+        .map(|table| plan(table).leaf_i64(member_id.get()));
+    let sql = tx.sql_on(query("member/identifying"), &leaves);
+    Ok(sqlx::query_scalar(sql).bind(member_id).fetch_one(tx.conn()).await?)
 }
 
 /// The name of a member's home store.

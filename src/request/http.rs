@@ -88,13 +88,16 @@ async fn get_request(
         let (found, one) = app.answers.find((day, number.key)).await?;
         cost += one;
         let Some(stored) = found else { continue };
-        let answer = app.desk.show(stored);
+        let answer = match Operation::from(operation) {
+            Operation::Register => app.members.show(stored, &mut cost).await?,
+            _ => app.desk.show(stored),
+        };
         let body = if answer.status < 400 {
             answer.body.to_string()
         } else {
             document(&serde_json::from_str(&answer.body).map_err(ApiError::internal)?).to_string()
         };
-        // Byte for byte what was answered.
+        // Byte for byte what was answered; of a registration, what would be now.
         let json = format!("{{\"status\":{},\"answer\":{body}}}", answer.status);
         return Ok(Answer::rendered(200, json).metered(cost.into()));
     }

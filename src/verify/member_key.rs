@@ -244,23 +244,28 @@ fn version_of(row: &Row) -> Option<i16> {
     Some(i16::from_be_bytes(row.cells[2].as_deref()?.try_into().ok()?))
 }
 
-/// Locks the key, then the members concerned, looks again and writes: the order in which registrations lock.
+/// Locks the members concerned, then the key, looks again and writes. Nobody waits for a member while holding a key that
+/// stands: whoever changes one has locked its member before.
 pub(super) async fn mend(conn: &mut PgConnection, sight: &Sight<'_>, subject: &Subject) -> Result<Repair, sqlx::Error> {
     let Some(key) = &subject.index else {
         return Ok(Repair::Left("the base row itself is wrong, and nothing says what is right"));
     };
     let Value::Uuid(uuid) = key[0] else { return Ok(Repair::Left("it is no key")) };
     let key_leaf = KEY.leaf(key);
-    let held: Vec<(Uuid, i64)> =
-        sqlx::query_as(query("verify/member_key_lock").on(&[key_leaf])).bind(vec![uuid]).fetch_all(&mut *conn).await?;
-    let members: BTreeSet<(Leaf, i64)> = held
+    let seen = KEY.find(conn, &sight.leaves, [key.clone()]).await?;
+    let members: BTreeSet<(Leaf, i64)> = seen
         .iter()
-        .map(|(_, member)| *member)
+        .map(member_of)
         .chain([subject.base])
         .map(|member| (plan("member").leaf_i64(member), member))
         .collect();
     for (leaf, member) in &members {
         sqlx::query(query("verify/member_lock").on(&[*leaf])).bind(vec![*member]).fetch_all(&mut *conn).await?;
+    }
+    let held: Vec<(Uuid, i64)> =
+        sqlx::query_as(query("verify/member_key_lock").on(&[key_leaf])).bind(vec![uuid]).fetch_all(&mut *conn).await?;
+    if held.iter().any(|(_, holder)| !members.iter().any(|(_, member)| member == holder)) {
+        return Ok(Repair::Left("it was moved meanwhile: the next run looks again"));
     }
     let ids = members.iter().map(|(_, member)| vec![Value::I64(*member)]);
     let rows = MEMBER.find(conn, &sight.leaves, ids).await?;

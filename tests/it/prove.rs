@@ -133,8 +133,11 @@ fn the_list_of_queries_that_read_all_leaves_is_frozen() {
         .filter(|query| query.touches.iter().any(|touch| matches!(touch.claim, Claim::All { .. })))
         .map(|query| query.name.clone())
         .collect();
-    // Walks of `tessera verify` and `tessera keys`, which name one leaf at a time; nothing that a till waits for.
+    // Walks of `tessera verify` and `tessera keys`, which name one leaf at a time, and a person's
+    // whole history; nothing that a till waits for.
     insta::assert_snapshot!(wide.join("\n"), @"
+    change_log/export
+    register_log/export
     rotate/base_walk
     rotate/event_walk
     rotate/member_address_walk
@@ -187,6 +190,16 @@ async fn what_a_request_costs_is_frozen_by_route() {
     get member, warm: from the cache
     get 200 members of 16 leaves, cold: 16 statements, 16 leaves
     get 3 members, warm: from the cache
+    list keys: 2 statements, 2 leaves
+    add key: 7 statements, 7 leaves
+    add key, again: 3 statements, 3 leaves
+    verify key: 6 statements, 6 leaves
+    change phone: 9 statements, 9 leaves
+    take e-mail over: 14 statements, 14 leaves
+    release key: 7 statements, 7 leaves
+    export: 5 statements, 5 leaves
+    erase: 15 statements, 15 leaves
+    erase, again: 1 statements, 1 leaves
     issue 1 to a member: 13 statements, 13 leaves
     issue 10 to a member: 13 statements, 13 leaves
     issue 1 anonymous: 8 statements, 8 leaves
@@ -249,6 +262,7 @@ async fn lines(app: &TestApp, rule: &str, warm: bool) -> String {
     let batch = json!({"member_ids": [member, member, member]});
     line("get 3 members, warm", &other.client.post("/v1/members/batch", &keys.pos, batch).await.expect(200));
     other.stop().await;
+    key_lines(app, warm, &mut line).await;
 
     let path = format!("/v1/coupon-rules/{rule}/coupons");
     let issue = async |body: Value| api.post_numbered(&path, &keys.marketing, &number(), body).await.expect(201);
@@ -383,6 +397,27 @@ async fn what_the_family_of_a_member_costs_is_frozen_by_route() {
     POST other tags: 6 statements, 6 leaves
     GET tags: 1 statements, 1 leaves
     ");
+/// What identifiers cost, an erasure and an export.
+async fn key_lines(app: &TestApp, warm: bool, line: &mut impl FnMut(&str, &Response)) {
+    let (api, keys) = (&app.client, &app.client.keys);
+    let member = api.member(&format!("+861390000000{}", u8::from(warm))).await;
+    let path = format!("/v1/members/{member}");
+    let post = async |what: &str, body: Value| api.post(&format!("{path}{what}"), &keys.ops, body).await.expect(200);
+    line("list keys", &api.get(&format!("{path}/keys"), &keys.pos).await.expect(200));
+    let username = json!({"username": format!("user{warm}")});
+    let added = post("/keys", username.clone()).await;
+    line("add key", &added);
+    line("add key, again", &post("/keys", username.clone()).await);
+    line("verify key", &post("/keys/verify", json!({"username": username["username"], "proof": "login"})).await);
+    line("change phone", &post("/keys/change", json!({"phone": format!("+861390000001{}", u8::from(warm))})).await);
+    let taken = json!({"email": format!("lin{warm}@example.cn"), "proof": "email", "reason": "new_owner"});
+    line("take e-mail over", &post("/keys/transfer", taken).await);
+    let key_id = added.json["items"][1]["key_id"].as_str().unwrap();
+    let delete = |path: &str| api.send(api.raw(reqwest::Method::DELETE, path).bearer_auth(&keys.ops));
+    line("release key", &delete(&format!("{path}/keys/{key_id}")).await.expect(204));
+    line("export", &post("/export", json!({})).await);
+    line("erase", &delete(&path).await.expect(200));
+    line("erase, again", &delete(&path).await.expect(200));
 }
 
 /// A number that lives on one day, as clients are told to send.

@@ -33,7 +33,7 @@ use crate::support::{
     server::{Client, Keys, Response, fresh_number, make_key, make_store, settings},
 };
 
-const WORKERS: usize = 64;
+pub const WORKERS: usize = 64;
 
 /// Two processes with a till's key for each of two stores.
 struct Arena {
@@ -93,7 +93,7 @@ async fn in_both_settings(race: impl AsyncFn(&Arena)) {
 }
 
 /// All workers, every other one on each server, begin together. Gives what each got, in the order of the workers.
-async fn all<T>(clients: [&Client; 2], work: impl AsyncFn(&Client, usize) -> T) -> Vec<T> {
+pub async fn all<T>(clients: [&Client; 2], work: impl AsyncFn(&Client, usize) -> T) -> Vec<T> {
     let (barrier, work) = (Barrier::new(WORKERS), &work);
     let workers = (0..WORKERS).map(|worker| {
         let (client, barrier) = (clients[worker % 2], &barrier);
@@ -107,7 +107,7 @@ async fn all<T>(clients: [&Client; 2], work: impl AsyncFn(&Client, usize) -> T) 
     join_all(workers).await
 }
 
-async fn assert_clean(db: &TestDb) {
+pub async fn assert_clean(db: &TestDb) {
     let report = verify::run(&VerifySettings::default(), db.service(), &db.secrets(), |_| {}).await.unwrap();
     assert!(report.is_clean() && !report.pairs.is_empty(), "{}", report.render());
     assert_eq!(db.count("select count(*) from request where status is null or answer is null").await, 0);

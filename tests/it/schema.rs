@@ -39,6 +39,11 @@ pub struct Rows {
     pub used: String,
     pub redemption: String,
     pub number: String,
+    /// Members to be changed, to be erased, and to have their identifiers changed, with one of those.
+    pub patched: String,
+    pub erased: String,
+    pub keyed: String,
+    pub key_id: String,
 }
 
 pub async fn make_rows(api: &Client) -> Rows {
@@ -63,7 +68,18 @@ pub async fn make_rows(api: &Client) -> Rows {
     let path = format!("/v1/coupons/{}/redeem", codes[1]);
     let body = json!({"store_id": "S0001", "order_ref": "S0001-1", "amount": 8000});
     api.post_numbered(&path, &api.keys.admin, &number, body).await.expect(200);
+    let (patched, erased) = (api.member("+8613800000003").await, api.member("+8613800000004").await);
+    let body = json!({"phone": "+8613800000005", "email": "keyed@example.cn", "external": ["web:4711"]});
+    let keyed = api.post("/v1/members", &api.keys.pos, body).await.expect(201).json["member_id"].clone();
+    let keyed = keyed.as_str().unwrap().to_owned();
+    let listed = api.get(&format!("/v1/members/{keyed}/keys"), &api.keys.pos).await.expect(200);
+    let external = listed.json["items"].as_array().unwrap().iter().find(|key| key["kind"] == json!("external"));
+    let key_id = external.unwrap()["key_id"].as_str().unwrap().to_owned();
     Rows {
+        patched,
+        erased,
+        keyed,
+        key_id,
         member,
         other,
         address,
@@ -108,7 +124,6 @@ pub fn paths(rows: &Rows) -> Vec<(&'static str, Vec<(&'static str, &str)>)> {
         ("get_external_system", vec![("system", "crm")]),
         ("update_external_system", vec![("system", "sport")]),
         ("get_member", vec![("member_id", &rows.member)]),
-        ("update_member", vec![("member_id", &rows.member)]),
         ("reveal_member", vec![("member_id", &rows.member)]),
         ("get_wallet", vec![("member_id", &rows.member)]),
         ("list_member_coupons", vec![("member_id", &rows.member)]),
@@ -137,6 +152,15 @@ pub fn paths(rows: &Rows) -> Vec<(&'static str, Vec<(&'static str, &str)>)> {
         ("change_tags", member()),
         ("put_tag", vec![("member_id", &rows.member), ("tag", "likes-tea")]),
         ("delete_tag", vec![("member_id", &rows.member), ("tag", "likes-tea")]),
+        ("update_member", vec![("member_id", &rows.patched)]),
+        ("erase_member", vec![("member_id", &rows.erased)]),
+        ("export_member", vec![("member_id", &rows.member)]),
+        ("list_keys", vec![("member_id", &rows.keyed)]),
+        ("add_key", vec![("member_id", &rows.keyed)]),
+        ("change_key", vec![("member_id", &rows.keyed)]),
+        ("verify_key", vec![("member_id", &rows.keyed)]),
+        ("transfer_key", vec![("member_id", &rows.keyed)]),
+        ("release_key", vec![("member_id", &rows.keyed), ("key_id", &rows.key_id)]),
         ("get_rule", rule("issue")),
         ("issue_coupons", rule("issue")),
         ("pause_rule", rule("pause")),
@@ -184,6 +208,10 @@ pub fn bodies(rows: &Rows) -> Vec<(&'static str, Value)> {
         ("put_profile", json!({"user_type": "merchant", "real_name": "Lin"})),
         ("update_profile", json!({"user_type": "consumer"})),
         ("change_tags", json!({"add": ["vip"], "remove": ["new"]})),
+        ("add_key", json!({"username": "keyed"})),
+        ("change_key", json!({"phone": "+8613800000006"})),
+        ("verify_key", json!({"email": "keyed@example.cn", "proof": "email"})),
+        ("transfer_key", json!({"card": "KEYED1", "proof": "document", "reason": "new_owner"})),
         ("issue_coupons", json!({"member_id": rows.member})),
         ("redeem_coupon", sale),
         ("reverse_coupon", json!({"store_id": "S0001", "redemption_id": rows.redemption})),

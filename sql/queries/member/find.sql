@@ -8,6 +8,8 @@ select
     m.updated_at,
     m.phone_bound_at,
     m.email_bound_at,
+    m.phone_verified_at,
+    m.email_verified_at,
     m.erased_at,
     m.version,
     m.home_store_no,

@@ -4,7 +4,8 @@
 -- sample: select array[member_id], array[version], array[updated_at], array[phone_bound_at], array[email_bound_at],
 --   array[erased_at], array[home_store_no], array[state], array[kind], array[gender], array[level], array[muted],
 --   array[phone], array[email], array[name], array[birthday], array[nickname], array[signature],
---   array[attributes::text], array[avatar::text] from member limit 1
+--   array[attributes::text], array[avatar::text],
+--   array[phone_verified_at], array[email_verified_at] from member limit 1
 -- The version that was read goes in: a row that has another is not reached, which the caller counts.
 update {member} m
 set
@@ -26,14 +27,18 @@ set
     nickname = t.nickname,
     signature = t.signature,
     attributes = t.attributes::jsonb,
-    avatar = t.avatar::jsonb
+    avatar = t.avatar::jsonb,
+    phone_verified_at = t.phone_verified_at,
+    email_verified_at = t.email_verified_at
 from unnest(
     $1::bigint[], $2::integer[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[],
     $7::integer[], $8::smallint[], $9::smallint[], $10::smallint[], $11::smallint[], $12::boolean[], $13::bytea[],
-    $14::bytea[], $15::bytea[], $16::bytea[], $17::text[], $18::text[], $19::text[], $20::text[]
+    $14::bytea[], $15::bytea[], $16::bytea[], $17::text[], $18::text[], $19::text[], $20::text[],
+    $21::timestamptz[], $22::timestamptz[]
 ) as t (
     member_id, version, updated_at, phone_bound_at, email_bound_at, erased_at, home_store_no, state, kind, gender, level,
-    muted, phone, email, name, birthday, nickname, signature, attributes, avatar
+    muted, phone, email, name, birthday, nickname, signature, attributes, avatar, phone_verified_at,
+    email_verified_at
 )
 where m.member_id = t.member_id
     and m.member_id = any($1::bigint[])

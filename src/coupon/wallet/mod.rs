@@ -90,7 +90,7 @@ fn judge(
     now: DateTime<Utc>,
     basket: Option<&Basket>,
 ) -> Result<Option<i64>, (Code, Option<i64>)> {
-    standing.may(Action::UseCoupons).map_err(|refusal| (refusal.code, None))?;
+    standing.may(Action::Redeem).map_err(|refusal| (refusal.code, None))?;
     if !state.may_redeem() {
         return Err((Code::RuleNotActive, None));
     }

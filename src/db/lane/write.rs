@@ -112,6 +112,13 @@ impl Tx<'_> {
         }
     }
 
+    /// The text of a statement on one leaf of each of several tables; counts it.
+    pub fn sql_on(&mut self, query: &'static Query, leaves: &[Leaf]) -> &'static str {
+        self.statements += 1;
+        self.leaves += leaves.len() as u32;
+        query.on(leaves)
+    }
+
     /// Counts a statement on an unpartitioned table.
     pub fn plain(&mut self) {
         self.statements += 1;

@@ -12,6 +12,7 @@
 //!   NFC, and UUIDs in lower case.
 //! - social and OIDC: `wechat:<app>:<openid>`, `wechat-union:<id>`, `qq:…`, `weibo:…`, `tencent-weibo:…`,
 //!   `oidc:<issuer>:<sub>`, kept as they are.
+//! - row key: `row-key:<text>`, the key of a row that came from an older system; NFC, otherwise kept as it is.
 //!
 //! Errors and `Debug` never show an identifier.
 
@@ -40,6 +41,7 @@ pub const USERNAME_CHARS_MAX: usize = 64;
 pub const CARD_CHARS_MAX: usize = 64;
 pub const SYSTEM_CHARS_MAX: usize = 32;
 pub const EXTERNAL_ID_CHARS_MAX: usize = 128;
+pub const ROW_KEY_CHARS_MAX: usize = 128;
 pub const OIDC_ISSUER_BYTES_MAX: usize = 255;
 /// OpenID Connect Core, 2: `sub` is at most 255 ASCII characters.
 pub const OIDC_SUB_BYTES_MAX: usize = 255;
@@ -49,6 +51,7 @@ pub const OIDC_SUB_BYTES_MAX: usize = 255;
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
+#[schema(as = KeyKind)]
 #[repr(i16)]
 pub enum Kind {
     Phone = 1,
@@ -62,10 +65,11 @@ pub enum Kind {
     Weibo = 9,
     TencentWeibo = 10,
     Oidc = 11,
+    RowKey = 12,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Phone,
         Kind::Email,
         Kind::Username,
@@ -77,6 +81,7 @@ impl Kind {
         Kind::Weibo,
         Kind::TencentWeibo,
         Kind::Oidc,
+        Kind::RowKey,
     ];
 
     /// The number in the database and in the hash.
@@ -98,7 +103,13 @@ impl Kind {
             Kind::Weibo => "weibo",
             Kind::TencentWeibo => "tencent_weibo",
             Kind::Oidc => "oidc",
+            Kind::RowKey => "row_key",
         }
+    }
+
+    /// Whether it reaches a person, which a virtual member is not.
+    pub const fn identifies_a_person(self) -> bool {
+        matches!(self, Kind::Phone | Kind::Email)
     }
 
     /// What identifiers of this kind begin with, if they say their kind themselves.
@@ -110,6 +121,7 @@ impl Kind {
             Kind::Weibo => Some("weibo"),
             Kind::TencentWeibo => Some("tencent-weibo"),
             Kind::Oidc => Some("oidc"),
+            Kind::RowKey => Some("row-key"),
             Kind::Phone | Kind::Email | Kind::Username | Kind::Card | Kind::External => None,
         }
     }
@@ -178,6 +190,8 @@ pub enum Why {
     Wechat,
     #[error("must be oidc:<issuer>:<sub>, the issuer an https URL without query, ':' and '%' in sub percent-encoded")]
     Oidc,
+    #[error("must be row-key:<text>, the text of at most {ROW_KEY_CHARS_MAX} characters")]
+    RowKey,
 }
 
 /// [`normalise_in`] for a chain in China.
@@ -224,6 +238,7 @@ pub fn normalise_in(region: Region, kind: Kind, text: &str) -> Result<Option<Ide
         Kind::Weibo => social(text, "weibo", 1..=2).ok_or(Why::Social("weibo")),
         Kind::TencentWeibo => social(text, "tencent-weibo", 1..=2).ok_or(Why::Social("tencent-weibo")),
         Kind::Oidc => oidc(text).ok_or(Why::Oidc),
+        Kind::RowKey => row_key(text).ok_or(Why::RowKey),
     };
     match normalised {
         Ok(normalised) => Ok(Some(Identifier { kind, normalised })),
@@ -291,7 +306,8 @@ impl Identifier {
             | Kind::Qq
             | Kind::Weibo
             | Kind::TencentWeibo
-            | Kind::Oidc => match self.normalised.split_once(':') {
+            | Kind::Oidc
+            | Kind::RowKey => match self.normalised.split_once(':') {
                 Some((system, id)) => format!("{system}:{}", first_char(id)),
                 None => first_char(&self.normalised),
             },
@@ -415,6 +431,12 @@ fn social(text: &str, prefix: &str, parts: std::ops::RangeInclusive<usize>) -> O
             && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
     };
     (parts.contains(&id.split(':').count()) && id.split(':').all(sound)).then(|| text.to_owned())
+}
+
+fn row_key(text: &str) -> Option<String> {
+    let row: String = text.strip_prefix("row-key:")?.nfc().collect();
+    let row = bounded(row.trim(), ROW_KEY_CHARS_MAX)?;
+    (!row.is_empty()).then(|| format!("row-key:{row}"))
 }
 
 fn oidc(text: &str) -> Option<String> {

@@ -77,6 +77,25 @@ const GOLDEN: &[(Kind, &str, &str, &str)] = &[
         "oidc:https://id.example:8443/realm:user-1",
         "8e54e528-c7c2-738e-388b-fe71d089e92a",
     ),
+    (Kind::RowKey, "row-key:users:1000042", "row-key:users:1000042", "70204d5d-e89d-ee44-665a-d5e5f1995b9a"),
+    (Kind::RowKey, " row-key: T_USER 7/e\u{301} ", "row-key:T_USER 7/é", "6a0c0eb3-2dad-287e-a937-c924d77e119d"),
+    (
+        Kind::RowKey,
+        "row-key:8C7E0B58-2C60-4C8F-9D2A-0E2B7B7C9A11",
+        "row-key:8C7E0B58-2C60-4C8F-9D2A-0E2B7B7C9A11",
+        "0ab03f2f-eaa2-6b9f-683f-7b799dd1786b",
+    ),
+    (Kind::External, "sport:zhang.san@club", "sport:zhang.san@club", "f20aab24-35a5-f8a1-6f34-1b8cbd0b56cc"),
+    (Kind::WechatUnion, " wechat-union:o-1 ", "wechat-union:o-1", "e4edb297-1337-a25b-1ae4-8fde9b476070"),
+    (Kind::Qq, "qq:app1:A1B2C3", "qq:app1:A1B2C3", "f0974e3c-d832-bc5f-b04a-d63ec3de761e"),
+    (Kind::Weibo, "weibo:app1:1234567890", "weibo:app1:1234567890", "73cc289e-b4e4-9e0f-add4-bf10b7a9124e"),
+    (Kind::TencentWeibo, "tencent-weibo:app1:A1b2", "tencent-weibo:app1:A1b2", "4e77145b-b66f-a841-ef99-0a001adbfa9d"),
+    (
+        Kind::Oidc,
+        "oidc:https://id.example:b%3Ac",
+        "oidc:https://id.example:b%3Ac",
+        "93597194-0077-1245-e131-20370f417941",
+    ),
 ];
 
 #[test]
@@ -156,6 +175,7 @@ fn what_is_not_of_its_kind_is_refused() {
         ),
         (Kind::WechatUnion, &["wechat-union:", "wechat-union:a:b", "wechat:a:b", "wechat-union:é"]),
         (Kind::Qq, &["qq:", "qq", "12345", "qq:a:b:c"]),
+        (Kind::RowKey, &["row-key:", "row-key: ", "row_key:1", "Row-key:1", "users:1"]),
         (
             Kind::Oidc,
             &[
@@ -181,6 +201,7 @@ fn what_is_not_of_its_kind_is_refused() {
     }
     assert!(normalise(Kind::External, &format!("web:{long}")).is_err());
     assert!(normalise(Kind::External, &format!("{}:1", "a".repeat(33))).is_err());
+    assert!(normalise(Kind::RowKey, &format!("row-key:{long}")).is_err());
 }
 
 #[test]
@@ -209,6 +230,7 @@ fn an_external_text_says_its_kind_by_what_it_begins_with() {
         ("weibo:1", Kind::Weibo),
         ("tencent-weibo:1", Kind::TencentWeibo),
         ("oidc:https://a.example:u", Kind::Oidc),
+        ("row-key:users:1", Kind::RowKey),
     ] {
         assert_eq!(normalise_external(text).unwrap().unwrap().kind(), kind, "{text}");
     }
@@ -239,6 +261,7 @@ fn masks_show_a_beginning_and_never_the_length() {
         (Kind::External, "web:4", "web:***"),
         (Kind::Wechat, "wechat:wx12:oABC", "wechat:w***"),
         (Kind::Oidc, "oidc:https://a.example:u", "oidc:h***"),
+        (Kind::RowKey, "row-key:users:1", "row-key:u***"),
     ] {
         let identifier = normalise(kind, text).unwrap().unwrap();
         assert_eq!(identifier.mask(), mask);
@@ -263,13 +286,14 @@ fn kinds_keep_their_numbers_and_names() {
             (9, "weibo"),
             (10, "tencent_weibo"),
             (11, "oidc"),
+            (12, "row_key"),
         ]
     );
     for kind in Kind::ALL {
         assert_eq!(Kind::try_from(kind as i16), Ok(kind));
         assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{kind}\""));
     }
-    assert_eq!(Kind::try_from(12), Err(UnknownKind(12)));
+    assert_eq!(Kind::try_from(13), Err(UnknownKind(13)));
 }
 
 fn run<S: Strategy>(cases: u32, strategy: S, test: impl Fn(S::Value) -> Result<(), TestCaseError>) {

@@ -1,0 +1,11 @@
+-- member::binding::store::update_auth_verified
+-- touches: member_auth=1
+-- route: member_auth=$1
+-- sample: select array[member_id], array[key], array[now()] from member_auth limit 1
+-- The member's row is locked.
+update {member_auth} a
+set verified_at = t.verified_at
+from unnest($1::bigint[], $2::uuid[], $3::timestamptz[]) as t (member_id, key, verified_at)
+where a.member_id = t.member_id
+    and a.member_id = any($1::bigint[])
+    and a.key = t.key

@@ -1,0 +1,13 @@
+-- member::binding::store::move_keys
+-- touches: member_key=1
+-- route: member_key=$1
+-- sample: select array[key], array[member_id], array[member_id], array[now()] from member_key limit 1
+-- The holder is named: what it has lost meanwhile is not reached, which the caller counts. Both members are locked.
+update {member_key} k
+set
+    member_id = t.to_member,
+    bound_at = t.bound_at
+from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::timestamptz[]) as t (key, from_member, to_member, bound_at)
+where k.key = t.key
+    and k.key = any($1::uuid[])
+    and k.member_id = t.from_member
