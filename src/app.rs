@@ -31,7 +31,8 @@ use crate::{
         tail::{self, Forget},
     },
     id::{BlockError, Counter, LeaseError, MemberId, MemberIdMinter, NodeLease, RuleId, lease_block},
-    member::{desk::MemberDesk, key::Region},
+    job::runner::{Runner, RunnerParts},
+    member::{desk::MemberDesk, import::MemberImport, key::Region},
     readiness::Readiness,
     request::read::FindAnswer,
     secret::Secrets,
@@ -67,6 +68,7 @@ pub struct App {
     pub stores: StoreBook,
     pub desk: Desk,
     pub members: MemberDesk,
+    pub jobs: Runner,
     pub answers: Reader<FindAnswer>,
     pub bypass: Bypass,
     pub readiness: Readiness,
@@ -89,6 +91,7 @@ impl App {
         let region = Region::parse(&settings.chain.phone_region).unwrap_or_default();
         let office = Office::new(connect.clone(), &settings.database.office());
         let tail_connect = connect.clone();
+        let job_connect = connect.clone();
         let lane = Lane::start(connect, settings.lane.lane());
         let lease = {
             let mut conn = office.get().await?;
@@ -125,6 +128,22 @@ impl App {
             desk.events.clone(),
             bypass.clone(),
         );
+        let jobs = Runner::start(RunnerParts {
+            office: office.clone(),
+            connect: job_connect,
+            clock: clock.clone(),
+            secrets: Arc::clone(&secrets),
+            settings: settings.jobs.jobs(),
+            member_import: MemberImport {
+                office: office.clone(),
+                clock: clock.clone(),
+                zone,
+                region,
+                secrets: Arc::clone(&secrets),
+                minter: Arc::clone(&minter),
+                stores: Default::default(),
+            },
+        });
         let app = Arc::new(Self {
             settings,
             answers: lane.reader(FindAnswer),
@@ -138,6 +157,7 @@ impl App {
             stores,
             desk,
             members,
+            jobs,
             bypass,
             readiness,
             tasks: Mutex::default(),
@@ -161,6 +181,7 @@ impl App {
 
     /// Finishes what was accepted, gives the node number back and closes the connections.
     pub async fn stop(&self) {
+        self.jobs.stop().await;
         self.lane.stop().await;
         for task in self.tasks.lock().expect("no code panics while it holds the tasks").drain(..) {
             task.abort();

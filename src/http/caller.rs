@@ -33,6 +33,15 @@ pub const ACCESS: &[(&str, &[Role])] = &[
     ("lookup_member", &[Pos, Marketing, Ops, Admin]),
     ("get_member", &[Pos, Marketing, Ops, Admin]),
     ("update_member", &[Pos, Ops, Admin]),
+    // Imports of members.
+    ("create_member_import", &[Ops, Admin]),
+    ("list_member_imports", &[Ops, Admin]),
+    ("get_member_import", &[Ops, Admin]),
+    ("list_member_import_failures", &[Ops, Admin]),
+    ("start_member_import", &[Ops, Admin]),
+    ("pause_member_import", &[Ops, Admin]),
+    ("resume_member_import", &[Ops, Admin]),
+    ("cancel_member_import", &[Ops, Admin]),
     // Rules.
     ("create_rule", &[Marketing, Admin]),
     ("list_rules", &[Marketing, Ops, Admin]),

@@ -56,6 +56,7 @@ pub fn document(routes: &[Route]) -> Value {
         "tags": [
             {"name": "stores", "description": "The stores of the chain."},
             {"name": "members", "description": "Who they are and how they are found."},
+            {"name": "member imports", "description": "Members by the million, from files, as jobs."},
             {"name": "rules", "description": "What coupons give, and how many there are."},
             {"name": "coupons", "description": "Issue, redeem, reverse."},
             {"name": "requests", "description": "What was answered to a request number."},

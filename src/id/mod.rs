@@ -241,6 +241,10 @@ id_type!(
     /// A coupon rule; minted like a member's id.
     RuleId, max i64::MAX
 );
+id_type!(
+    /// A job; minted like a member's id.
+    JobId, max i64::MAX
+);
 dated_id_type!(
     /// A coupon: issue day and serial. The printed code adds a check (`coupon::code`).
     CodeId

@@ -22,6 +22,7 @@
 pub mod cache;
 pub mod desk;
 pub mod http;
+pub mod import;
 pub mod key;
 pub mod patch;
 pub mod register;

@@ -31,11 +31,11 @@ use crate::{
 
 const TABLE: &str = "member";
 
-fn member_leaf(member_id: MemberId) -> Leaf {
+pub(super) fn member_leaf(member_id: MemberId) -> Leaf {
     plan(TABLE).leaf_i64(member_id.get())
 }
 
-fn key_leaf(key: Uuid) -> Leaf {
+pub(super) fn key_leaf(key: Uuid) -> Leaf {
     plan("member_key").leaf_uuid(key)
 }
 

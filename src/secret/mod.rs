@@ -85,10 +85,15 @@ impl Secrets {
 
     /// Encrypts a value for its place. `table` is the parent's name, whatever leaf the row is in.
     pub fn encrypt(&self, table: &'static str, column: &'static str, id: i64, plain: &str) -> Vec<u8> {
+        self.encrypt_bytes(table, column, id, plain.as_bytes())
+    }
+
+    /// Encrypts bytes that need not be text, such as a piece of a file.
+    pub fn encrypt_bytes(&self, table: &'static str, column: &'static str, id: i64, plain: &[u8]) -> Vec<u8> {
         let mut nonce = [0; NONCE_BYTES];
         self.nonces.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut nonce);
         let (key_id, cipher) = &self.pii[0];
-        let payload = Payload { msg: plain.as_bytes(), aad: &place(table, column, id) };
+        let payload = Payload { msg: plain, aad: &place(table, column, id) };
         let sealed =
             cipher.encrypt(&Nonce::from(nonce), payload).expect("AES-GCM-SIV refuses only what is longer than 64 GiB");
         let mut out = Vec::with_capacity(1 + NONCE_BYTES + sealed.len());
@@ -109,6 +114,23 @@ impl Secrets {
         id: i64,
         sealed: &[u8],
     ) -> Result<String, Undecryptable> {
+        String::from_utf8(self.decrypt_bytes(table, column, id, sealed)?).map_err(|bad| {
+            drop(Zeroizing::new(bad.into_bytes()));
+            Undecryptable { table, column, id, why: WhyUndecryptable::NotText }
+        })
+    }
+
+    /// Decrypts what [`Self::encrypt_bytes`] made.
+    ///
+    /// # Errors
+    /// As [`Self::decrypt`].
+    pub fn decrypt_bytes(
+        &self,
+        table: &'static str,
+        column: &'static str,
+        id: i64,
+        sealed: &[u8],
+    ) -> Result<Vec<u8>, Undecryptable> {
         let refuse = |why| Undecryptable { table, column, id, why };
         if sealed.len() < SEALED_OVERHEAD_BYTES {
             return Err(refuse(WhyUndecryptable::TooShort));
@@ -119,11 +141,7 @@ impl Secrets {
         let (_, cipher) =
             self.pii.iter().find(|(known, _)| *known == key_id).ok_or(refuse(WhyUndecryptable::UnknownKey(key_id)))?;
         let payload = Payload { msg: body, aad: &place(table, column, id) };
-        let plain = cipher.decrypt(&Nonce::from(nonce), payload).map_err(|_| refuse(WhyUndecryptable::Refused))?;
-        String::from_utf8(plain).map_err(|bad| {
-            drop(Zeroizing::new(bad.into_bytes()));
-            refuse(WhyUndecryptable::NotText)
-        })
+        cipher.decrypt(&Nonce::from(nonce), payload).map_err(|_| refuse(WhyUndecryptable::Refused))
     }
 
     /// Whether a value was encrypted with another key than the current one, so that rotation must write it again.

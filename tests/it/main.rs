@@ -1,6 +1,7 @@
 //! One binary of tests against real PostgreSQL and real server processes.
 
 mod coherence;
+mod imports;
 mod races;
 mod crash;
 mod lane;

@@ -62,10 +62,12 @@ pub enum Kind {
     Weibo = 9,
     TencentWeibo = 10,
     Oidc = 11,
+    /// The key of a row that was migrated from an older system.
+    RowKey = 12,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Phone,
         Kind::Email,
         Kind::Username,
@@ -77,6 +79,7 @@ impl Kind {
         Kind::Weibo,
         Kind::TencentWeibo,
         Kind::Oidc,
+        Kind::RowKey,
     ];
 
     /// The number in the database and in the hash.
@@ -98,6 +101,7 @@ impl Kind {
             Kind::Weibo => "weibo",
             Kind::TencentWeibo => "tencent_weibo",
             Kind::Oidc => "oidc",
+            Kind::RowKey => "row_key",
         }
     }
 
@@ -110,6 +114,7 @@ impl Kind {
             Kind::Weibo => Some("weibo"),
             Kind::TencentWeibo => Some("tencent-weibo"),
             Kind::Oidc => Some("oidc"),
+            Kind::RowKey => Some("row-key"),
             Kind::Phone | Kind::Email | Kind::Username | Kind::Card | Kind::External => None,
         }
     }
@@ -178,6 +183,8 @@ pub enum Why {
     Wechat,
     #[error("must be oidc:<issuer>:<sub>, the issuer an https URL without query, ':' and '%' in sub percent-encoded")]
     Oidc,
+    #[error("must be row-key:<key>, the key at most {EXTERNAL_ID_CHARS_MAX} characters")]
+    RowKey,
 }
 
 /// [`normalise_in`] for a chain in China.
@@ -224,6 +231,7 @@ pub fn normalise_in(region: Region, kind: Kind, text: &str) -> Result<Option<Ide
         Kind::Weibo => social(text, "weibo", 1..=2).ok_or(Why::Social("weibo")),
         Kind::TencentWeibo => social(text, "tencent-weibo", 1..=2).ok_or(Why::Social("tencent-weibo")),
         Kind::Oidc => oidc(text).ok_or(Why::Oidc),
+        Kind::RowKey => row_key(text).ok_or(Why::RowKey),
     };
     match normalised {
         Ok(normalised) => Ok(Some(Identifier { kind, normalised })),
@@ -291,7 +299,8 @@ impl Identifier {
             | Kind::Qq
             | Kind::Weibo
             | Kind::TencentWeibo
-            | Kind::Oidc => match self.normalised.split_once(':') {
+            | Kind::Oidc
+            | Kind::RowKey => match self.normalised.split_once(':') {
                 Some((system, id)) => format!("{system}:{}", first_char(id)),
                 None => first_char(&self.normalised),
             },
@@ -394,6 +403,11 @@ fn external(text: &str) -> Option<String> {
     }
     let id = if is_hyphenated_uuid(id) { id.to_ascii_lowercase() } else { nfc(id) };
     (id.chars().count() <= EXTERNAL_ID_CHARS_MAX).then(|| format!("{system}:{id}"))
+}
+
+fn row_key(text: &str) -> Option<String> {
+    let key = nfc(text.strip_prefix("row-key:")?);
+    (!key.is_empty() && key.chars().count() <= EXTERNAL_ID_CHARS_MAX).then(|| format!("row-key:{key}"))
 }
 
 fn nfc(text: &str) -> String {
