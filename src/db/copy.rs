@@ -154,3 +154,76 @@ impl Drop for CopyRow<'_> {
         debug_assert!(self.left == 0 || std::thread::panicking(), "{} fields of a row are missing", self.left);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::TryStreamExt;
+
+    use super::*;
+    use crate::partition::testdb::{TestDb, execute, value};
+
+    const COLUMNS: &[&str] = &["a", "b", "c", "d", "e", "f", "g", "h", "i"];
+
+    fn rows() -> CopyRows {
+        let mut rows = CopyRows::new(COLUMNS);
+        let at = "2026-11-22T02:00:00.123456Z".parse().unwrap();
+        rows.row()
+            .i16(-1)
+            .i32(i32::MIN)
+            .i64(i64::MAX)
+            .bool(true)
+            .uuid(Uuid::from_u128(7))
+            .instant(at)
+            .bytes(b"\0\xff")
+            .text("林")
+            .jsonb(r#"{"a": "b"}"#);
+        rows.row().null().null().null().null().null().null().null().null().null();
+        let before = "1999-12-31T23:59:59.999999Z".parse().unwrap();
+        rows.row()
+            .opt(Some(2), |row, value| row.i16(value))
+            .opt(None::<i32>, |row, value| row.i32(value))
+            .i64(0)
+            .bool(false)
+            .uuid(Uuid::max())
+            .instant(before)
+            .bytes(b"")
+            .text("")
+            .jsonb("[]");
+        rows
+    }
+
+    #[tokio::test]
+    async fn postgresql_reads_what_it_would_have_written() {
+        let db = TestDb::new().await;
+        let mut conn = db.connect().await;
+        let table = "create table t (n bigint generated always as identity, a smallint, b integer, c bigint, d boolean, \
+                     e uuid, f timestamptz, g bytea, h text, i jsonb)";
+        execute(&mut conn, table).await;
+        let mut expected = rows().encoded;
+        expected.extend_from_slice(&TRAILER.to_be_bytes());
+        assert_eq!(rows().send_to(&mut conn, "t").await.unwrap(), 3);
+        let statement = "copy (select a, b, c, d, e, f, g, h, i from t order by n) to stdout with (format binary)";
+        let written: Vec<_> = conn.copy_out_raw(statement).await.unwrap().try_collect().await.unwrap();
+        assert_eq!(written.concat(), expected);
+        let first: String = value(&mut conn, "select t::text from t where n = 1").await;
+        assert!(first.contains("2026-11-22 02:00:00.123456+00") && first.contains("林"), "{first}");
+        // Nulls are nulls, and an empty text is none.
+        let counts: i64 = value(&mut conn, "select count(a) * 100 + count(b) * 10 + count(h) from t").await;
+        assert_eq!(counts, 212);
+    }
+
+    #[tokio::test]
+    async fn a_row_of_another_leaf_is_refused_and_the_connection_goes_on() {
+        let db = TestDb::new().await;
+        let mut conn = db.connect().await;
+        let right = crate::partition::plan("member_key").leaf_uuid(Uuid::from_u128(7));
+        let wrong = crate::partition::plan("member_key").hash_leaves().find(|leaf| *leaf != right).unwrap();
+        for (leaf, code) in [(wrong, Some("23514")), (right, None), (right, Some("23505"))] {
+            let mut rows = CopyRows::new(&["member_id", "bound_at", "key", "key_version", "kind"]);
+            rows.row().i64(1).instant(DateTime::UNIX_EPOCH).uuid(Uuid::from_u128(7)).i16(1).i16(1);
+            let outcome = rows.send(&mut conn, leaf).await;
+            assert_eq!(outcome.err().and_then(|error| crate::db::sqlstate(&error)).as_deref(), code);
+        }
+        assert_eq!(value::<i64>(&mut conn, "select count(*) from member_key").await, 1);
+    }
+}

@@ -330,7 +330,7 @@ async fn strangers_and_malformed_ids_are_not_found() {
                 "code" if operation.id == "get_problem" => &["no_such_code".to_owned()],
                 "code" => &codes,
                 "redemption_id" => &redemptions,
-                "member_id" | "rule_id" => &["1".to_owned(), i64::MAX.to_string()],
+                "member_id" | "rule_id" | "job_id" => &["1".to_owned(), i64::MAX.to_string()],
                 "store_id" => &["S9999".to_owned()],
                 "number" => &["till:S0001:9:2026-11-22:99".to_owned(), "never-used".to_owned()],
                 _ => &["reboot".to_owned()],

@@ -34,6 +34,7 @@ pub struct Rows {
     pub used: String,
     pub redemption: String,
     pub number: String,
+    pub imports: BTreeMap<&'static str, String>,
 }
 
 pub async fn make_rows(api: &Client) -> Rows {
@@ -50,7 +51,12 @@ pub async fn make_rows(api: &Client) -> Rows {
     let path = format!("/v1/coupons/{}/redeem", codes[1]);
     let body = json!({"store_id": "S0001", "order_ref": "S0001-1", "amount": 8000});
     api.post_numbered(&path, &api.keys.admin, &number, body).await.expect(200);
+    let mut imports = BTreeMap::new();
+    for name in ["get", "start", "pause", "resume", "cancel"] {
+        imports.insert(name, import(api, name).await);
+    }
     Rows {
+        imports,
         member,
         rules,
         code: codes[0].clone(),
@@ -60,14 +66,30 @@ pub async fn make_rows(api: &Client) -> Rows {
     }
 }
 
+/// An import that waits for the act of this name, or has ended with a failure.
+async fn import(api: &Client, name: &str) -> String {
+    let file = format!("phone,name\n13800000001,{name}\n");
+    let path = format!("/v1/member-imports?start={}", name == "get");
+    let request = api.raw(reqwest::Method::POST, &path).bearer_auth(&api.keys.ops);
+    let made = api.send(request.header("content-type", "text/csv").body(file)).await.expect(201);
+    made.json["job_id"].as_str().unwrap().to_owned()
+}
+
 /// The real path of each operation that has a variable one.
 pub fn paths(rows: &Rows) -> Vec<(&'static str, Vec<(&'static str, &str)>)> {
     let rule = |name: &str| vec![("rule_id", rows.rules[name].as_str())];
+    let import = |name: &str| vec![("job_id", rows.imports[name].as_str())];
     vec![
         ("get_store", vec![("store_id", "S0001")]),
         ("update_store", vec![("store_id", "S0001")]),
         ("get_member", vec![("member_id", &rows.member)]),
         ("update_member", vec![("member_id", &rows.member)]),
+        ("get_member_import", import("get")),
+        ("list_member_import_failures", import("get")),
+        ("start_member_import", import("start")),
+        ("pause_member_import", import("pause")),
+        ("resume_member_import", import("resume")),
+        ("cancel_member_import", import("cancel")),
         ("get_rule", rule("issue")),
         ("issue_coupons", rule("issue")),
         ("pause_rule", rule("pause")),
@@ -109,6 +131,9 @@ fn with_examples(mut document: Value, rows: &Rows) -> Value {
         let id = operation["operationId"].as_str().unwrap().to_owned();
         if let Some(body) = bodies.get(id.as_str()) {
             operation["requestBody"]["content"]["application/json"]["example"] = body.clone();
+        }
+        if id == "create_member_import" {
+            operation["requestBody"]["content"]["text/csv"]["example"] = json!("phone,name\n13800000003,Lin\n");
         }
         for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
             match parameter["name"].as_str() {

@@ -276,11 +276,12 @@ fn day(format: DateFormat, value: &str) -> Result<Option<NaiveDate>, (&'static s
     }
     // Of a time the day counts.
     let value = value.split([' ', 'T']).next().unwrap_or_default();
-    let parts: Vec<&str> = if format == DateFormat::Ymd && value.len() == 8 && value.is_ascii() {
-        vec![&value[..4], &value[4..6], &value[6..]]
-    } else {
-        value.split(['-', '/', '.']).collect()
-    };
+    let parts: Vec<&str> =
+        if format == DateFormat::Ymd && value.len() == 8 && value.bytes().all(|byte| byte.is_ascii_digit()) {
+            vec![&value[..4], &value[4..6], &value[6..]]
+        } else {
+            value.split(['-', '/', '.']).collect()
+        };
     let numbers: Option<Vec<u32>> = parts
         .iter()
         .map(|part| part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok()).flatten())
@@ -297,4 +298,156 @@ fn day(format: DateFormat, value: &str) -> Result<Option<NaiveDate>, (&'static s
     }
     let day = NaiveDate::from_ymd_opt(year as i32, month, day).ok_or_else(refused)?;
     Ok((day != NaiveDate::from_ymd_opt(1900, 1, 1).expect("a day of the calendar")).then_some(day))
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+    use crate::{
+        member::{Source, import::column::Columns},
+        secret::SecretFile,
+    };
+
+    const NAMES: &str =
+        "phone,email,card,external:crm,name,nickname,gender,birthday,store_id,level,state,created_at,attr.kids";
+
+    /// Reads one line of a file with the columns of [`NAMES`].
+    fn read(line: &[u8], format: DateFormat, encoding: Encoding) -> Result<Draft, (Option<String>, String)> {
+        let options = Options {
+            columns: NAMES.split(',').map(str::to_owned).collect(),
+            header: true,
+            delimiter: ',',
+            encoding,
+            date_format: format,
+            on_taken: Default::default(),
+            source: Source::Import,
+        };
+        let mut rng = StdRng::seed_from_u64(1);
+        let secrets = Secrets::new(&SecretFile::generate(&mut rng), rng);
+        let reading = Reading {
+            columns: &Columns::parse(&options.columns).unwrap().0,
+            options: &options,
+            region: Region::CHINA,
+            stores: &HashMap::from([("S0001".to_owned(), StoreNo::new(1))]),
+            secrets: &secrets,
+            zone: Zone::DEFAULT,
+            today: "2026-11-22".parse().unwrap(),
+            now: "2026-11-22T02:00:00Z".parse().unwrap(),
+        };
+        let read = reading.read(Raw { ordinal: 1, line: 2, text: Some(line) });
+        read.map_err(|failure| (failure.column, failure.code))
+    }
+
+    /// A line with a phone and one more field.
+    fn with(at: usize, field: &str) -> Vec<u8> {
+        let mut fields = vec![""; NAMES.split(',').count()];
+        (fields[0], fields[at]) = ("13800000001", field);
+        fields.join(",").into_bytes()
+    }
+
+    #[test]
+    fn a_row_gives_what_it_says() {
+        let line = "13800000001,Lin@Example.cn,a-1,7,林,Lin,女,1990-5-1,S0001,3,frozen,2020-01-02 03:04:05,0";
+        let draft = read(line.as_bytes(), DateFormat::Ymd, Encoding::Utf8).ok().unwrap();
+        let identifiers: Vec<&str> = draft.identifiers.iter().map(|one| one.identifier.normalised()).collect();
+        assert_eq!(identifiers, ["+8613800000001", "lin@example.cn", "A1", "crm:7"]);
+        assert_eq!((draft.name.as_deref(), draft.nickname.as_deref()), (Some("林"), Some("Lin")));
+        assert_eq!((draft.gender, draft.level, draft.state), (Some(Gender::Female), Some(3), Some(State::Frozen)));
+        assert_eq!(draft.birthday.unwrap().to_string(), "1990-05-01");
+        assert_eq!(draft.created_at.unwrap().to_rfc3339(), "2020-01-01T19:04:05+00:00");
+        assert_eq!(serde_json::to_string(&draft.attributes).unwrap(), r#"{"kids":"0"}"#);
+    }
+
+    #[test]
+    fn what_older_systems_write_for_unknown_is_neither_data_nor_a_key() {
+        for nothing in ["", " ", "null", "NULL", "\\N", "N/A", "none", "nil", "undefined", "-", "(null)"] {
+            for at in 1..13 {
+                let draft = read(&with(at, nothing), DateFormat::Ymd, Encoding::Utf8).ok().unwrap();
+                assert_eq!(draft.identifiers.len(), 1, "{at} {nothing}");
+                let empty = draft.name.is_none() && draft.nickname.is_none() && draft.gender.is_none();
+                let empty = empty && draft.birthday.is_none() && draft.home_store_no.is_none();
+                let empty = empty && draft.level.is_none() && draft.state.is_none() && draft.created_at.is_none();
+                assert!(empty && draft.attributes.is_empty(), "{at} {nothing}");
+            }
+        }
+        for (at, nothing) in [
+            (1, "0"),
+            (2, "00000000"),
+            (3, "0"),
+            (4, "0"),
+            (6, "0"),
+            (6, "unknown"),
+            (7, "0"),
+            (7, "0000-00-00"),
+            (7, "00000000"),
+            (7, "1900-01-01"),
+            (8, "0"),
+        ] {
+            let draft = read(&with(at, nothing), DateFormat::Ymd, Encoding::Utf8).ok().unwrap();
+            assert_eq!(draft.identifiers.len(), 1, "{at} {nothing}");
+            assert!(draft.name.is_none() && draft.gender.is_none() && draft.birthday.is_none(), "{at} {nothing}");
+        }
+        let missing = read(b"0,NULL,000,,Lin,,,,,,,,", DateFormat::Ymd, Encoding::Utf8).err();
+        assert_eq!(missing, Some((None, "identifier_missing".to_owned())));
+    }
+
+    #[test]
+    fn days_are_read_in_the_file_s_order_and_no_other() {
+        for (format, text, expected) in [
+            (DateFormat::Ymd, "1990-05-01", Some("1990-05-01")),
+            (DateFormat::Ymd, "1990/5/1", Some("1990-05-01")),
+            (DateFormat::Ymd, "1990.5.01", Some("1990-05-01")),
+            (DateFormat::Ymd, "19900501", Some("1990-05-01")),
+            (DateFormat::Ymd, "1990-05-01 00:00:00", Some("1990-05-01")),
+            (DateFormat::Ymd, "01/05/1990", None),
+            (DateFormat::Ymd, "90-05-01", None),
+            (DateFormat::Ymd, "1990-13-01", None),
+            (DateFormat::Ymd, "1990-02-29", None),
+            (DateFormat::Ymd, "1990-05-+1", None),
+            (DateFormat::Ymd, "1990-05-01-01", None),
+            (DateFormat::Ymd, "may", None),
+            (DateFormat::Ymd, "1899-12-31", None),
+            (DateFormat::Ymd, "2026-11-23", None),
+            (DateFormat::Dmy, "01/05/1990", Some("1990-05-01")),
+            (DateFormat::Mdy, "05/01/1990", Some("1990-05-01")),
+            (DateFormat::Dmy, "1990-05-01", None),
+            (DateFormat::Dmy, "01/05/90", None),
+        ] {
+            let read = read(&with(7, text), format, Encoding::Utf8);
+            match (read, expected) {
+                (Ok(draft), Some(day)) => assert_eq!(draft.birthday.unwrap().to_string(), day),
+                (Err(bad), None) => assert_eq!(bad, (Some("birthday".into()), "date_invalid".into()), "{text}"),
+                (read, _) => panic!("{format:?} {text}: {:?}", read.map(|draft| draft.birthday)),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_column_and_code() {
+        let at = |column: &str, code: &str| Some((Some(column.to_owned()), code.to_owned()));
+        for (field, text, expected) in [
+            (1, "lin at example", at("email", "identifier_invalid")),
+            (3, "a b", at("external:crm", "identifier_invalid")),
+            (4, "x\u{1}", at("name", "value_invalid")),
+            (5, &"x".repeat(33), at("nickname", "value_invalid")),
+            (6, "x", at("gender", "value_invalid")),
+            (8, "S9999", at("store_id", "store_not_found")),
+            (9, "-1", at("level", "value_invalid")),
+            (9, "32768", at("level", "value_invalid")),
+            (10, "cancelled", at("state", "value_invalid")),
+            (11, "2027-01-01", at("created_at", "date_invalid")),
+            (12, &"x".repeat(501), at("attr.kids", "value_invalid")),
+        ] {
+            assert_eq!(read(&with(field, text), DateFormat::Ymd, Encoding::Utf8).err(), expected, "{text}");
+        }
+        assert_eq!(read(b"1,2", DateFormat::Ymd, Encoding::Utf8).err(), Some((None, "row_malformed".into())));
+        let latin = [with(4, "").as_slice(), b"\xe9"].concat();
+        assert_eq!(
+            read(&latin, DateFormat::Ymd, Encoding::Utf8).err(),
+            at("attr.kids", "encoding_invalid"),
+            "not UTF-8"
+        );
+    }
 }

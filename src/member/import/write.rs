@@ -463,3 +463,80 @@ fn expect(table: &'static str, expected: usize, rows: u64) -> Result<(), JobErro
     }
     Err(JobError::Inconsistent { table, column: "(rows)", key: format!("{rows} instead of {expected}") })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::member::key::{Identifier, normalise};
+
+    /// Rows by their phones and cards: the nth is to be member n.
+    fn drafts(rows: &[&[&str]]) -> Vec<(Draft, Sealed)> {
+        let claimed = |text: &&str| {
+            let kind = if text.starts_with('1') { Kind::Phone } else { Kind::Card };
+            let identifier: Identifier = normalise(kind, text).unwrap().unwrap();
+            let key = key_of(text);
+            Claimed { column: 0, identifier, keys: vec![KeyRow { key, version: 1, kind }] }
+        };
+        let row = |(at, identifiers): (usize, &&[&str])| {
+            let draft = Draft {
+                ordinal: at as i64,
+                line: at as i64,
+                identifiers: identifiers.iter().map(claimed).collect(),
+                name: None,
+                nickname: None,
+                gender: None,
+                birthday: None,
+                home_store_no: None,
+                level: None,
+                state: None,
+                created_at: None,
+                attributes: Map::new(),
+            };
+            let member_id = MemberId::new(at as i64).unwrap();
+            (draft, Sealed { member_id, phone: None, email: None, name: None, birthday: None, others: Vec::new() })
+        };
+        rows.iter().enumerate().map(row).collect()
+    }
+
+    fn key_of(text: &str) -> Uuid {
+        Uuid::from_u128(xxhash_rust::xxh3::xxh3_128(text.as_bytes()))
+    }
+
+    #[test]
+    fn rows_are_decided_as_if_they_came_one_after_the_other() {
+        let member = |id| MemberId::new(id).unwrap();
+        let (a, b) = ("13800000001", "13800000002");
+        let drafts = drafts(&[&[a, "C1"], &[a], &[a, "C1"], &["C2", a], &[b, "C9"], &["C2"], &["C2", "C3"], &["C9"]]);
+        let others = HashMap::from([(key_of("C9"), member(99))]);
+        let (verdicts, wanted) = decide(&drafts, &others);
+        assert_eq!(
+            verdicts,
+            [
+                Verdict::New,
+                Verdict::Known(member(0)),
+                Verdict::Known(member(0)),
+                Verdict::Taken(1, member(0)),
+                Verdict::Taken(1, member(99)),
+                // What a refused row named is free.
+                Verdict::New,
+                Verdict::Taken(0, member(5)),
+                Verdict::Known(member(99)),
+            ]
+        );
+        let mut owners: Vec<usize> = wanted.values().map(|(at, _)| *at).collect();
+        owners.sort_unstable();
+        assert_eq!(owners, [0, 0, 5]);
+    }
+
+    #[test]
+    fn a_row_that_says_less_says_nothing_new() {
+        let empty = Facts::of(&drafts(&[&["13800000001"]])[0].0);
+        let lin = Facts { name: Some("Lin".into()), level: Some(3), ..empty.clone() };
+        assert!(lin.has_all_of(&empty) && lin.has_all_of(&lin));
+        assert!(!empty.has_all_of(&lin));
+        assert!(!lin.has_all_of(&Facts { name: Some("Mei".into()), ..empty.clone() }));
+        assert!(empty.has_all_of(&Facts { level: Some(0), state: Some(State::Normal), ..empty.clone() }));
+        let attributes = Map::from_iter([("kids".to_owned(), Value::from("0"))]);
+        assert!(!lin.has_all_of(&Facts { attributes, ..empty }));
+    }
+}

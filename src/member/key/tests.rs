@@ -259,13 +259,14 @@ fn kinds_keep_their_numbers_and_names() {
             (9, "weibo"),
             (10, "tencent_weibo"),
             (11, "oidc"),
+            (12, "row_key"),
         ]
     );
     for kind in Kind::ALL {
         assert_eq!(Kind::try_from(kind as i16), Ok(kind));
         assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{kind}\""));
     }
-    assert_eq!(Kind::try_from(12), Err(UnknownKind(12)));
+    assert_eq!(Kind::try_from(13), Err(UnknownKind(13)));
 }
 
 fn run<S: Strategy>(cases: u32, strategy: S, test: impl Fn(S::Value) -> Result<(), TestCaseError>) {
