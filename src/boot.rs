@@ -17,6 +17,7 @@ use crate::{
     db::{
         embedded::{Embedded, EmbeddedError, EmbeddedSettings, Reach, SUPERUSER},
         migrate::{self, DATABASE, Migrated, MigrationError, role},
+        setting::{find_setting, insert_setting},
     },
     partition::{self, DdlError, Locked, upkeep},
     secret::{SecretFile, SecretFileError},
@@ -233,10 +234,7 @@ pub async fn secrets(
     now: DateTime<Utc>,
 ) -> Result<SecretFile, BootError> {
     const SETTING: &str = "secrets_fingerprint";
-    let recorded: Option<String> = sqlx::query_scalar("select value from setting where name = $1")
-        .bind(SETTING)
-        .fetch_optional(&mut *conn)
-        .await?;
+    let recorded = find_setting(conn, SETTING).await?;
     let secrets = match &settings.secrets.secrets_command {
         Some(command) => SecretFile::load_command(command)?,
         None => {
@@ -249,16 +247,10 @@ pub async fn secrets(
         }
     };
     let fingerprint = fingerprint(&secrets);
-    sqlx::query("insert into setting (name, value, updated_at) values ($1, $2, $3) on conflict (name) do nothing")
-        .bind(SETTING)
-        .bind(&fingerprint)
-        .bind(now)
-        .execute(&mut *conn)
-        .await?;
+    insert_setting(conn, SETTING, &fingerprint, now).await?;
     // Read back: another process may have been first.
-    let stands: String =
-        sqlx::query_scalar("select value from setting where name = $1").bind(SETTING).fetch_one(&mut *conn).await?;
-    if stands == fingerprint { Ok(secrets) } else { Err(BootError::SecretsForeign) }
+    let stands = find_setting(conn, SETTING).await?;
+    if stands.as_ref() == Some(&fingerprint) { Ok(secrets) } else { Err(BootError::SecretsForeign) }
 }
 
 fn create_secrets(path: &Path, rng: &mut impl CryptoRng) -> Result<SecretFile, BootError> {

@@ -13,6 +13,8 @@ fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=src/build.rs");
     println!("cargo::rerun-if-changed=partitions");
     println!("cargo::rerun-if-changed=sql");
+    // What the query macros of sqlx read at compile time.
+    println!("cargo::rerun-if-changed=.sqlx");
     fs::write(out.join("partitions.rs"), list(&root.join("partitions"), "toml")?)?;
     fs::write(out.join("queries.rs"), list(&root.join("sql/queries"), "sql")?)
 }

@@ -71,6 +71,7 @@ codes! {
     MemberKeyTaken "member_key_taken" 409 "An identifier belongs to another member",
     MemberFrozen "member_frozen" 422 "The member is frozen",
     MemberCancelled "member_cancelled" 422 "The member is cancelled",
+    MemberMuted "member_muted" 422 "The member may not change what others see",
     IdentifierInvalid "identifier_invalid" 422 "An identifier is not of its kind",
     // Rules.
     RuleNotFound "rule_not_found" 404 "There is no such coupon rule",

@@ -1,6 +1,6 @@
 //! Stores in memory, by what tills call them.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{ChainError, Store, StoreId, names::StoreNames, store};
 use crate::{
@@ -60,11 +60,11 @@ impl StoreBook {
             return Ok(name);
         }
         let mut conn = self.office.get().await?;
-        let name = store::find_name(&mut conn, store_no).await?;
-        let name: Arc<str> = name
-            .ok_or(ChainError::Inconsistent { table: "store", column: "store_no", key: store_no.to_string() })?
-            .into();
-        self.names.put(store_no, Arc::clone(&name));
-        Ok(name)
+        let (mut names, _) = self.names.read(&mut conn, BTreeSet::from([store_no])).await?;
+        names.remove(&store_no).ok_or(ChainError::Inconsistent {
+            table: "store",
+            column: "store_no",
+            key: store_no.to_string(),
+        })
     }
 }

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use rand::{CryptoRng, Rng};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
 use std::fmt;
 use subtle::ConstantTimeEq;
 use utoipa::ToSchema;
@@ -180,23 +180,14 @@ impl ApiKey {
 }
 
 /// What a list of keys shows.
-#[derive(Debug, Clone, Serialize, FromRow)]
+#[derive(Debug, Clone, Serialize)]
 pub struct KeyLine {
     pub key_id: String,
     pub name: String,
-    #[sqlx(try_from = "i16")]
     pub role: Role,
     pub store_id: Option<String>,
     pub created_at: DateTime<Utc>,
     pub revoked_at: Option<DateTime<Utc>>,
-}
-
-impl TryFrom<i16> for Role {
-    type Error = String;
-
-    fn try_from(code: i16) -> Result<Self, String> {
-        Self::from_code(code).ok_or_else(|| format!("{code} is not the code of a role"))
-    }
 }
 
 /// Makes a key; `store_id` is wanted for `pos` and refused for the others.
@@ -217,26 +208,21 @@ pub async fn insert_key(
     if let Some(store_id) = store_id {
         super::store::get_store(conn, store_id).await?;
     }
-    let made = sqlx::query(
-        "insert into api_key (created_at, store_no, role, key_id, name, secret_sha256)
-         values ($1, (select store_no from store where store_id = $2), $3, $4, $5, $6)
-         on conflict do nothing",
-    )
-    .bind(now)
-    .bind(store_id.map(StoreId::as_str))
-    .bind(role.code())
-    .bind(token.key_id())
-    .bind(name.as_str())
-    .bind(&SecretHash::of(&token.secret).0[..])
-    .execute(&mut *conn)
-    .await?;
-    match made.rows_affected() {
+    let made = sqlx::query_file!(
+        "sql/queries/api_key/insert.sql",
+        now,
+        store_id.map(StoreId::as_str),
+        role.code(),
+        token.key_id(),
+        name.as_str(),
+        &SecretHash::of(&token.secret).0[..],
+    );
+    match made.execute(&mut *conn).await?.rows_affected() {
         1 => Ok(()),
         _ => Err(Refusal::invalid_field("name", "a key of this name exists").into()),
     }
 }
 
-#[derive(FromRow)]
 struct KeyRow {
     key_id: String,
     name: String,
@@ -248,15 +234,8 @@ struct KeyRow {
 
 /// The key of this id, if it is in force.
 pub async fn find_key(conn: &mut PgConnection, key_id: &str) -> Result<Option<ApiKey>, ChainError> {
-    let row: Option<KeyRow> = sqlx::query_as(
-        "select api_key.key_id, api_key.name, api_key.role, api_key.store_no, store.store_id, api_key.secret_sha256
-         from api_key left join store on store.store_no = api_key.store_no
-         where api_key.key_id = $1 and api_key.revoked_at is null",
-    )
-    .bind(key_id)
-    .fetch_optional(&mut *conn)
-    .await?;
-    let Some(row) = row else { return Ok(None) };
+    let row = sqlx::query_file_as!(KeyRow, "sql/queries/api_key/find.sql", key_id);
+    let Some(row) = row.fetch_optional(&mut *conn).await? else { return Ok(None) };
     let bad = |column| ChainError::Inconsistent { table: "api_key", column, key: key_id.to_owned() };
     let store = match (row.store_no, row.store_id) {
         (Some(store_no), Some(store_id)) => Some((store_no, StoreId::parse(store_id).map_err(|_| bad("store_no"))?)),
@@ -270,13 +249,21 @@ pub async fn find_key(conn: &mut PgConnection, key_id: &str) -> Result<Option<Ap
 
 /// All keys by name, revoked ones too.
 pub async fn list_keys(conn: &mut PgConnection) -> Result<Vec<KeyLine>, ChainError> {
-    Ok(sqlx::query_as(
-        "select api_key.key_id, api_key.name, api_key.role, store.store_id, api_key.created_at, api_key.revoked_at
-         from api_key left join store on store.store_no = api_key.store_no
-         order by api_key.name",
-    )
-    .fetch_all(&mut *conn)
-    .await?)
+    let rows = sqlx::query_file!("sql/queries/api_key/list.sql").fetch_all(&mut *conn).await?;
+    rows.into_iter()
+        .map(|row| {
+            let role = Role::from_code(row.role);
+            let bad = || ChainError::Inconsistent { table: "api_key", column: "role", key: row.key_id.clone() };
+            Ok(KeyLine {
+                role: role.ok_or_else(bad)?,
+                key_id: row.key_id,
+                name: row.name,
+                store_id: row.store_id,
+                created_at: row.created_at,
+                revoked_at: row.revoked_at,
+            })
+        })
+        .collect()
 }
 
 /// Revokes a key by id or name. Every process stops taking it within `cache::REVOKED_WITHIN`.
@@ -288,22 +275,16 @@ pub async fn update_key_revoked(
     id_or_name: &str,
     now: DateTime<Utc>,
 ) -> Result<String, ChainError> {
-    let key_id: Option<String> = sqlx::query_scalar(
-        "update api_key set revoked_at = $2 where (key_id = $1 or name = $1) and revoked_at is null returning key_id",
-    )
-    .bind(id_or_name)
-    .bind(now)
-    .fetch_optional(&mut *conn)
-    .await?;
-    key_id.ok_or_else(|| Refusal::invalid_field("key", "no key in force is called so").into())
+    let key_id = sqlx::query_file_scalar!("sql/queries/api_key/update_revoked.sql", id_or_name, now);
+    key_id
+        .fetch_optional(&mut *conn)
+        .await?
+        .ok_or_else(|| Refusal::invalid_field("key", "no key in force is called so").into())
 }
 
 /// Keys that were revoked at or after an instant.
 pub async fn list_revoked_since(conn: &mut PgConnection, since: DateTime<Utc>) -> Result<Vec<String>, ChainError> {
-    Ok(sqlx::query_scalar("select key_id from api_key where revoked_at >= $1")
-        .bind(since)
-        .fetch_all(&mut *conn)
-        .await?)
+    Ok(sqlx::query_file_scalar!("sql/queries/api_key/list_revoked.sql", since).fetch_all(&mut *conn).await?)
 }
 
 #[cfg(test)]

@@ -54,15 +54,11 @@ impl StoreNames {
         }
         let asked = !missing.is_empty();
         if asked {
-            let rows: Vec<(StoreNo, String)> =
-                sqlx::query_as("select s.store_no, s.store_id from store s where s.store_no = any($1)")
-                    .bind(missing)
-                    .fetch_all(conn)
-                    .await?;
-            for (store_no, name) in rows {
-                let name: Arc<str> = name.into();
-                self.put(store_no, Arc::clone(&name));
-                names.insert(store_no, name);
+            let rows = sqlx::query_file!("sql/queries/store/names.sql", &missing);
+            for row in rows.fetch_all(conn).await? {
+                let name: Arc<str> = row.store_id.into();
+                self.put(row.store_no, Arc::clone(&name));
+                names.insert(row.store_no, name);
             }
         }
         Ok((names, asked))

@@ -1,5 +1,7 @@
 //! Rules over HTTP.
 
+use std::time::Instant;
+
 use actix_web::web::Data;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -16,6 +18,7 @@ use crate::{
         input::{Int, kept, present},
     },
     id::RuleId,
+    meter::Meter,
     problem::{Code, Refusal},
     text_type,
 };
@@ -225,8 +228,9 @@ async fn create_rule(app: Data<App>, Json(new): Json<NewRule>) -> Reply<RuleView
 #[utoipa::path(get, path = "/v1/coupon-rules/{rule_id}", tag = "rules", params(("rule_id" = RuleId, Path)), responses(
     (status = 200, description = "The rule", body = RuleView, headers(("ETag" = String)))))]
 async fn get_rule(app: Data<App>, At(rule_id): At<RuleId>) -> Reply<RuleView> {
-    let rule = app.desk.rule(rule_id).await?.ok_or(Refusal::new(Code::RuleNotFound))?;
-    Ok(answer(&rule))
+    let asked = Instant::now();
+    let (rule, cached) = app.desk.find_rule(rule_id).await?.ok_or(Refusal::new(Code::RuleNotFound))?;
+    Ok(answer(&rule).metered(if cached { Meter::CACHED } else { Meter::office(asked.elapsed()) }))
 }
 
 /// Pause a rule

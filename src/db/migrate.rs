@@ -15,8 +15,10 @@ use sqlx::{
 
 use super::{
     pool::{is_connection_loss, sqlstate},
+    setting::{find_setting, insert_setting, update_setting},
     tx,
 };
+use crate::partition::plans;
 
 /// The roles, each with what it may do.
 pub mod role {
@@ -158,9 +160,9 @@ pub async fn run(conn: &mut PgConnection, zone: &str, now: DateTime<Utc>) -> Res
         _ => MIGRATOR.run_direct(None, conn, false).await.map_err(migrate_error)?,
     }
     grant(conn).await?;
-    record_setting(conn, SETTING_ZONE, zone, now).await?;
+    insert_setting(conn, SETTING_ZONE, zone, now).await?;
     let identity = identity(conn).await?;
-    record_setting(conn, SETTING_IDENTITY, &identity, now).await?;
+    insert_setting(conn, SETTING_IDENTITY, &identity, now).await?;
     conn.execute("reset role").await?;
     Ok(Migrated { before, after: known.max(before.unwrap_or(0)) })
 }
@@ -210,27 +212,13 @@ pub async fn restored(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<Vec
     become_owner(conn).await?;
     let found = identity(conn).await?;
     let counters = tx::run_on(conn, "restored", tx::Mode::ReadCommitted, async move |conn: &mut PgConnection| {
-        let blocks: Vec<(String, i64)> =
-            sqlx::query_as("select name, next from id_block order by name for update").fetch_all(&mut *conn).await?;
-        for (name, next) in &blocks {
-            if next + RESTORED_SKIP >= 1 << 41 {
-                return Err(MigrationError::CounterFull { name: name.clone() });
-            }
+        let blocks = sqlx::query_file!("sql/queries/id_block/lock.sql").fetch_all(&mut *conn).await?;
+        if let Some(full) = blocks.into_iter().find(|block| block.next + RESTORED_SKIP >= 1 << 41) {
+            return Err(MigrationError::CounterFull { name: full.name });
         }
-        let counters = sqlx::query_as("update id_block set next = next + $1 returning name, next")
-            .bind(RESTORED_SKIP)
-            .fetch_all(&mut *conn)
-            .await?;
-        sqlx::query(
-            "insert into setting (name, value, updated_at) values ($1, $2, $3)
-             on conflict (name) do update set value = excluded.value, updated_at = excluded.updated_at",
-        )
-        .bind(SETTING_IDENTITY)
-        .bind(&found)
-        .bind(now)
-        .execute(&mut *conn)
-        .await?;
-        Ok::<Vec<(String, i64)>, MigrationError>(counters)
+        let skipped = sqlx::query_file!("sql/queries/id_block/skip.sql", RESTORED_SKIP).fetch_all(&mut *conn).await?;
+        update_setting(conn, SETTING_IDENTITY, &found, now).await?;
+        Ok::<Vec<(String, i64)>, MigrationError>(skipped.into_iter().map(|one| (one.name, one.next)).collect())
     })
     .await?;
     conn.execute("reset role").await?;
@@ -262,26 +250,6 @@ async fn identity(conn: &mut PgConnection) -> Result<String, MigrationError> {
     )
     .fetch_one(&mut *conn)
     .await?)
-}
-
-async fn find_setting(conn: &mut PgConnection, name: &str) -> Result<Option<String>, MigrationError> {
-    Ok(sqlx::query_scalar("select value from setting where name = $1").bind(name).fetch_optional(&mut *conn).await?)
-}
-
-/// Written once; what stands is kept.
-async fn record_setting(
-    conn: &mut PgConnection,
-    name: &str,
-    value: &str,
-    now: DateTime<Utc>,
-) -> Result<(), MigrationError> {
-    sqlx::query("insert into setting (name, value, updated_at) values ($1, $2, $3) on conflict (name) do nothing")
-        .bind(name)
-        .bind(value)
-        .bind(now)
-        .execute(&mut *conn)
-        .await?;
-    Ok(())
 }
 
 /// Makes the roles that are missing; gives those that are missing still. They get no password: whoever administers
@@ -343,8 +311,8 @@ async fn become_owner(conn: &mut PgConnection) -> Result<(), MigrationError> {
     }
 }
 
-/// What the service and the reports may do: rows, never tables. Leaves made later get theirs from upkeep, and by the
-/// default privileges below.
+/// What the service and the reports may do: rows, never tables; and the reports not the rows of every table. Leaves made
+/// later get theirs from upkeep, and by the default privileges below.
 async fn grant(conn: &mut PgConnection) -> Result<(), MigrationError> {
     const GRANTS: [(&str, &[&str]); 2] = [
         (
@@ -370,12 +338,27 @@ async fn grant(conn: &mut PgConnection) -> Result<(), MigrationError> {
     ];
     for (name, statements) in GRANTS {
         if role_exists(conn, name).await? {
-            for statement in statements {
-                conn.execute(AssertSqlSafe(statement.replace("{}", name))).await?;
+            let mut script = statements.join(";\n").replace("{}", name);
+            if name == role::REPORT {
+                plans().iter().filter(|plan| !plan.reports).for_each(|plan| script.push_str(&closed(&plan.table)));
             }
+            // Sent as one, so that it is one transaction: no right is there for a moment that is taken back after it.
+            conn.execute(sqlx::raw_sql(AssertSqlSafe(script))).await?;
         }
     }
     Ok(())
+}
+
+/// Takes a table and its leaves from the reports again.
+fn closed(table: &str) -> String {
+    format!(
+        ";\ndo $$ declare part regclass; begin
+            for part in select relid from pg_partition_tree('{table}') loop
+                execute format('revoke select on %s from {}', part);
+            end loop;
+         end $$",
+        role::REPORT
+    )
 }
 
 fn migrate_error(error: MigrateError) -> MigrationError {

@@ -8,6 +8,7 @@ pub mod embedded;
 pub mod lane;
 pub mod migrate;
 pub mod pool;
+pub mod setting;
 pub mod tx;
 
 pub use pool::{is_connection_loss, is_missing_leaf, sqlstate};

@@ -14,6 +14,8 @@ pub enum Kind {
     MemberChanged,
     /// An identifier changed hands. The subject is `member::cache::key_subject` of its key.
     MemberKeyMoved,
+    /// Something beside the core row: an address, a profile. What is remembered of the member stays right.
+    MemberDetailChanged,
     CouponsIssued,
     CouponRedeemed,
     CouponReversed,
@@ -23,10 +25,11 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [(Kind, i16); 9] = [
+    const ALL: [(Kind, i16); 10] = [
         (Kind::MemberRegistered, 1),
         (Kind::MemberChanged, 2),
         (Kind::MemberKeyMoved, 3),
+        (Kind::MemberDetailChanged, 4),
         (Kind::CouponsIssued, 10),
         (Kind::CouponRedeemed, 11),
         (Kind::CouponReversed, 12),

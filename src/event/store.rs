@@ -43,12 +43,12 @@ pub async fn insert_office(
     subject: i64,
     what: &str,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("insert into event (event_id, created_at, subject, kind, body) values ($1, $2, $3, $4, $5)")
-        .bind(event_id)
-        .bind(now)
-        .bind(subject)
-        .bind(kind.number())
-        .bind(serde_json::json!({ "to": what }).to_string())
+    sqlx::query(query("event/insert").parent())
+        .bind([event_id.get()])
+        .bind([now])
+        .bind([subject])
+        .bind([kind.number()])
+        .bind([serde_json::json!({ "to": what }).to_string()])
         .execute(conn)
         .await?;
     Ok(())

@@ -201,16 +201,13 @@ impl Shared {
 /// # Errors
 /// [`BlockError::NoCounter`], [`BlockError::UsedUp`] at the end of the 41 bits, [`BlockError::Database`].
 pub async fn lease_block(conn: &mut PgConnection, name: &str, n: i64) -> Result<Range<i64>, BlockError> {
-    let next: Option<i64> = sqlx::query_scalar("update id_block set next = next + $2 where name = $1 returning next")
-        .bind(name)
-        .bind(n)
-        .fetch_optional(conn)
-        .await
-        .map_err(|error| match error.as_database_error() {
+    let next = sqlx::query_file_scalar!("sql/queries/id_block/lease.sql", name, n).fetch_optional(conn).await.map_err(
+        |error| match error.as_database_error() {
             // The check keeps `next` inside 41 bits.
             Some(refused) if refused.is_check_violation() => BlockError::UsedUp { name: name.to_owned(), asked: n },
             _ => BlockError::Database(Arc::new(error)),
-        })?;
+        },
+    )?;
     let next = next.ok_or_else(|| BlockError::NoCounter { name: name.to_owned() })?;
     Ok(next - n..next)
 }

@@ -50,47 +50,6 @@ pub struct NodeLease {
     deadline: Instant,
 }
 
-// The row lock makes the old `lease_until` that comes back the very one that is replaced.
-const TAKE_LAPSED: &str = "\
-with lapsed as (
-    select node, lease_until
-    from id_node
-    where lease_until < clock_timestamp() - make_interval(secs => $2::float8 / 1000)
-    order by lease_until
-    limit 1
-    for update skip locked
-)
-update id_node
-set holder = $1, lease_until = clock_timestamp() + make_interval(secs => $3)
-from lapsed
-where id_node.node = lapsed.node
-returning id_node.node, lapsed.lease_until, id_node.lease_until";
-
-const TAKE_FRESH: &str = "\
-insert into id_node (lease_until, holder, node)
-select clock_timestamp() + make_interval(secs => $2), $1, n
-from generate_series(0, $3 - 1) as n
-where not exists (select from id_node where id_node.node = n)
-order by n
-limit 1
-on conflict (node) do nothing
-returning node, lease_until";
-
-const HAS_FREE: &str = "select count(*) < $1 from id_node";
-
-// Windows only grow. A lapsed lease that nobody took may be renewed: nobody else had a window in between.
-const RENEW: &str = "\
-update id_node
-set lease_until = greatest(lease_until, clock_timestamp() + make_interval(secs => $3))
-where node = $1 and holder = $2
-returning lease_until";
-
-// What was minted stays inside the window, so that the next holder's floor lies above it.
-const RELEASE: &str = "\
-update id_node
-set lease_until = least(lease_until, greatest(clock_timestamp(), $3))
-where node = $1 and holder = $2";
-
 impl NodeLease {
     /// Leases the node that has been idle longest, or a fresh one.
     ///
@@ -99,28 +58,20 @@ impl NodeLease {
     pub async fn acquire(conn: &mut PgConnection, holder: Uuid) -> Result<Self, LeaseError> {
         for _ in 0..ACQUIRE_ROUNDS_MAX {
             let asked = Instant::now();
-            let lapsed: Option<(i16, DateTime<Utc>, DateTime<Utc>)> = sqlx::query_as(TAKE_LAPSED)
-                .bind(holder)
-                .bind(f64::from(LEASE_GRACE_MS))
-                .bind(f64::from(LEASE_SECS))
-                .fetch_optional(&mut *conn)
-                .await?;
-            if let Some((node, floor, until)) = lapsed {
+            let (grace_ms, secs) = (f64::from(LEASE_GRACE_MS), f64::from(LEASE_SECS));
+            let lapsed = sqlx::query_file!("sql/queries/id_node/take_lapsed.sql", holder, grace_ms, secs);
+            if let Some(row) = lapsed.fetch_optional(&mut *conn).await? {
                 // The next whole millisecond: the old holder may have minted in the one `floor` lies in.
-                let floor_ms = floor.timestamp_millis() + 1;
-                return Ok(Self::new(node, holder, floor_ms, until, asked));
+                let floor_ms = row.floor.timestamp_millis() + 1;
+                return Ok(Self::new(row.node, holder, floor_ms, row.until, asked));
             }
             let asked = Instant::now();
-            let fresh: Option<(i16, DateTime<Utc>)> = sqlx::query_as(TAKE_FRESH)
-                .bind(holder)
-                .bind(f64::from(LEASE_SECS))
-                .bind(NODES)
-                .fetch_optional(&mut *conn)
-                .await?;
-            if let Some((node, until)) = fresh {
-                return Ok(Self::new(node, holder, i64::MIN, until, asked));
+            let fresh = sqlx::query_file!("sql/queries/id_node/take_fresh.sql", holder, secs, NODES);
+            if let Some(row) = fresh.fetch_optional(&mut *conn).await? {
+                return Ok(Self::new(row.node, holder, i64::MIN, row.until, asked));
             }
-            if !sqlx::query_scalar(HAS_FREE).bind(i64::from(NODES)).fetch_one(&mut *conn).await? {
+            let has_free = sqlx::query_file_scalar!("sql/queries/id_node/has_free.sql", i64::from(NODES));
+            if !has_free.fetch_one(&mut *conn).await? {
                 return Err(LeaseError::NoFreeNode);
             }
         }
@@ -134,13 +85,9 @@ impl NodeLease {
     /// lease runs on to its end, try again.
     pub async fn renew(&self, conn: &mut PgConnection) -> Result<Self, LeaseError> {
         let asked = Instant::now();
-        let until: Option<DateTime<Utc>> = sqlx::query_scalar(RENEW)
-            .bind(self.node)
-            .bind(self.holder)
-            .bind(f64::from(LEASE_SECS))
-            .fetch_optional(conn)
-            .await?;
-        let until = until.ok_or(LeaseError::Lost { node: self.node })?;
+        let secs = f64::from(LEASE_SECS);
+        let renewed = sqlx::query_file_scalar!("sql/queries/id_node/renew.sql", self.node, self.holder, secs);
+        let until = renewed.fetch_optional(conn).await?.ok_or(LeaseError::Lost { node: self.node })?;
         Ok(Self::new(self.node, self.holder, self.floor_ms, until, asked))
     }
 
@@ -150,7 +97,8 @@ impl NodeLease {
     /// [`LeaseError::Database`]; the lease then ends by itself.
     pub async fn release(&self, conn: &mut PgConnection, used_until_ms: i64) -> Result<(), LeaseError> {
         let used_until = DateTime::from_timestamp_millis(used_until_ms).unwrap_or(DateTime::UNIX_EPOCH);
-        sqlx::query(RELEASE).bind(self.node).bind(self.holder).bind(used_until).execute(conn).await?;
+        let released = sqlx::query_file!("sql/queries/id_node/release.sql", self.node, self.holder, used_until);
+        released.execute(conn).await?;
         Ok(())
     }
 

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use super::{
     Member, NewMember,
     cache::{MemberBook, Shown},
+    edit::{self, Actor, Edit, EditWriter, Order},
     key::Identifier,
-    patch::{self, Change, Patch, PatchWriter},
+    patch::{Change, Patch},
     register::{self, Register, RegisterWriter},
 };
 use crate::{
     cache::Bypass,
     chain::names::StoreNames,
     clock::Clock,
+    config::CacheSettings,
     db::lane::{Cost, Lane, LaneError, WriterHandle},
     id::{BlockError, Counter, Day, EventId, IdError, MemberId, MemberIdMinter, MintError},
     problem::Refusal,
@@ -46,7 +48,7 @@ pub struct MemberDesk {
     minter: Arc<MemberIdMinter>,
     events: Counter,
     register: WriterHandle<RegisterWriter>,
-    patch: WriterHandle<PatchWriter>,
+    edit: WriterHandle<EditWriter>,
 }
 
 impl MemberDesk {
@@ -58,18 +60,19 @@ impl MemberDesk {
         stores: StoreNames,
         minter: Arc<MemberIdMinter>,
         events: Counter,
+        caches: &CacheSettings,
         bypass: Bypass,
     ) -> Self {
         let register = RegisterWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
-        let patch = PatchWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
+        let edit = EditWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
         Self {
-            book: MemberBook::new(lane, Arc::clone(&secrets), stores, bypass),
+            book: MemberBook::new(lane, Arc::clone(&secrets), stores, caches, bypass),
             clock,
             secrets,
             minter,
             events,
             register: lane.writer(register),
-            patch: lane.writer(patch),
+            edit: lane.writer(edit),
         }
     }
 
@@ -77,9 +80,15 @@ impl MemberDesk {
     ///
     /// # Errors
     /// [`MemberError`]
-    pub async fn register(&self, number: Option<RequestNumber>, new: NewMember) -> Result<(Answer, Cost), MemberError> {
+    pub async fn register(
+        &self,
+        actor: Actor,
+        number: Option<RequestNumber>,
+        new: NewMember,
+    ) -> Result<(Answer, Cost), MemberError> {
         let ticket = number.map(|number| Ticket { number, digest: register::digest(&self.secrets, &new) });
-        let op = Register { ticket, member_id: self.minter.mint()?, event_id: self.event_id().await?, new };
+        let (member_id, event_id) = (self.minter.mint()?, self.event_id().await?);
+        let op = Register { ticket, member_id, event_id, actor, new };
         Ok(self.register.write(op).await?)
     }
 
@@ -89,12 +98,26 @@ impl MemberDesk {
     /// [`MemberError`]; the inner error is the refusal.
     pub async fn change(
         &self,
+        actor: Actor,
         member_id: MemberId,
         versions: Option<Vec<i64>>,
         change: Change,
     ) -> Result<(Result<Member, Refusal>, Cost), MemberError> {
-        let op = Patch { member_id, event_id: self.event_id().await?, versions, change };
-        Ok(patch::change(&self.patch, &self.book, op).await?)
+        self.edit(actor, member_id, Patch { versions, change }).await
+    }
+
+    /// Changes something of a member.
+    ///
+    /// # Errors
+    /// [`MemberError`]; the inner error is the refusal, `member_not_found` among them.
+    pub async fn edit<E: Edit>(
+        &self,
+        actor: Actor,
+        member_id: MemberId,
+        edit: E,
+    ) -> Result<(Result<E::Done, Refusal>, Cost), MemberError> {
+        let (event_id, minted) = (self.event_id().await?, self.minter.mint_raw()?);
+        Ok(edit::run(&self.edit, &self.book, Order { member_id, event_id, minted, actor, edit }).await?)
     }
 
     /// A member by id.

@@ -9,6 +9,7 @@ use super::{
     cache::Shown,
     check_birthday,
     desk::MemberError,
+    edit::Actor,
     external, identifier, invalid_body,
     key::{self, Identifier, Region},
     patch::Change,
@@ -164,7 +165,7 @@ async fn register_member(
         source: body.source.unwrap_or(Source::Unknown),
         home_store,
     };
-    let (answer, cost) = app.members.register(number, new).await?;
+    let (answer, cost) = app.members.register(actor(&caller), number, new).await?;
     #[derive(Deserialize)]
     struct Made {
         member_id: MemberId,
@@ -178,6 +179,11 @@ async fn register_member(
         }
         None => reply,
     })
+}
+
+/// Who asks, as logs name them.
+pub(crate) fn actor(caller: &Caller) -> Actor {
+    Actor { name: caller.name.as_str().into(), store_no: caller.store.as_ref().map(|(store_no, _)| *store_no) }
 }
 
 fn read_birthday(shell: &Shell, birthday: Option<Day>) -> Result<Option<chrono::NaiveDate>, Refusal> {
@@ -342,7 +348,7 @@ async fn update_member(
         }),
     };
     let versions = seen.versions().map(<[i64]>::to_vec);
-    let (changed, cost) = app.members.change(member_id, versions, change).await?;
+    let (changed, cost) = app.members.change(actor(&caller), member_id, versions, change).await?;
     let member = changed.map_err(|refusal| ApiError::from(refusal).metered(cost.into()))?;
     let etag = ETag::version(member.version);
     Ok(Answer::ok(member).etag(etag).metered(cost.into()))

@@ -17,15 +17,19 @@
 //! first that is not, its `mask` and the `member_id` that has it: a till must go on with the member that exists, and
 //! whoever may register may look members up by identifier anyway).
 //!
-//! Changing: `member_not_found`, `precondition_failed`, `member_cancelled`.
+//! Changing: `member_not_found`, `precondition_failed`, `member_cancelled`, `member_muted`.
 
+mod about;
 pub mod cache;
 pub mod desk;
+pub mod edit;
 pub mod http;
 pub mod import;
 pub mod key;
+pub mod log;
 pub mod patch;
 pub mod register;
+pub mod state;
 pub mod store;
 
 use std::sync::Arc;
@@ -33,6 +37,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use self::about::{Attributes, Avatar};
 use self::key::{Identifier, Region};
 use crate::{
     coupon::decide::millis,
@@ -47,24 +52,27 @@ pub const SYSTEMS: [&str; 4] = ["web", "app", "crm", "sport"];
 /// No member was born before.
 pub const BIRTH_YEAR_MIN: i32 = 1900;
 
-/// What decides over a member's coupons.
+/// What decides over what a member may do and be given; [`state`] holds the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
     pub state: State,
     pub kind: Kind,
+    /// May not change what others see.
+    pub muted: bool,
 }
 
 impl Standing {
-    /// Whether coupons may be issued to and redeemed for the member.
+    /// From what stands in a row.
     ///
     /// # Errors
-    /// `member_frozen`, `member_cancelled`.
-    pub fn may_use_coupons(self) -> Result<(), Refusal> {
-        match self.state {
-            State::Normal => Ok(()),
-            State::Frozen => Err(Code::MemberFrozen.into()),
-            State::Cancelled => Err(Code::MemberCancelled.into()),
-        }
+    /// A sentence that names table, column and key of what cannot be.
+    pub fn from_numbers(member_id: MemberId, state: i16, kind: i16, muted: bool) -> Result<Self, String> {
+        let impossible = |column: &str| format!("member.{column} of {member_id} is impossible");
+        Ok(Self {
+            state: State::from_number(state).ok_or_else(|| impossible("state"))?,
+            kind: Kind::from_number(kind).ok_or_else(|| impossible("kind"))?,
+            muted,
+        })
     }
 }
 
@@ -107,7 +115,7 @@ numbered! {
 }
 
 /// A member as answers show it: ids and masks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Member {
     pub member_id: MemberId,
     pub state: State,
@@ -138,6 +146,15 @@ pub struct Member {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, nullable = false, example = "S0001")]
     pub store_id: Option<Arc<str>>,
+    /// As the chain counts its levels, from 0.
+    pub level: i16,
+    /// May not change what others see: nickname, signature, avatar.
+    pub muted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub avatar: Option<Avatar>,
+    /// What else the chain knows of its members.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Attributes>,
     /// Counts changes, from 1; the entity tag.
     pub version: i32,
     #[serde(serialize_with = "millis")]

@@ -1,31 +1,20 @@
-//! Changing a member: the row is locked, compared with the version that the caller has seen, and written back whole.
-
-use std::sync::Arc;
+//! Changing the core row of a member: it is compared with the version that the caller has seen, and written back whole.
 
 use chrono::NaiveDate;
 use serde_json::json;
 
 use super::{
     Gender, HomeStore, Member, State,
-    cache::MemberBook,
-    store::{self, MemberRow, seal},
+    edit::{Edit, Edited, Editing},
+    log::What,
+    state::Action,
+    store::{MemberRow, seal},
 };
-use crate::{
-    chain::names::StoreNames,
-    clock::Clock,
-    db::lane::{Cost, LaneError, Tx, WriteError, Writer, WriterHandle},
-    event::{self, Kind as EventKind, NewEvent},
-    id::{EventId, MemberId},
-    problem::{Code, Refusal},
-    secret::Secrets,
-};
+use crate::{db::lane::WriteError, problem::Refusal, secret::Secrets};
 
-/// One change of one member.
+/// A change of the core row.
 #[derive(Debug)]
 pub struct Patch {
-    pub member_id: MemberId,
-    /// Also tells, should the answer to COMMIT be lost, whether the change stands.
-    pub event_id: EventId,
     /// Versions that the caller has seen; `None` is any.
     pub versions: Option<Vec<i64>>,
     pub change: Change,
@@ -92,96 +81,28 @@ impl Change {
     }
 }
 
-pub struct PatchWriter {
-    pub clock: Clock,
-    pub secrets: Arc<Secrets>,
-    pub stores: StoreNames,
-}
+impl Edit for Patch {
+    type Done = Member;
 
-/// Changes a member and makes this node forget what it remembers of it, also when the caller goes away meanwhile.
-///
-/// # Errors
-/// [`LaneError`]; the inner error is the refusal.
-pub async fn change(
-    writer: &WriterHandle<PatchWriter>,
-    book: &MemberBook,
-    patch: Patch,
-) -> Result<(Result<Member, Refusal>, Cost), LaneError> {
-    let (writer, book) = (writer.clone(), book.clone());
-    let changing = tokio::spawn(async move {
-        let member_id = patch.member_id;
-        let outcome = writer.write(patch).await;
-        // After an error too: COMMIT may have gone through.
-        book.forget(member_id).await;
-        outcome
-    });
-    changing.await.unwrap_or(Err(LaneError::Panicked))
-}
+    const WHAT: What = What::Core;
+    const ACTION: Action = Action::Change;
 
-impl Writer for PatchWriter {
-    type Op = Patch;
-    type Answer = Result<Member, Refusal>;
+    fn versions(&self) -> Option<&[i64]> {
+        self.versions.as_deref()
+    }
 
-    const NAME: &'static str = "member_patch";
-    const BATCHED: bool = false;
-
-    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<Patch>]) -> Result<Vec<Self::Answer>, WriteError> {
-        let mut answers = Vec::with_capacity(ops.len());
-        for op in ops {
-            answers.push(self.patch(tx, op).await?);
+    async fn apply(&self, on: &mut Editing<'_, '_>) -> Result<Result<Edited<Member>, Refusal>, WriteError> {
+        let fields: Vec<&str> = self.change.fields().collect();
+        if fields.is_empty() {
+            return Ok(Ok(Edited::nothing(on.show().await?)));
         }
-        Ok(answers)
+        self.change.apply(on.secrets, &mut on.row);
+        on.update_member().await?;
+        let body = json!({ "version": on.row.version, "fields": fields, "state": self.change.state });
+        Ok(Ok(Edited::core(on.show().await?, body)))
     }
 
-    /// The lock waits for a commit under way; then the event stands or does not. What is given is the member as it is
-    /// now, which may have been changed again since.
-    async fn look_up(&self, tx: &mut Tx<'_>, op: &Patch) -> Result<Option<Self::Answer>, WriteError> {
-        let Some(row) = store::lock_member(tx, op.member_id).await? else { return Ok(None) };
-        if !event::store::exists(tx, op.event_id).await? {
-            return Ok(None);
-        }
-        Ok(Some(Ok(self.show(tx, &row).await?)))
+    async fn read(&self, on: &mut Editing<'_, '_>) -> Result<Member, WriteError> {
+        on.show().await
     }
-}
-
-impl PatchWriter {
-    async fn patch(&self, tx: &mut Tx<'_>, op: &Patch) -> Result<Result<Member, Refusal>, WriteError> {
-        let Some(mut row) = store::lock_member(tx, op.member_id).await? else {
-            return Ok(Err(Code::MemberNotFound.into()));
-        };
-        if let Err(refusal) = check(&row, op) {
-            return Ok(Err(refusal));
-        }
-        if op.change.fields().next().is_none() {
-            return Ok(Ok(self.show(tx, &row).await?));
-        }
-        let now = self.clock.now();
-        op.change.apply(&self.secrets, &mut row);
-        row.updated_at = now;
-        store::update_member(tx, &mut row).await?;
-        let fields: Vec<&str> = op.change.fields().collect();
-        let changed = NewEvent {
-            event_id: op.event_id,
-            kind: EventKind::MemberChanged,
-            subject: op.member_id.get(),
-            body: json!({ "version": row.version, "fields": fields, "state": op.change.state }),
-        };
-        event::store::insert(tx, now, &[changed]).await?;
-        Ok(Ok(self.show(tx, &row).await?))
-    }
-
-    async fn show(&self, tx: &mut Tx<'_>, row: &MemberRow) -> Result<Member, WriteError> {
-        let store_id = store::store_name(tx, &self.stores, row.home_store_no).await?;
-        row.show(&self.secrets, store_id).map_err(WriteError::Inconsistent)
-    }
-}
-
-fn check(row: &MemberRow, op: &Patch) -> Result<(), Refusal> {
-    if op.versions.as_ref().is_some_and(|seen| !seen.contains(&row.version.into())) {
-        return Err(Refusal::new(Code::PreconditionFailed).with("version", row.version));
-    }
-    if row.state == State::Cancelled.number() {
-        return Err(Code::MemberCancelled.into());
-    }
-    Ok(())
 }

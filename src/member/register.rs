@@ -11,7 +11,9 @@ use serde_json::json;
 
 use super::{
     Gender, Member, NewMember, Source,
+    edit::Actor,
     key::Identifier,
+    log,
     store::{self, KeyRow},
 };
 use crate::{
@@ -31,7 +33,9 @@ pub struct Register {
     /// Absent, a repetition meets its own identifiers: `member_key_taken` with the `member_id` of the first attempt.
     pub ticket: Option<Ticket>,
     pub member_id: MemberId,
+    /// Also the number of the row in `register_log`.
     pub event_id: EventId,
+    pub actor: Actor,
     pub new: NewMember,
 }
 
@@ -106,6 +110,10 @@ impl Writer for RegisterWriter {
         let member = row.show(&self.secrets, store_id).map_err(WriteError::Inconsistent)?;
         Ok(Some(Answer::decided(201, Ok(member))))
     }
+
+    fn settle(&self, op: &Register, decided: Answer, found: Answer) -> Answer {
+        if op.ticket.is_some() { decided.settled(found) } else { found }
+    }
 }
 
 impl RegisterWriter {
@@ -152,6 +160,9 @@ impl RegisterWriter {
     ) -> Result<Member, WriteError> {
         let row = store::insert_member(tx, &self.secrets, now, op.member_id, &op.new).await?;
         let store_id = op.new.home_store.as_ref().map(|store| Arc::clone(&store.store_id));
+        let registration =
+            log::Registration { log_id: op.event_id, member_id: op.member_id, source: op.new.source, actor: &op.actor };
+        log::store::insert_registration(tx, now, &registration).await?;
         let body = json!({ "source": op.new.source, "store_id": store_id });
         let registered =
             NewEvent { event_id: op.event_id, kind: EventKind::MemberRegistered, subject: op.member_id.get(), body };

@@ -43,20 +43,29 @@ pub(super) fn key_leaf(key: Uuid) -> Leaf {
 #[derive(Debug, Clone, FromRow)]
 pub(super) struct MemberRow {
     pub(super) member_id: MemberId,
-    created_at: DateTime<Utc>,
+    pub(super) created_at: DateTime<Utc>,
     pub(super) updated_at: DateTime<Utc>,
+    pub(super) phone_bound_at: Option<DateTime<Utc>>,
+    pub(super) email_bound_at: Option<DateTime<Utc>>,
+    pub(super) erased_at: Option<DateTime<Utc>>,
     pub(super) version: i32,
     pub(super) home_store_no: Option<StoreNo>,
     pub(super) state: i16,
-    kind: i16,
+    pub(super) kind: i16,
     pub(super) gender: i16,
-    source: i16,
-    phone: Option<Vec<u8>>,
-    email: Option<Vec<u8>>,
+    pub(super) source: i16,
+    pub(super) level: i16,
+    pub(super) muted: bool,
+    pub(super) phone: Option<Vec<u8>>,
+    pub(super) email: Option<Vec<u8>>,
     pub(super) name: Option<Vec<u8>>,
     pub(super) birthday: Option<Vec<u8>>,
     pub(super) nickname: Option<String>,
     pub(super) signature: Option<String>,
+    /// JSON.
+    pub(super) attributes: Option<String>,
+    /// JSON.
+    pub(super) avatar: Option<String>,
 }
 
 impl MemberRow {
@@ -91,6 +100,15 @@ impl MemberRow {
             birthday: birthday.map(mask_birthday),
             source: Source::from_number(self.source).ok_or_else(|| impossible("source"))?,
             store_id,
+            level: self.level,
+            muted: self.muted,
+            avatar: self.avatar.as_deref().map(serde_json::from_str).transpose().map_err(|_| impossible("avatar"))?,
+            attributes: self
+                .attributes
+                .as_deref()
+                .map(serde_json::from_str)
+                .transpose()
+                .map_err(|_| impossible("attributes"))?,
             version: self.version,
             created_at: self.created_at,
             updated_at: self.updated_at,
@@ -162,12 +180,10 @@ pub async fn standings(tx: &mut Tx<'_>, member_ids: Vec<MemberId>) -> Result<Has
     let mut found = HashMap::with_capacity(member_ids.len());
     for (target, ids) in tx.targets(member_ids, |id| (member_leaf(*id), *id)) {
         let sql = tx.sql(query("member/standing"), target);
-        let rows: Vec<(MemberId, i16, i16)> = sqlx::query_as(sql).bind(&ids).fetch_all(tx.conn()).await?;
-        for (member_id, state, kind) in rows {
-            let impossible = |column: &str| WriteError::Inconsistent(format!("member.{column} of {member_id}"));
-            let state = State::from_number(state).ok_or_else(|| impossible("state"))?;
-            let kind = Kind::from_number(kind).ok_or_else(|| impossible("kind"))?;
-            found.insert(member_id, Standing { state, kind });
+        let rows: Vec<(MemberId, i16, i16, bool)> = sqlx::query_as(sql).bind(&ids).fetch_all(tx.conn()).await?;
+        for (member_id, state, kind, muted) in rows {
+            let standing = Standing::from_numbers(member_id, state, kind, muted).map_err(WriteError::Inconsistent)?;
+            found.insert(member_id, standing);
         }
     }
     Ok(found)
@@ -247,26 +263,33 @@ pub(super) async fn insert_member(
         member_id,
         created_at: now,
         updated_at: now,
+        phone_bound_at: identifier(key::Kind::Phone).map(|_| now),
+        email_bound_at: identifier(key::Kind::Email).map(|_| now),
+        erased_at: None,
         version: 1,
         home_store_no: new.home_store.as_ref().map(|store| store.store_no),
         state: State::Normal.number(),
         kind: Kind::Ordinary.number(),
         gender: new.gender.number(),
         source: new.source.number(),
+        level: 0,
+        muted: false,
         phone: sealed("phone", identifier(key::Kind::Phone)),
         email: sealed("email", identifier(key::Kind::Email)),
         name: sealed("name", new.name.as_deref()),
         birthday: sealed("birthday", birthday.as_deref()),
         nickname: new.nickname.clone(),
         signature: None,
+        attributes: None,
+        avatar: None,
     };
     let target = Target::Leaf(member_leaf(member_id));
     let sql = tx.sql(query("member/insert"), target);
     let inserted = sqlx::query(sql)
         .bind([member_id])
         .bind([now])
-        .bind([row.phone.as_ref().map(|_| now)])
-        .bind([row.email.as_ref().map(|_| now)])
+        .bind([row.phone_bound_at])
+        .bind([row.email_bound_at])
         .bind([row.home_store_no.map(StoreNo::get)])
         .bind([row.gender])
         .bind([row.source])
@@ -330,13 +353,23 @@ pub(super) async fn update_member(tx: &mut Tx<'_>, row: &mut MemberRow) -> Resul
         .bind([row.member_id])
         .bind([row.version])
         .bind([row.updated_at])
+        .bind([row.phone_bound_at])
+        .bind([row.email_bound_at])
+        .bind([row.erased_at])
         .bind([row.home_store_no.map(StoreNo::get)])
         .bind([row.state])
+        .bind([row.kind])
         .bind([row.gender])
+        .bind([row.level])
+        .bind([row.muted])
+        .bind([row.phone.as_deref()])
+        .bind([row.email.as_deref()])
         .bind([row.name.as_deref()])
         .bind([row.birthday.as_deref()])
         .bind([row.nickname.as_deref()])
         .bind([row.signature.as_deref()])
+        .bind([row.attributes.as_deref()])
+        .bind([row.avatar.as_deref()])
         .execute(tx.conn())
         .await?;
     row.version += 1;

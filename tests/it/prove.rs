@@ -171,7 +171,7 @@ async fn what_a_request_costs_is_frozen_by_route() {
     }
     app.stop().await;
     insta::assert_snapshot!(table, @"
-    register, two identifiers: 4 statements, 4 leaves
+    register, two identifiers: 5 statements, 5 leaves
     lookup, cold: 2 statements, 2 leaves
     lookup, warm: from the cache
     get member, cold: 1 statements, 1 leaves

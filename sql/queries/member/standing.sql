@@ -6,7 +6,8 @@
 select
     m.member_id,
     m.state,
-    m.kind
+    m.kind,
+    m.muted
 from unnest($1::bigint[]) with ordinality as t (member_id, position)
 join {member} m on m.member_id = t.member_id
 where m.member_id = any($1::bigint[])

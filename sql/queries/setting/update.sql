@@ -1,0 +1,7 @@
+-- db::setting::update_setting
+-- touches: none
+insert into setting (name, value, updated_at)
+values ($1, $2, $3)
+on conflict (name) do update set
+    value = excluded.value,
+    updated_at = excluded.updated_at

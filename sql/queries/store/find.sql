@@ -1,0 +1,13 @@
+-- chain::store::find_store
+-- touches: none
+select
+    s.store_no as "store_no: StoreNo",
+    s.store_id,
+    s.name,
+    s.time_zone,
+    s.state,
+    s.version,
+    s.created_at,
+    s.updated_at
+from store s
+where s.store_id = $1

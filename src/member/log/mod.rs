@@ -1,0 +1,115 @@
+//! Who did what to members: `register_log`, `change_log`, `audit_log`, by month.
+//!
+//! A row is written in the transaction of what it tells of. Bodies hold names of fields, ids and values that are no
+//! personal data, so that an erasure has nothing to do here. `log_id` is an event's number: UTC day and counter.
+
+pub mod store;
+
+use serde_json::Value;
+
+use super::{Source, edit::Actor};
+use crate::id::{EventId, MemberId};
+
+/// Declares kinds of rows: numbers that stand in them and names that answers show. Neither changes.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident { $($variant:ident $number:literal $text:literal),+ $(,)? })+) => { $(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name { $($variant),+ }
+
+        impl $name {
+            pub const ALL: &[$name] = &[$($name::$variant),+];
+
+            pub const fn number(self) -> i16 {
+                match self { $($name::$variant => $number),+ }
+            }
+
+            pub const fn name(self) -> &'static str {
+                match self { $($name::$variant => $text),+ }
+            }
+
+            pub fn from_number(number: i16) -> Option<Self> {
+                Self::ALL.iter().copied().find(|known| known.number() == number)
+            }
+        }
+    )+ };
+}
+
+kinds! {
+    /// What was changed of a member.
+    What {
+        Core 1 "core",
+        State 2 "state",
+        KeyAdded 10 "key_added",
+        KeyReleased 11 "key_released",
+        KeyMovedIn 12 "key_moved_in",
+        KeyMovedOut 13 "key_moved_out",
+        KeyVerified 14 "key_verified",
+        ProfileMall 20 "profile_mall",
+        ProfileSport 21 "profile_sport",
+        Role 30 "role",
+        Address 31 "address",
+        Device 32 "device",
+        Location 33 "location",
+        Tag 34 "tag",
+        Attributes 35 "attributes",
+        Profile 29 "profile",
+        Erased 90 "erased",
+    }
+
+    /// What only few may do, and is written down.
+    Audited {
+        Revealed 1 "revealed",
+        Exported 2 "exported",
+        Erased 3 "erased",
+        KeyTransferred 4 "key_transferred",
+    }
+}
+
+/// A row of `register_log` to be.
+#[derive(Debug)]
+pub struct Registration<'a> {
+    /// The number of the event that tells of it.
+    pub log_id: EventId,
+    pub member_id: MemberId,
+    pub source: Source,
+    pub actor: &'a Actor,
+}
+
+/// A row of `change_log` to be.
+#[derive(Debug)]
+pub struct Change<'a> {
+    /// The number of the event that tells of it.
+    pub log_id: EventId,
+    pub member_id: MemberId,
+    pub what: What,
+    pub actor: &'a Actor,
+    pub body: &'a Value,
+}
+
+/// A row of `audit_log` to be.
+#[derive(Debug)]
+pub struct Audit<'a> {
+    pub log_id: EventId,
+    pub subject: Option<MemberId>,
+    pub what: Audited,
+    pub actor: &'a Actor,
+    pub body: &'a Value,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_kinds_share_a_number_or_a_name() {
+        let mut changes: Vec<_> = What::ALL.iter().map(|what| (what.number(), what.name())).collect();
+        changes.sort_unstable();
+        insta::assert_debug_snapshot!(changes);
+        let numbers: std::collections::HashSet<i16> = changes.iter().map(|(number, _)| *number).collect();
+        let names: std::collections::HashSet<&str> = changes.iter().map(|(_, name)| *name).collect();
+        assert_eq!((numbers.len(), names.len()), (changes.len(), changes.len()));
+        assert!(Audited::ALL.iter().all(|what| Audited::from_number(what.number()) == Some(*what)));
+        assert!(What::ALL.iter().all(|what| What::from_number(what.number()) == Some(*what)));
+    }
+}
