@@ -43,6 +43,7 @@ pub const ATTEMPTS_MAX: i16 = 20;
 /// What a job does. The numbers stand in rows and never change their meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = JobKind)]
 pub enum Kind {
     MemberImport,
 }
@@ -71,6 +72,7 @@ impl Kind {
 /// Where a job stands. The numbers stand in rows; 2 and 6 are kept for a preview and an undo that are work themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = JobState)]
 pub enum State {
     /// Its file is on the way.
     Uploading,
@@ -225,6 +227,7 @@ impl Job {
 
 /// A job and how far it came.
 #[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = Job)]
 pub struct JobView {
     pub job_id: JobId,
     pub kind: Kind,
@@ -271,6 +274,7 @@ pub struct JobView {
 
 /// A row that was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = JobFailure)]
 pub struct Failure {
     /// Of the row in the file, from 1, the header not counted.
     #[serde(rename = "row")]

@@ -318,17 +318,16 @@ impl Hand {
         let mut slice = work.prepare(job, &mut file, from, self.rows_max).await?;
         loop {
             let (end, is_last) = W::end(&slice);
-            let started = Instant::now();
             let written = write(&engine, self.holder, &mut conn, work, job, &slice, from);
             let next = async {
                 if is_last { Ok(None) } else { work.prepare(job, &mut file, end, self.rows_max).await.map(Some) }
             };
             let (written, next) = tokio::join!(written, next);
-            if !written? {
+            let Some(took) = written? else {
                 self.conn = Some(conn);
                 return Ok(Turn::Over);
-            }
-            self.adapt(started.elapsed());
+            };
+            self.adapt(took);
             let Some(next) = next? else {
                 self.conn = Some(conn);
                 return Ok(Turn::Over);
@@ -351,7 +350,7 @@ impl Hand {
     }
 }
 
-/// Writes a slice. False: the job is not ours any more, or does not run.
+/// Writes a slice and gives how long that took. None: the job is not ours any more, or does not run.
 async fn write<W: Work>(
     engine: &Engine,
     holder: Uuid,
@@ -360,7 +359,7 @@ async fn write<W: Work>(
     job: &Arc<Job>,
     slice: &W::Slice,
     from: Checkpoint,
-) -> Result<bool, JobError> {
+) -> Result<Option<Duration>, JobError> {
     let (lease, end) = (engine.settings.lease, W::end(slice));
     let now = engine.clock.now();
     let began = Instant::now();
@@ -373,13 +372,13 @@ async fn write<W: Work>(
         Ok::<_, JobError>(Some(progress))
     })
     .await?;
-    let Some(progress) = progress else { return Ok(false) };
-    let kind = job.kind.name();
-    metrics::histogram!("tessera_job_slice_seconds", "kind" => kind).record(began.elapsed());
+    let Some(progress) = progress else { return Ok(None) };
+    let (kind, took) = (job.kind.name(), began.elapsed());
+    metrics::histogram!("tessera_job_slice_seconds", "kind" => kind).record(took);
     for (outcome, rows) in
         [("ok", progress.ok), ("skipped", progress.skipped), ("failed", progress.failures.len() as i64)]
     {
         metrics::counter!("tessera_job_rows_total", "kind" => kind, "outcome" => outcome).increment(rows as u64);
     }
-    Ok(true)
+    Ok(Some(took))
 }

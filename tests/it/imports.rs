@@ -1,78 +1,19 @@
-//! Imports of members: real households, dirt of every kind, the same file twice at once, processes killed half-way.
+//! Imports of members: real households, dirt of every kind, files that cannot be taken.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    time::{Duration, Instant},
 };
 
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::{
-    Pair, Server, TestApp, TestDb,
-    command::{said, tessera},
+    Server, TestApp, TestDb,
+    job::{assert_verified, begin, done, failures, rows, send},
     scaled,
-    server::{Client, Keys, Response, fresh_number},
+    server::{Keys, fresh_number},
 };
-
-const SOON: Duration = Duration::from_secs(120);
-
-/// Sends a file; gives the answer.
-async fn send(api: &Client, query: &str, file: impl Into<reqwest::Body>) -> Response {
-    let request = api.raw(Method::POST, &format!("/v1/member-imports{query}")).bearer_auth(&api.keys.ops);
-    api.send(request.header("content-type", "text/csv").body(file)).await
-}
-
-/// Sends a file that is taken in; gives the job's id.
-async fn begin(api: &Client, query: &str, file: impl Into<reqwest::Body>) -> String {
-    send(api, query, file).await.expect(201).json["job_id"].as_str().unwrap().to_owned()
-}
-
-async fn job(api: &Client, job_id: &str) -> Value {
-    api.get(&format!("/v1/member-imports/{job_id}"), &api.keys.ops).await.expect(200).json
-}
-
-/// Waits until a job is in a state that the condition takes; gives it.
-async fn until(api: &Client, job_id: &str, condition: impl Fn(&Value) -> bool) -> Value {
-    let started = Instant::now();
-    loop {
-        let job = job(api, job_id).await;
-        if condition(&job) {
-            return job;
-        }
-        assert!(started.elapsed() < SOON, "{job}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-async fn done(api: &Client, job_id: &str) -> Value {
-    until(api, job_id, |job| ["done", "failed", "cancelled"].contains(&job["state"].as_str().unwrap())).await
-}
-
-/// Rows ok, skipped and failed.
-fn rows(job: &Value) -> (i64, i64, i64) {
-    let count = |name: &str| job[name].as_i64().unwrap();
-    (count("rows_ok"), count("rows_skipped"), count("rows_failed"))
-}
-
-async fn failures(api: &Client, job_id: &str) -> Vec<Value> {
-    let (mut all, mut cursor) = (Vec::new(), String::new());
-    loop {
-        let path = format!("/v1/member-imports/{job_id}/failures?limit=200{cursor}");
-        let page = api.get(&path, &api.keys.ops).await.expect(200).json;
-        all.extend(page["items"].as_array().unwrap().iter().cloned());
-        match page["next_cursor"].as_str() {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => return all,
-        }
-    }
-}
-
-async fn assert_verified(db: &TestDb) {
-    let verified = tessera(db, &["verify"]).await;
-    assert!(verified.status.success(), "{}", said(&verified));
-}
 
 /// The rows of the journey's file, header not counted.
 fn journey() -> (String, Vec<BTreeMap<String, String>>) {
@@ -121,6 +62,8 @@ async fn the_households_of_the_journey_come_in_once() {
         let body = json!({"external": format!("{SYSTEM}:{id}")});
         let found = api.post("/v1/members/lookup", &api.keys.pos, body).await.expect(200).json;
         assert_eq!(found["source"], "import", "household {id}: {found}");
+        let age = found["attributes"]["age"].as_str().unwrap_or_default();
+        assert_eq!(age, household["age"], "household {id}: {found}");
         let sql = format!(
             "select coalesce(attributes->>'kids_count', '') = '{}' from member where member_id = {}",
             household["kids_count"],
@@ -222,7 +165,7 @@ impl Dirt {
             // The phone is that of a row that follows: it comes first, and the good one is the one that is refused.
             _ => {
                 self.bad(
-                    &row(&own, &format!(",,{phone},Lin,,,,,{}", "y".repeat(501))),
+                    &row(&own, &format!(",,{phone},Lin,,,,,{}", "y".repeat(257))),
                     Some("attr.note"),
                     "value_invalid",
                 );
@@ -293,120 +236,6 @@ async fn every_bad_row_is_named_and_every_good_one_comes_in_with_memory_flat() {
 
 /// What a server may need more for a file, however large: far less than one line of these files, twice.
 const MEMORY_MIB_MAX: i64 = 64;
-
-/// Clean rows with two identifiers each.
-fn clean(rows: usize) -> String {
-    let mut file = "phone,card,name\n".to_owned();
-    for n in 0..rows {
-        file.push_str(&format!("136{n:08},C{n},Lin {n}\n"));
-    }
-    file
-}
-
-async fn assert_members(db: &TestDb, members: i64) {
-    for (table, each) in [("member", 1), ("member_key", 2), ("member_auth", 1)] {
-        assert_eq!(db.count(&format!("select count(*) from {table}")).await, members * each, "{table}");
-    }
-    assert_verified(db).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_same_file_twice_at_once_doubles_nothing() {
-    let pair = Pair::spawn(&[("TESSERA_JOBS_AT_ONCE", "1"), ("TESSERA_JOB_SLICE_ROWS", "250")]).await;
-    let count = scaled(10_000, 200_000);
-    let file = clean(count);
-    let jobs = tokio::join!(begin(&pair.a.client, "", file.clone()), begin(&pair.b.client, "", file));
-    let (one, other) = tokio::join!(done(&pair.a.client, &jobs.0), done(&pair.b.client, &jobs.1));
-    let (one, other) = (rows(&one), rows(&other));
-    let count = count as i64;
-    assert_eq!((one.0 + other.0, one.1 + other.1, one.2 + other.2), (count, count, 0), "{one:?} {other:?}");
-    assert_members(&pair.db, count).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_job_whose_process_is_killed_goes_on_elsewhere_with_no_row_twice_and_none_lost() {
-    let db = TestDb::new().await;
-    let keys = Keys::make(&db).await;
-    let more = [("TESSERA_JOB_LEASE", "500ms"), ("TESSERA_JOB_SLICE_ROWS", "20")];
-    let (kills, rows_each) = (scaled(3, 20), 4_000);
-    let count = kills * rows_each;
-    // Every tenth row is refused, and named once.
-    let mut file = clean(count);
-    file.push_str(&"12,,Lin\n".repeat(count / 10));
-    let mut working = Server::spawn(&db, &keys, &more).await;
-    let job_id = begin(&working.client, "", file).await;
-    let mut seen = 0;
-    for _ in 0..kills {
-        let next = Server::spawn(&db, &keys, &more).await;
-        // Both may work on it; whoever holds it is killed with it in hand.
-        let moved = until(&next.client, &job_id, |job| job["rows_done"].as_i64().unwrap() > seen).await;
-        assert_eq!(moved["state"], "running", "the file is too small for the test: {moved}");
-        seen = moved["rows_done"].as_i64().unwrap();
-        let killed = working.pid();
-        // SAFETY: kill takes plain numbers; the process is a child that was not waited for.
-        unsafe { libc::kill(killed as libc::pid_t, libc::SIGKILL) };
-        working.child.wait().await.unwrap();
-        working = next;
-    }
-    let job = done(&working.client, &job_id).await;
-    assert_eq!((job["state"].as_str(), rows(&job)), (Some("done"), (count as i64, 0, count as i64 / 10)), "{job}");
-    assert_eq!(db.count("select count(*) from job_failure").await, count as i64 / 10);
-    assert_members(&db, count as i64).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_job_is_looked_at_started_paused_resumed_and_cancelled() {
-    let db = TestDb::new().await;
-    let keys = Keys::make(&db).await;
-    let mut settings = crate::support::server::settings();
-    settings.jobs.jobs_at_once = 1;
-    settings.jobs.job_slice_rows = 50;
-    let app = TestApp::on(&db, keys, settings, tessera::clock::Clock::system()).await;
-    let api = &app.client;
-    let act = async |job_id: &str, act: &str| {
-        let path = format!("/v1/member-imports/{job_id}/{act}");
-        api.send(api.raw(Method::POST, &path).bearer_auth(&api.keys.ops)).await
-    };
-    let large = begin(api, "?start=false&file_name=large.csv", clean(10_000)).await;
-    let waiting = job(api, &large).await;
-    assert_eq!((waiting["state"].as_str(), rows(&waiting)), (Some("ready"), (0, 0, 0)), "{waiting}");
-    let preview = &waiting["preview"];
-    assert_eq!(preview["columns"][0], json!({"column": "phone", "taken_for": "identifier phone"}));
-    assert!((9_000..11_000).contains(&preview["rows_estimate"].as_i64().unwrap()), "{preview}");
-    assert_eq!(act(&large, "pause").await.expect(409).code(), "job_state_forbidden");
-
-    act(&large, "start").await.expect(200);
-    act(&large, "start").await.expect(200);
-    until(api, &large, |job| job["rows_done"].as_i64().unwrap() > 0).await;
-    let paused = act(&large, "pause").await.expect(200).json;
-    assert_eq!(paused["state"], "paused");
-    // A small one passes it by, and it has not moved.
-    let small = begin(api, "", "email\nlin@example.cn\n").await;
-    assert_eq!(rows(&done(api, &small).await), (1, 0, 0));
-    assert_eq!(job(api, &large).await["rows_done"], paused["rows_done"]);
-
-    act(&large, "resume").await.expect(200);
-    // One hand, and the small one does not wait for the large one's end.
-    let small = begin(api, "", "email\nmei@example.cn\n").await;
-    assert_eq!(rows(&done(api, &small).await), (1, 0, 0));
-    let running = job(api, &large).await;
-    assert_eq!(running["state"], "running", "{running}");
-    assert!(running["rows_done"].as_i64() > paused["rows_done"].as_i64(), "it went on: {running}");
-
-    let cancelled = act(&large, "cancel").await.expect(200).json;
-    assert_eq!(cancelled["state"], "cancelled");
-    act(&large, "cancel").await.expect(200);
-    for refused in ["start", "pause", "resume"] {
-        assert_eq!(act(&large, refused).await.expect(409).json["state"], "cancelled");
-    }
-    let made = cancelled["rows_ok"].as_i64().unwrap();
-    assert_eq!(db.count("select count(*) from member").await, made + 2, "what was done stays, and no more came");
-    assert_eq!(act("1", "cancel").await.expect(404).code(), "job_not_found");
-    let listed = api.get("/v1/member-imports?state=cancelled", &api.keys.ops).await.expect(200).json;
-    assert_eq!(listed["items"][0]["file_name"], "large.csv");
-    assert_verified(&db).await;
-    app.stop().await;
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_cannot_be_taken_is_refused_at_once_and_leaves_nothing() {

@@ -2,6 +2,7 @@
 
 mod coherence;
 mod imports;
+mod jobs;
 mod races;
 mod crash;
 mod lane;

@@ -169,6 +169,10 @@ expected-statuses = ["400", "401", "403", "406", "415", "422", "428"]
 include-operation-id = "list_stores"
 [operations.checks.positive_data_acceptance]
 expected-statuses = ["2xx", "400"]
+[[operations]]
+include-operation-id = "list_member_imports"
+[operations.checks.positive_data_acceptance]
+expected-statuses = ["2xx", "400"]
 "#
     );
     for (operation, parts) in paths(rows) {
@@ -177,6 +181,10 @@ expected-statuses = ["2xx", "400"]
         if matches!(operation, "redeem_coupon" | "reverse_coupon") {
             text.push_str("[operations.checks.positive_data_acceptance]\n");
             text.push_str("expected-statuses = [\"2xx\", \"400\", \"404\", \"409\", \"422\"]\n");
+        }
+        if operation == "list_member_import_failures" {
+            text.push_str("[operations.checks.positive_data_acceptance]\n");
+            text.push_str("expected-statuses = [\"2xx\", \"400\"]\n");
         }
         text.push_str("[operations.parameters]\n");
         for (name, value) in parts {

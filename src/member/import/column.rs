@@ -7,11 +7,10 @@
 
 use std::{collections::HashSet, fmt};
 
-use crate::member::{SYSTEMS, key::Kind};
+use crate::member::{SYSTEMS, about::AttributeName, key::Kind};
 
+/// Columns of a file; also as many as a member may have attributes.
 pub const COLUMNS_MAX: usize = 64;
-/// Characters of the name of a custom attribute.
-pub const ATTRIBUTE_CHARS_MAX: usize = 64;
 
 /// What a column is taken for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -27,7 +26,7 @@ pub enum Column {
     Level,
     State,
     CreatedAt,
-    Attribute(String),
+    Attribute(AttributeName),
     Ignored,
 }
 
@@ -100,10 +99,7 @@ impl Column {
     fn parse(name: &str) -> Option<Self> {
         let name = name.trim();
         if let Some(attribute) = name.strip_prefix("attr.") {
-            return (1..=ATTRIBUTE_CHARS_MAX)
-                .contains(&attribute.chars().count())
-                .then(|| Self::Attribute(attribute.to_owned()))
-                .filter(|_| !attribute.chars().any(char::is_control));
+            return AttributeName::parse(attribute).ok().map(Self::Attribute);
         }
         let prefixed = |kind, prefix: &str| Some(Self::Prefixed(kind, format!("{prefix}:")));
         let lower = name.to_ascii_lowercase();
@@ -169,7 +165,7 @@ mod tests {
 
     #[test]
     fn columns_are_known_by_name_and_what_is_not_is_named() {
-        let attribute = |name: &str| Column::Attribute(name.to_owned());
+        let attribute = |name: &str| Column::Attribute(AttributeName::parse(name).unwrap());
         assert_eq!(
             columns(" Phone ,external:crm,attr.Age,-,-"),
             Ok(vec![
@@ -190,6 +186,8 @@ mod tests {
             ("phone,shoe size,external:erp", BadColumns::Unknown(vec!["shoe size".into(), "external:erp".into()])),
             ("phone,PHONE", BadColumns::Repeated(vec!["PHONE".into()])),
             ("13800000001,lin@example.cn", BadColumns::Unknown(vec!["(not a name)".into(); 2])),
+            ("phone,attr.", BadColumns::Unknown(vec!["attr.".into()])),
+            ("phone,attr.a b", BadColumns::Unknown(vec!["attr.a b".into()])),
             (&format!("phone{}", ",-".repeat(64)), BadColumns::TooMany),
         ] {
             assert_eq!(columns(header), Err(error), "{header}");

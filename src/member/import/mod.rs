@@ -136,9 +136,9 @@ impl Stores {
         {
             return Ok(stores);
         }
-        let rows: Vec<(String, StoreNo)> =
-            sqlx::query_as("select store_id, store_no from store").fetch_all(&mut *office.get().await?).await?;
-        let stores = Arc::new(rows.into_iter().collect());
+        let list = sqlx::query_file!("sql/queries/store/numbers.sql");
+        let rows = list.fetch_all(&mut *office.get().await?).await?;
+        let stores = Arc::new(rows.into_iter().map(|row| (row.store_id, row.store_no)).collect());
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), Arc::clone(&stores)));
         Ok(stores)
     }

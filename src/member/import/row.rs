@@ -28,7 +28,6 @@ use serde_json::{Map, Value};
 use super::{DateFormat, Encoding, Options, column::Column};
 use crate::{
     clock::Zone,
-    http::input::check_text,
     id::StoreNo,
     job::{
         Failure,
@@ -36,16 +35,15 @@ use crate::{
         line,
     },
     member::{
-        Gender, State, check_birthday,
+        Gender, State,
+        about::AttributeText,
+        check_birthday,
         http::{Nickname, RealName},
         key::{Identifier, Kind, Region, normalise_in},
         store::{KeyRow, keys_of},
     },
     secret::Secrets,
 };
-
-/// Characters of the value of a custom attribute.
-pub const VALUE_CHARS_MAX: usize = 500;
 
 /// What rows are read with.
 pub struct Reading<'a> {
@@ -187,8 +185,8 @@ impl Reading<'_> {
             }
             Column::CreatedAt => draft.created_at = self.instant(value)?,
             Column::Attribute(name) => {
-                check_text(value, 1, VALUE_CHARS_MAX).map_err(|bad| invalid(bad.to_string()))?;
-                draft.attributes.insert(name.clone(), value.into());
+                let text = AttributeText::parse(value).map_err(|bad| invalid(bad.to_string()))?;
+                draft.attributes.insert(name.to_string(), text.into_string().into());
             }
             Column::Name | Column::Nickname | Column::Store | Column::Ignored => {}
         }
@@ -438,7 +436,7 @@ mod tests {
             (9, "32768", at("level", "value_invalid")),
             (10, "cancelled", at("state", "value_invalid")),
             (11, "2027-01-01", at("created_at", "date_invalid")),
-            (12, &"x".repeat(501), at("attr.kids", "value_invalid")),
+            (12, &"x".repeat(257), at("attr.kids", "value_invalid")),
         ] {
             assert_eq!(read(&with(field, text), DateFormat::Ymd, Encoding::Utf8).err(), expected, "{text}");
         }

@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod db;
+pub mod job;
 pub mod pair;
 pub mod proxy;
 pub mod server;
