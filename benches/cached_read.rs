@@ -20,7 +20,6 @@ use tessera::{
 
 const MEMBERS: i64 = 100_000;
 const CALLS: i64 = 20_000;
-const TURNS: usize = 21;
 
 fn member(member_id: MemberId) -> Member {
     let now = Clock::system().now();
@@ -37,6 +36,10 @@ fn member(member_id: MemberId) -> Member {
         birthday: Some("1990-**-**".to_owned()),
         source: Source::Store,
         store_id: Some(Arc::from("S0001")),
+        level: 0,
+        muted: false,
+        avatar: None,
+        attributes: None,
         version: 1,
         created_at: now,
         updated_at: now,
@@ -85,9 +88,10 @@ fn cached_read(criterion: &mut Criterion) {
     group.bench_function("moka", |b| b.to_async(&runtime).iter(|| by_moka(&plain, next())));
     group.finish();
 
+    let turns = if report::is_quick() { 7 } else { 21 };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     runtime.block_on(async {
-        for turn in 0..TURNS as i64 {
+        for turn in 0..turns {
             let calls = turn * CALLS..(turn + 1) * CALLS;
             let began = Instant::now();
             for call in calls.clone() {
@@ -103,7 +107,7 @@ fn cached_read(criterion: &mut Criterion) {
     });
     ours.sort_unstable();
     theirs.sort_unstable();
-    let nanos = |took: &[Duration]| took[TURNS / 2].as_nanos() as f64 / CALLS as f64;
+    let nanos = |took: &[Duration]| took[took.len() / 2].as_nanos() as f64 / CALLS as f64;
     let (ours, theirs) = (nanos(&ours), nanos(&theirs));
     let mut report = report::Report::new("cached_read");
     report.add(
@@ -119,7 +123,7 @@ fn cached_read(criterion: &mut Criterion) {
 
 criterion_group! {
     name = benches;
-    config = Criterion::default().sample_size(20).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+    config = report::criterion(20, 300, 1_000);
     targets = cached_read
 }
 criterion_main!(benches);

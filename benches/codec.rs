@@ -129,29 +129,29 @@ fn codec(criterion: &mut Criterion) {
 
 /// In turns, so that both see the same machine; the median of the turns.
 fn compare(report: &mut Report, pair: &mut Pair) {
-    const TURNS: usize = 15;
+    let turns = if report::is_quick() { 5 } else { 15 };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..TURNS {
+    for _ in 0..turns {
         ours.push(nanoseconds(&mut pair.ours));
         theirs.push(nanoseconds(&mut pair.theirs));
     }
     ours.sort_by(f64::total_cmp);
     theirs.sort_by(f64::total_cmp);
-    let (ours, theirs) = (ours[TURNS / 2], theirs[TURNS / 2]);
+    let (ours, theirs) = (ours[turns / 2], theirs[turns / 2]);
     let reference = format!("{}: {theirs:.0} ns", pair.reference);
     report.add(pair.path, "1", format!("{ours:.0} ns"), reference, ours / theirs, "-");
 }
 
 fn nanoseconds(call: &mut dyn FnMut()) -> f64 {
-    const CALLS: u32 = 2_000;
+    let calls = if report::is_quick() { 500 } else { 2_000 };
     let began = Instant::now();
-    (0..CALLS).for_each(|_| call());
-    began.elapsed().as_nanos() as f64 / f64::from(CALLS)
+    (0..calls).for_each(|_| call());
+    began.elapsed().as_nanos() as f64 / f64::from(calls)
 }
 
 criterion_group! {
     name = benches;
-    config = Criterion::default().sample_size(10).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(500));
+    config = report::criterion(10, 200, 500);
     targets = codec
 }
 criterion_main!(benches);

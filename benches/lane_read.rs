@@ -9,8 +9,8 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use sqlx::{PgConnection, Row};
 use support::{
     Caller, Contender, Measure, Reference, Round, Side, best, compare,
-    report::Report,
-    stage::{Stage, is_quick},
+    report::{Report, is_quick},
+    stage::Stage,
 };
 use tessera::{
     coupon::read::FindCoupon,
@@ -98,7 +98,7 @@ impl Contender for Pgbench {
     fn round(&mut self, _: &Runtime, calls: usize) -> Round {
         let (socket_dir, programs) = self.stage.places();
         // It connects and prepares anew in each round, which must not weigh.
-        let each = calls.div_ceil(self.clients).max(PGBENCH_CALLS_MIN);
+        let each = calls.div_ceil(self.clients).max(if is_quick() { PGBENCH_CALLS_MIN / 4 } else { PGBENCH_CALLS_MIN });
         let settings: Vec<String> =
             Stage::settings().iter().map(|(name, value)| format!("-c {name}={value}")).collect();
         let output = Command::new(programs.join("pgbench"))
@@ -183,5 +183,9 @@ fn lane_read(criterion: &mut Criterion) {
     stage.end();
 }
 
-criterion_group!(benches, lane_read);
+criterion_group! {
+    name = benches;
+    config = support::report::criterion(10, 1, 1_000);
+    targets = lane_read
+}
 criterion_main!(benches);

@@ -253,5 +253,9 @@ fn lane_redeem(criterion: &mut Criterion) {
     stage.end();
 }
 
-criterion_group!(benches, lane_redeem);
+criterion_group! {
+    name = benches;
+    config = support::report::criterion(10, 1, 1_000);
+    targets = lane_redeem
+}
 criterion_main!(benches);

@@ -13,7 +13,6 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
 const KEYS: usize = 4_096;
-const ROUNDS: usize = 400;
 
 fn numbers() -> Vec<i64> {
     (0..KEYS as u64).map(|n| (xxh3_64(&n.to_le_bytes()) >> 1) as i64).collect()
@@ -30,7 +29,8 @@ fn by_reference(bytes: &[u8]) -> i32 {
 /// Time per key of two functions measured in turns, so that both see the same machine.
 fn ratio<K: Copy>(report: &mut Report, name: &str, keys: &[K], ours: impl Fn(K) -> i32, reference: impl Fn(K) -> i32) {
     let mut spent = [Duration::ZERO; 2];
-    for _ in 0..ROUNDS {
+    let rounds = if report::is_quick() { 40 } else { 400 };
+    for _ in 0..rounds {
         let start = Instant::now();
         for key in keys {
             let _ = black_box(ours(black_box(*key)));
@@ -42,7 +42,7 @@ fn ratio<K: Copy>(report: &mut Report, name: &str, keys: &[K], ours: impl Fn(K) 
         }
         spent[1] += start.elapsed();
     }
-    let [ours, reference] = spent.map(|spent| spent.as_nanos() as f64 / (ROUNDS * keys.len()) as f64);
+    let [ours, reference] = spent.map(|spent| spent.as_nanos() as f64 / (rounds * keys.len()) as f64);
     let beside = format!("xxh3 % 16: {reference:.1} ns");
     report.add(&format!("route a {name} key"), "1", format!("{ours:.1} ns"), beside, ours / reference, "-");
 }
@@ -69,5 +69,9 @@ fn router(criterion: &mut Criterion) {
     report.finish();
 }
 
-criterion_group!(benches, router);
+criterion_group! {
+    name = benches;
+    config = report::criterion(100, 3_000, 5_000);
+    targets = router
+}
 criterion_main!(benches);

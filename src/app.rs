@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     cache::Bypass,
-    chain::book::StoreBook,
+    chain::{book::StoreBook, system::SystemBook},
     clock::{Clock, Zone},
     config::Settings,
     coupon::{
@@ -32,10 +32,10 @@ use crate::{
     },
     id::{BlockError, Counter, LeaseError, MemberId, MemberIdMinter, NodeLease, RuleId, lease_block},
     job::runner::{Runner, RunnerParts},
-    member::{desk::MemberDesk, import::MemberImport, key::Region},
+    member::{cache::MemberBook, desk::MemberDesk, import::MemberImport, key::Region},
     readiness::Readiness,
     request::read::FindAnswer,
-    secret::Secrets,
+    secret::{Secrets, watch::Watch},
 };
 
 /// Numbers leased at a time: a block lost with its process is a gap.
@@ -66,6 +66,7 @@ pub struct App {
     pub lane: Lane,
     pub minter: Arc<MemberIdMinter>,
     pub stores: StoreBook,
+    pub systems: SystemBook,
     pub desk: Desk,
     pub members: MemberDesk,
     pub jobs: Runner,
@@ -102,6 +103,7 @@ impl App {
         let bypass = Bypass::stale();
         let readiness = Readiness::default();
         let stores = StoreBook::new(office.clone());
+        let systems = SystemBook::new(office.clone());
         let secrets = Arc::new(secrets);
         let desk = Desk::new(
             &lane,
@@ -119,6 +121,7 @@ impl App {
                 },
             },
         );
+        let book = MemberBook::new(&lane, Arc::clone(&secrets), stores.names.clone(), &settings.cache, bypass.clone());
         let members = MemberDesk::new(
             &lane,
             clock.clone(),
@@ -126,8 +129,7 @@ impl App {
             stores.names.clone(),
             Arc::clone(&minter),
             desk.events.clone(),
-            &settings.cache,
-            bypass.clone(),
+            book,
         );
         let jobs = Runner::start(RunnerParts {
             office: office.clone(),
@@ -143,6 +145,7 @@ impl App {
                 secrets: Arc::clone(&secrets),
                 minter: Arc::clone(&minter),
                 stores: Default::default(),
+                systems: systems.clone(),
             },
         });
         let app = Arc::new(Self {
@@ -156,6 +159,7 @@ impl App {
             lane,
             minter,
             stores,
+            systems,
             desk,
             members,
             jobs,
@@ -171,6 +175,15 @@ impl App {
             app.bypass.clone(),
             forget(&app),
         ));
+        let watch = Watch {
+            secrets: Arc::clone(&app.secrets),
+            minter: Arc::clone(&app.minter),
+            lane: app.lane.clone(),
+            office: app.office.clone(),
+            every: app.settings.secrets.every(),
+        };
+        // Before anything is served: see `secret::watch`.
+        app.spawn(watch.begin().await.go_on());
         app.spawn(keep_clock(app.clock.clone(), app.office.clone(), app.readiness.clone()));
         Ok(app)
     }
@@ -211,13 +224,15 @@ fn forget(app: &App) -> Forget {
                             members.forget(member_id).await;
                         }
                     }
+                    // A rotation has taken out which one.
+                    Kind::MemberKeyMoved if event.subject == 0 => members.forget_all(),
                     Kind::MemberKeyMoved => members.forget_key(event.subject).await,
                     Kind::RuleChanged => {
                         if let Ok(rule_id) = RuleId::new(event.subject) {
                             rules.forget(rule_id).await;
                         }
                     }
-                    // Stores and API keys are kept for so short a time that they follow by themselves.
+                    // Stores, external systems and API keys are kept for so short a time that they follow by themselves.
                     _ => {}
                 }
             }

@@ -20,7 +20,7 @@ use crate::{
         setting::{find_setting, insert_setting},
     },
     partition::{self, DdlError, Locked, upkeep},
-    secret::{SecretFile, SecretFileError},
+    secret::{SecretFile, SecretFileError, Source},
 };
 
 /// How long upkeep waits for its lock at a start: another process may be at it.
@@ -199,6 +199,14 @@ pub fn secrets_path(settings: &Settings) -> PathBuf {
     )
 }
 
+/// Where the secrets come from.
+pub fn secrets_source(settings: &Settings) -> Source {
+    match &settings.secrets.secrets_command {
+        Some(command) => Source::Command(command.clone()),
+        None => Source::File(secrets_path(settings)),
+    }
+}
+
 fn default_secrets_path(
     settings: &SecretSettings,
     data_dir: Option<&Path>,
@@ -295,14 +303,14 @@ mod tests {
 
     #[test]
     fn secrets_are_never_in_the_data_directory() {
-        let unset = SecretSettings { secrets_file: None, secrets_command: None };
+        let unset = SecretSettings { secrets_file: None, secrets_command: None, secrets_every: None };
         let path = |data_dir, is_root, home: Option<&str>| {
             default_secrets_path(&unset, data_dir, is_root, home.map(PathBuf::from))
         };
         assert_eq!(path(Some(Path::new("/srv/data")), true, None), Path::new("/srv/.tessera-secrets.toml"));
         assert_eq!(path(None, false, Some("/home/a/.config")), Path::new("/home/a/.config/tessera/secrets.toml"));
         assert_eq!(path(None, true, Some("/root/.config")), Path::new("/etc/tessera/secrets.toml"));
-        let named = SecretSettings { secrets_file: Some("/run/s.toml".into()), secrets_command: None };
+        let named = SecretSettings { secrets_file: Some("/run/s.toml".into()), ..unset.clone() };
         assert_eq!(default_secrets_path(&named, Some(Path::new("data")), false, None), Path::new("/run/s.toml"));
     }
 }

@@ -5,6 +5,7 @@
 
 mod apikey;
 mod demo;
+mod keys;
 
 use std::{
     error::Error as StdError,
@@ -58,9 +59,9 @@ enum Command {
     /// Partitions of the tables.
     #[command(subcommand)]
     Partitions(PartitionsCommand),
-    /// The keys in the secrets file.
+    /// The keys in the secrets file: list them, add, use, rotate, drop.
     #[command(subcommand)]
-    Keys(KeysCommand),
+    Keys(keys::KeysCommand),
     /// Say that the database was restored from a backup or failed over: skips all numbers that may be in use.
     Restored,
     /// Print the OpenAPI document.
@@ -116,12 +117,6 @@ enum PartitionsCommand {
     },
     /// Retire the leaves whose time is over.
     Expire,
-}
-
-#[derive(Debug, Subcommand)]
-enum KeysCommand {
-    /// Which keys there are, not what they are.
-    List,
 }
 
 /// Why the program ends: a sentence for people.
@@ -225,7 +220,7 @@ async fn command(
         Command::Prove => prove(ground, settings).await,
         Command::Verify(verify) => compare(verify, ground, settings, clock).await,
         Command::Partitions(command) => partitions(command, ground, settings, clock, zone).await,
-        Command::Keys(KeysCommand::List) => keys_list(ground, settings, clock).await,
+        Command::Keys(command) => keys::run(command, ground, settings, clock, zone).await,
         Command::Restored => {
             let mut conn = migrate::connect(&ground.owner, settings.database.connect_timeout).await?;
             let counters = migrate::restored(&mut conn, clock.now()).await?;
@@ -288,7 +283,7 @@ async fn serve_on(
         settings: settings.clone(),
         service: ground.service.clone(),
         owner: keeps_partitions.then(|| ground.owner.clone()),
-        secrets: Secrets::new(&secrets, StdRng::from_rng(&mut rng)),
+        secrets: Secrets::new(&secrets, StdRng::from_rng(&mut rng)).of(boot::secrets_source(settings)),
         clock: clock.clone(),
         holder: uuid::Builder::from_random_bytes(rng.random()).into_uuid(),
     };
@@ -352,7 +347,7 @@ async fn compare(verify: &VerifySettings, ground: &Ground, settings: &Settings, 
     let mut conn = boot::connect(ground, settings).await?;
     let secrets = boot::secrets(settings, &mut conn, &mut seed(), clock.now()).await?;
     boot::disconnect(conn).await;
-    let secrets = Secrets::new(&secrets, seed());
+    let secrets = Secrets::new(&secrets, seed()).of(boot::secrets_source(settings));
     let report = verify::run(verify, ground.service.clone(), &secrets, |_| {}).await?;
     print!("{}", report.render());
     if report.is_clean() {
@@ -420,22 +415,6 @@ fn print_ahead(tables: &[upkeep::Ahead]) {
             (_, None) => println!("{:24} {state:10} complete", table.table),
         }
     }
-}
-
-async fn keys_list(ground: &Ground, settings: &Settings, clock: &Clock) -> Result<(), Failure> {
-    let mut conn = boot::connect(ground, settings).await?;
-    let secrets = boot::secrets(settings, &mut conn, &mut seed(), clock.now()).await?;
-    boot::disconnect(conn).await;
-    for (id, _) in secrets.pii() {
-        println!("personal data key {id}");
-    }
-    for (version, _) in secrets.blind() {
-        println!("identifier key {version}");
-    }
-    for (from, _) in secrets.checks() {
-        println!("check key from {from}");
-    }
-    Ok(())
 }
 
 /// A generator seeded by the operating system; the one place of the program where randomness begins.

@@ -169,6 +169,17 @@ pub struct SecretSettings {
         conflicts_with = "secrets_file"
     )]
     pub secrets_command: Option<String>,
+    /// How often a node looks whether the secrets have changed. Default: every second for a file, every 30 for a command.
+    #[arg(long, env = "TESSERA_SECRETS_EVERY", value_parser = parse_duration, global = true, hide_short_help = true,
+          value_name = "TIME")]
+    pub secrets_every: Option<Duration>,
+}
+
+impl SecretSettings {
+    pub fn every(&self) -> Duration {
+        let is_command = self.secrets_command.is_some();
+        self.secrets_every.unwrap_or(Duration::from_secs(if is_command { 30 } else { 1 }))
+    }
 }
 
 /// What the chain decided once.

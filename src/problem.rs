@@ -43,11 +43,12 @@ codes! {
     MalformedPath "malformed_path" 404 "A part of the path is not a well-formed id",
     MalformedQuery "malformed_query" 400 "The query string is not of the documented shape",
     MalformedHeader "malformed_header" 400 "A header is missing or not of the documented shape",
-    UnsupportedMediaType "unsupported_media_type" 415 "The body must be application/json",
+    UnsupportedMediaType "unsupported_media_type" 415 "The body is not of the media type that this endpoint takes",
     BodyTooLarge "body_too_large" 413 "The body is larger than this endpoint takes",
     RouteNotFound "route_not_found" 404 "There is no such endpoint",
     MethodNotAllowed "method_not_allowed" 405 "The endpoint does not answer this method",
     RequestTimeout "request_timeout" 408 "The request did not arrive in time",
+    MalformedCsv "malformed_csv" 400 "The CSV, or a row of it, is not of the documented shape",
     // The caller.
     Unauthenticated "unauthenticated" 401 "A valid API key is required",
     RoleForbidden "role_forbidden" 403 "The API key's role may not do this",
@@ -66,6 +67,17 @@ codes! {
     StoreNotFound "store_not_found" 404 "There is no such store",
     StoreExists "store_exists" 409 "A store with this id exists",
     StoreClosed "store_closed" 422 "The store is closed",
+    StoreSuspended "store_suspended" 422 "The store is suspended",
+    RegisterNotFound "register_not_found" 404 "The store has no such register in use, and takes calls of registered ones only",
+    // Regions.
+    RegionNotFound "region_not_found" 404 "There is no such region",
+    RegionExists "region_exists" 409 "A region with this id exists",
+    RegionRetired "region_retired" 422 "The region is retired and takes no more stores",
+    RegionCycle "region_cycle" 409 "The region would be below itself",
+    RegionTooDeep "region_too_deep" 422 "The regions would be nested too deeply",
+    // External systems.
+    SystemNotFound "system_not_found" 404 "There is no such external system",
+    SystemExists "system_exists" 409 "An external system of this name exists",
     // Members.
     MemberNotFound "member_not_found" 404 "There is no such member",
     MemberKeyTaken "member_key_taken" 409 "An identifier belongs to another member",

@@ -1,8 +1,26 @@
 //! The lines a bench ends with: a subject beside its reference, measured in turns in one run, and the goal.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Duration};
+
+use criterion::Criterion;
 
 const HEAD: [&str; 6] = ["path", "tasks", "subject", "reference", "ratio", "goal"];
+
+/// Short, and on small tables: for CI, as information.
+pub fn is_quick() -> bool {
+    std::env::var_os("TESSERA_BENCH_QUICK").is_some_and(|value| value != "0")
+}
+
+/// Criterion with its times in milliseconds; in a quick run as short as it lets itself be. The ratios are measured besides.
+pub fn criterion(samples: usize, warm_up_ms: u64, measurement_ms: u64) -> Criterion {
+    let (criterion, part) = match is_quick() {
+        true => (Criterion::default().without_plots().sample_size(10).nresamples(1_001), 10),
+        false => (Criterion::default().sample_size(samples), 1),
+    };
+    criterion
+        .warm_up_time(Duration::from_millis((warm_up_ms / part).max(1)))
+        .measurement_time(Duration::from_millis(measurement_ms / part))
+}
 
 /// The lines of one bench. Printed and written to `criterion-ratios/<bench>.txt` in the target directory.
 pub struct Report {

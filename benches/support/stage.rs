@@ -18,7 +18,11 @@ use tessera::{
 };
 use tokio::runtime::Runtime;
 
+use super::report::is_quick;
+
 const DATABASE: &str = "tessera_bench";
+/// Of the directory in the temporary one; the process's number follows.
+const DIR_PREFIX: &str = "tessera-bench-";
 const PATIENCE: Duration = Duration::from_secs(30);
 const TABLES: [&str; 7] = ["coupon", "coupon_receive", "coupon_index", "member", "redemption", "request", "event"];
 /// Coupons are spread over so many rules and over a quarter as many members as there are coupons.
@@ -27,14 +31,20 @@ pub const RULES: i64 = 100;
 const SPREAD: i64 = 1_000_003;
 const SERIALS: i64 = 1 << 41;
 
-/// Small and short: for CI, as information.
-pub fn is_quick() -> bool {
-    std::env::var_os("TESSERA_BENCH_QUICK").is_some_and(|value| value != "0")
-}
-
 /// The lane as a service has it that was given no settings.
 pub fn lane_settings() -> tessera::db::lane::LaneSettings {
     tessera::config::Settings::default().lane.lane()
+}
+
+/// Removes what benches left behind that were killed: their servers are gone with them.
+fn sweep() {
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix(DIR_PREFIX).and_then(|pid| pid.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}")).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// Leaked by each bench, since its tasks borrow it; so it is ended by name.
@@ -57,7 +67,8 @@ impl Stage {
         let default = if is_quick() { 50_000 } else { 200_000 };
         let rows = std::env::var("TESSERA_BENCH_ROWS").map_or(default, |rows| rows.parse().expect("a number of rows"));
         let runtime = Runtime::new().expect("a runtime");
-        let dir = std::env::temp_dir().join(format!("tessera-bench-{}", std::process::id()));
+        sweep();
+        let dir = std::env::temp_dir().join(format!("{DIR_PREFIX}{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a directory for the database");
         let settings = EmbeddedSettings { shared_buffers_mib: Some(1024), ..EmbeddedSettings::new(dir.join("data")) };
         let embedded = Embedded::start_blocking(&settings).unwrap_or_else(|error| panic!("{error}"));

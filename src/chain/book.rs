@@ -2,7 +2,14 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use super::{ChainError, Store, StoreId, names::StoreNames, store};
+use super::{
+    ChainError, RegisterPolicy, StoreId,
+    deed::{Deed, Shop},
+    names::StoreNames,
+    register, store,
+};
+use chrono::NaiveDate;
+
 use crate::{
     cache::{Bypass, Cache},
     db::pool::Office,
@@ -10,22 +17,26 @@ use crate::{
     problem::Code,
 };
 
-/// A store that is closed is closed on every node within this time.
+/// A store that is closed is closed on every node within this time; so are changes of its registers felt.
 pub const STORE_TTL: Duration = Duration::from_secs(2);
-/// A store weighs about this much, in bytes.
-const WEIGHT: u32 = 256;
+/// A store weighs about this much, in bytes, and each register that it names as much more.
+const WEIGHT: u32 = 512;
+const WEIGHT_REGISTER: u32 = 64;
 const WEIGHT_MAX: u64 = 32 << 20;
 
 #[derive(Clone)]
 pub struct StoreBook {
-    stores: Cache<StoreId, Store>,
+    stores: Cache<StoreId, Shop>,
     pub names: StoreNames,
     office: Office,
 }
 
 impl StoreBook {
     pub fn new(office: Office) -> Self {
-        let stores = Cache::new("store", WEIGHT_MAX, STORE_TTL, Bypass::default(), |_, _| WEIGHT);
+        let stores = Cache::new("store", WEIGHT_MAX, STORE_TTL, Bypass::default(), |_, shop: &Shop| {
+            let registers = shop.registers.as_ref().map_or(0, |known| known.len());
+            WEIGHT + WEIGHT_REGISTER * u32::try_from(registers).unwrap_or(u32::MAX / WEIGHT_REGISTER)
+        });
         Self { stores, names: StoreNames::default(), office }
     }
 
@@ -33,10 +44,15 @@ impl StoreBook {
     ///
     /// # Errors
     /// [`ChainError`] of the database.
-    pub async fn find(&self, store_id: &StoreId) -> Result<Option<Arc<Store>>, ChainError> {
+    pub async fn find(&self, store_id: &StoreId) -> Result<Option<Arc<Shop>>, ChainError> {
         let load = async {
             let mut conn = self.office.get().await?;
-            store::find_store(&mut conn, store_id).await
+            let Some(store) = store::find_store(&mut conn, store_id).await? else { return Ok(None) };
+            let registers = match store.registers {
+                RegisterPolicy::Open => None,
+                RegisterPolicy::Registered => Some(register::list_active(&mut conn, store.store_no).await?),
+            };
+            Ok::<_, ChainError>(Some(Shop { store, registers }))
         };
         let Some((store, _)) = self.stores.get(store_id, load).await? else { return Ok(None) };
         if self.names.get(store.store_no).is_none() {
@@ -47,8 +63,19 @@ impl StoreBook {
 
     /// # Errors
     /// `store_not_found`, or [`ChainError`] of the database.
-    pub async fn get(&self, store_id: &StoreId) -> Result<Arc<Store>, ChainError> {
+    pub async fn get(&self, store_id: &StoreId) -> Result<Arc<Shop>, ChainError> {
         self.find(store_id).await?.ok_or_else(|| Code::StoreNotFound.into())
+    }
+
+    /// Whether tills of this store may look members and coupons up; `None` is a caller without a store, who may.
+    ///
+    /// # Errors
+    /// `store_closed`, or [`ChainError`] of the database.
+    pub async fn must_look_up(&self, store_id: Option<&StoreId>, today: NaiveDate) -> Result<(), ChainError> {
+        match store_id {
+            Some(store_id) => Ok(self.get(store_id).await?.may(Deed::LookUp, today)?),
+            None => Ok(()),
+        }
     }
 
     /// What people call a store that a row names by number.

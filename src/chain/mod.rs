@@ -1,23 +1,39 @@
-//! The chain: its stores, and the API keys of those who call.
+//! The chain: its regions and stores, their registers, the systems around it, and the API keys of those who call.
 //!
-//! Both are office tables. Every change is one conditional statement, so there is no read that a write depends on.
-//! Stores are closed, never deleted: ledgers name them. Regions, registers and external systems come later.
+//! All are office tables. A change is one conditional statement, or decided under a lock that is held to its end; there
+//! is no unlocked read that a write depends on. Nothing is deleted: ledgers name stores, rows name systems. What a store
+//! that is not open may still do is the table in [`deed`].
 
 pub mod book;
 pub mod cache;
+pub mod csv;
+pub mod deed;
 pub mod http;
+pub mod import;
 pub mod key;
 pub mod names;
+pub mod region;
+pub mod region_http;
+pub mod region_import;
+pub mod region_store;
+pub mod register;
+pub mod register_http;
 pub mod store;
+pub mod store_import;
+pub mod system;
+pub mod system_http;
+pub mod system_store;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use region::RegionId;
+
 use crate::clock::Zone;
 use crate::db::pool;
 use crate::http::input::{self, BadText};
-use crate::id::StoreNo;
+use crate::id::{Day, StoreNo};
 use crate::problem::{Code, Refusal};
 
 crate::text_type! {
@@ -25,6 +41,21 @@ crate::text_type! {
     StoreId: word 1..=32, "S0001";
     /// A store's name.
     StoreName: text 1..=120, "Nanjing Road";
+    /// Where a store is.
+    City: text 1..=80, "Shanghai";
+    /// Street and number of a store.
+    StreetAddress: text 1..=200, "829 Nanjing Road East";
+    /// How a store is called on the telephone, as it is printed.
+    StorePhone: text 1..=32, "+86 21 6322 0000";
+}
+
+/// What follows `/v1/stores/` and `/v1/regions/` and so cannot be an id.
+pub(crate) const RESERVED: &str = "import";
+
+/// # Errors
+/// `invalid_field` for an id that names an endpoint.
+pub(crate) fn check_reserved(field: &str, id: &str) -> Result<(), Refusal> {
+    if id == RESERVED { Err(Refusal::invalid_field(field, "is the name of an endpoint")) } else { Ok(()) }
 }
 
 /// An IANA time zone name.
@@ -68,28 +99,64 @@ impl utoipa::PartialSchema for TimeZone {
 
 impl ToSchema for TimeZone {}
 
-/// Whether a store does business. A closed one is looked up, but redeems nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum StoreState {
-    Open,
-    Closed,
+/// Declares an enum whose numbers stand in rows and whose names stand in the API and in CSV files. Neither changes.
+macro_rules! coded {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident $code:literal $text:literal),+ $(,)? })+) => { $(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+        // Not `rename = $text`: utoipa does not see through a literal that a macro hands on.
+        #[serde(rename_all = "snake_case")]
+        pub enum $name { $($(#[$variant_doc])* $variant),+ }
+
+        impl $name {
+            pub const ALL: &[$name] = &[$($name::$variant),+];
+
+            /// The number that rows carry.
+            pub const fn code(self) -> i16 {
+                match self { $($name::$variant => $code),+ }
+            }
+
+            pub fn from_code(code: i16) -> Option<Self> {
+                Self::ALL.iter().copied().find(|known| known.code() == code)
+            }
+
+            pub const fn name(self) -> &'static str {
+                match self { $($name::$variant => $text),+ }
+            }
+
+            pub fn from_name(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|known| known.name() == name)
+            }
+        }
+    )+ };
 }
 
-impl StoreState {
-    pub const fn code(self) -> i16 {
-        match self {
-            Self::Open => 1,
-            Self::Closed => 2,
-        }
+coded! {
+    /// Whether a store does business. What one that is not open may still do is the table in `chain::deed`.
+    StoreState {
+        Open 1 "open",
+        /// For good. It can be opened again.
+        Closed 2 "closed",
+        /// Shut for a while.
+        Suspended 3 "suspended",
     }
-
-    pub const fn from_code(code: i16) -> Option<Self> {
-        match code {
-            1 => Some(Self::Open),
-            2 => Some(Self::Closed),
-            _ => None,
-        }
+    /// Whether something of the registry is in use.
+    RegistryState { Active 1 "active", Retired 2 "retired" }
+    /// Which registers may call for a store.
+    RegisterPolicy {
+        /// Any: a register is known by what it calls itself.
+        Open 1 "open",
+        /// Those that are registered and active; others are refused `register_not_found`.
+        Registered 2 "registered",
+    }
+    /// What the ids of an external system look like.
+    IdShape {
+        /// Digits, without sign or leading zeros, and not 0, which means unknown.
+        Number 1 "number",
+        /// With hyphens, in any case; not all zeros.
+        Uuid 2 "uuid",
+        /// Anything without spaces.
+        String 3 "string",
     }
 }
 
@@ -105,6 +172,20 @@ pub struct Store {
     #[schema(required)]
     pub time_zone: Option<TimeZone>,
     pub state: StoreState,
+    #[schema(required)]
+    pub region_id: Option<RegionId>,
+    #[schema(required)]
+    pub city: Option<City>,
+    #[schema(required)]
+    pub address: Option<StreetAddress>,
+    #[schema(required)]
+    pub phone: Option<StorePhone>,
+    #[schema(required)]
+    pub opened_on: Option<Day>,
+    /// The business day on which it was closed; null while it is not.
+    #[schema(required)]
+    pub closed_on: Option<Day>,
+    pub registers: RegisterPolicy,
     /// Counts changes, from 1.
     pub version: i32,
     pub created_at: DateTime<Utc>,
@@ -120,6 +201,38 @@ pub struct NewStore {
     /// Absent or null is the chain's business zone.
     #[serde(default)]
     pub time_zone: Option<TimeZone>,
+    /// A region that is active.
+    #[serde(default)]
+    pub region_id: Option<RegionId>,
+    #[serde(default)]
+    pub city: Option<City>,
+    #[serde(default)]
+    pub address: Option<StreetAddress>,
+    #[serde(default)]
+    pub phone: Option<StorePhone>,
+    #[serde(default)]
+    pub opened_on: Option<Day>,
+    /// Open if absent: any register may call.
+    #[serde(default, deserialize_with = "input::present")]
+    #[schema(nullable = false)]
+    pub registers: Option<RegisterPolicy>,
+}
+
+impl NewStore {
+    /// A store of which no more is known.
+    pub fn new(store_id: StoreId, name: StoreName) -> Self {
+        Self {
+            store_id,
+            name,
+            time_zone: None,
+            region_id: None,
+            city: None,
+            address: None,
+            phone: None,
+            opened_on: None,
+            registers: None,
+        }
+    }
 }
 
 /// What to change of a store; what is absent stays.
@@ -136,6 +249,25 @@ pub struct StorePatch {
     #[serde(default, deserialize_with = "input::present")]
     #[schema(nullable = false)]
     pub state: Option<StoreState>,
+    /// A region that is active; null is none.
+    #[serde(default, deserialize_with = "input::nullable")]
+    #[schema(value_type = Option<RegionId>)]
+    pub region_id: Option<Option<RegionId>>,
+    #[serde(default, deserialize_with = "input::nullable")]
+    #[schema(value_type = Option<City>)]
+    pub city: Option<Option<City>>,
+    #[serde(default, deserialize_with = "input::nullable")]
+    #[schema(value_type = Option<StreetAddress>)]
+    pub address: Option<Option<StreetAddress>>,
+    #[serde(default, deserialize_with = "input::nullable")]
+    #[schema(value_type = Option<StorePhone>)]
+    pub phone: Option<Option<StorePhone>>,
+    #[serde(default, deserialize_with = "input::nullable")]
+    #[schema(value_type = Option<Day>)]
+    pub opened_on: Option<Option<Day>>,
+    #[serde(default, deserialize_with = "input::present")]
+    #[schema(nullable = false)]
+    pub registers: Option<RegisterPolicy>,
 }
 
 /// Why a question about the chain has no answer.

@@ -29,7 +29,7 @@ pub(super) async fn prepare(
     let store_id = StoreId::parse(STORE).map_err(|bad| Failure(bad.to_string()))?;
     if find_store(conn, &store_id).await?.is_none() {
         let name = StoreName::parse("Demo store").map_err(|bad| Failure(bad.to_string()))?;
-        insert_store(conn, &NewStore { store_id: store_id.clone(), name, time_zone: None }, clock.now()).await?;
+        insert_store(conn, &NewStore::new(store_id.clone(), name), clock.now()).await?;
     }
     let path = boot::beside(data_dir, "demo-keys");
     let known = std::fs::read_to_string(&path).unwrap_or_default();

@@ -199,6 +199,15 @@ impl Desk {
         self.act(ticket, act).await
     }
 
+    /// Answers a request with a refusal that was found before it came here, such as that its store is closed; or with what
+    /// was answered under its number before.
+    ///
+    /// # Errors
+    /// [`DeskError::Lane`].
+    pub async fn refuse(&self, ticket: Ticket, refusal: Refusal) -> Result<(Answer, Cost), DeskError> {
+        self.act(ticket, Act::Refuse(refusal)).await
+    }
+
     /// Issues coupons of a rule, all or none. The codes carry the business day of now.
     ///
     /// # Errors
@@ -228,7 +237,7 @@ impl Desk {
 
     /// A stored answer as it is sent: with codes in place of their ids.
     pub fn show(&self, stored: Answer) -> Answer {
-        match answer::shown(self.secrets.codes(), &stored.body) {
+        match answer::shown(&self.secrets.codes(), &stored.body) {
             Some(body) => Answer { body: body.into(), ..stored },
             None => stored,
         }

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     app::App,
+    chain::deed::Deed,
     http::{
         Answer, ApiError, At, Caller, Json, Number, Reply, Routes, TillNumber,
         app::Shell,
@@ -39,14 +40,14 @@ pub type Amount = Int<0, 1_000_000_000_000>;
 
 pub fn routes() -> Routes {
     crate::routes! {
-        issue_coupons: RuleNotFound, RuleNotActive, MemberNotFound, MemberFrozen, MemberCancelled, StockExhausted,
-            MemberLimitReached;
-        get_coupon: CouponCodeInvalid, CouponNotFound, TooManyBadCodes;
-        redeem_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, CouponNotFound, CouponVoid,
-            CouponAlreadyRedeemed, CouponLocked, MemberFrozen, MemberCancelled, CouponHolderMismatch, RuleNotActive,
-            CouponNotYetValid, CouponExpired, CouponCurrencyMismatch, CouponBelowThreshold;
-        reverse_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, CouponNotFound, CouponVoid,
-            RedemptionNotFound, RedemptionAlreadyReversed, CouponNotRedeemed;
+        issue_coupons: RuleNotFound, StoreClosed, StoreSuspended, RuleNotActive, MemberNotFound, MemberFrozen,
+            MemberCancelled, StockExhausted, MemberLimitReached;
+        get_coupon: StoreClosed, CouponCodeInvalid, CouponNotFound, TooManyBadCodes;
+        redeem_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, StoreSuspended,
+            RegisterNotFound, CouponNotFound, CouponVoid, CouponAlreadyRedeemed, CouponLocked, MemberFrozen,
+            MemberCancelled, CouponHolderMismatch, RuleNotActive, CouponNotYetValid, CouponExpired, CouponCurrencyMismatch, CouponBelowThreshold;
+        reverse_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, RegisterNotFound,
+            CouponNotFound, CouponVoid, RedemptionNotFound, RedemptionAlreadyReversed, CouponNotRedeemed;
         get_redemption: RedemptionNotFound;
     }
 }
@@ -101,7 +102,8 @@ pub struct IssueBody {
 
 /// Issue coupons of a rule
 ///
-/// All or none. Checked in this order: the rule exists; member; rule is active; stock; limit per member.
+/// All or none. Checked in this order: request number; of a till's key its store, closed or suspended; the rule exists;
+/// member; rule is active; stock; limit per member.
 #[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/coupons", tag = "coupons",
     params(("rule_id" = RuleId, Path), ("Idempotency-Key" = inline(NumberText), Header, description = "The request's number")),
     responses((status = 201, description = "The coupons", body = Issued)))]
@@ -115,6 +117,13 @@ async fn issue_coupons(
 ) -> Reply<Issued> {
     let number = number.of(&caller, Operation::Issue, TillNumber::default(), &window(&app, &shell))?;
     let ticket = Ticket { number, digest: request::digest(&(rule_id, &body)) };
+    if let Some((_, store_id)) = &caller.store {
+        let today = shell.zone.day_of(shell.clock.now()).to_date();
+        if let Err(refusal) = app.stores.get(store_id).await?.may(Deed::Issue, today) {
+            let (answer, cost) = app.desk.refuse(ticket, refusal).await?;
+            return answer.reply(cost);
+        }
+    }
     let ask = IssueRequest {
         rule_id,
         member_id: body.member_id,
@@ -179,6 +188,8 @@ impl CouponView {
 #[utoipa::path(get, path = "/v1/coupons/{code}", tag = "coupons", params(("code" = inline(CodeText), Path)),
     responses((status = 200, description = "The coupon", body = CouponView)))]
 async fn get_coupon(app: Data<App>, shell: Data<Shell>, caller: Caller, At(code): At<CodeText>) -> Reply<CouponView> {
+    let today = shell.zone.day_of(shell.clock.now()).to_date();
+    app.stores.must_look_up(caller.store.as_ref().map(|(_, own)| own), today).await?;
     let code_id = code.read(&app, &shell, &caller)?;
     let (found, cost) = app.desk.find_coupon(code_id).await?;
     let coupon =
@@ -210,9 +221,10 @@ till_body! {
 /// Redeem a coupon
 ///
 /// Of many tills that send one coupon at once, one wins; the others get `coupon_already_redeemed` with when and where.
-/// Refusals are looked for in this order: code, store, request number, business date, not found, void, already redeemed,
-/// locked, member frozen or cancelled, another holder, rule not active, not yet valid (by business date: the day before the
-/// issue is the earliest; then by the clock), expired, other currency, below threshold.
+/// Refusals are looked for in this order: code, store, request number, business date, store closed or suspended, register,
+/// not found, void, already redeemed, locked, member frozen or cancelled, another holder, rule not active, not yet valid
+/// (by business date: the day before the issue is the earliest; then by the clock), expired, other currency, below
+/// threshold.
 #[utoipa::path(post, path = "/v1/coupons/{code}/redeem", tag = "coupons",
     params(("code" = inline(CodeText), Path), ("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number, if the body has no sequence")),
     responses((status = 200, description = "The use", body = Redeemed)))]
@@ -225,8 +237,12 @@ async fn redeem_coupon(
     Json(body): Json<RedeemBody>,
 ) -> Reply<Redeemed> {
     let code_id = code.read(&app, &shell, &caller)?;
-    let (till, number) = body.till().read(&app, &shell, &caller, &number, Operation::Redeem).await?;
+    let (till, number, refusal) = body.till().read(&app, &shell, &caller, &number, Operation::Redeem).await?;
     let ticket = Ticket { number, digest: request::digest(&(code_id, &body)) };
+    if let Some(refusal) = refusal {
+        let (answer, cost) = app.desk.refuse(ticket, refusal).await?;
+        return answer.reply(cost);
+    }
     let ask = RedeemRequest {
         code_id,
         till,
@@ -257,9 +273,10 @@ till_body! {
 
 /// Reverse a redemption
 ///
-/// Whole, and at any store: goods are returned where the customer is. The use is back on the coupon; `expired` says when
-/// it cannot be spent any more. Refusals are looked for in this order: code, store, request number, business date (the day
-/// before the redemption's is the earliest), not found, void, no such redemption, reversed already.
+/// Whole, and at any store: goods are returned where the customer is, be it at one that is suspended or was closed in the
+/// last 30 days. The use is back on the coupon; `expired` says when it cannot be spent any more. Refusals are looked for
+/// in this order: code, store, request number, business date (the day before the redemption's is the earliest), store
+/// closed, register, not found, void, no such redemption, reversed already.
 #[utoipa::path(post, path = "/v1/coupons/{code}/reverse", tag = "coupons",
     params(("code" = inline(CodeText), Path), ("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number, if the body has no sequence")),
     responses((status = 200, description = "The undo", body = Reversed)))]
@@ -272,11 +289,15 @@ async fn reverse_coupon(
     Json(body): Json<ReverseBody>,
 ) -> Reply<Reversed> {
     let code_id = code.read(&app, &shell, &caller)?;
-    let (till, number) = body.till().read(&app, &shell, &caller, &number, Operation::Reverse).await?;
+    let (till, number, refusal) = body.till().read(&app, &shell, &caller, &number, Operation::Reverse).await?;
     if till.business_day < first_business_day(body.redemption_id.day()) {
         return Err(ApiError::invalid_field("business_date", "is before that of the redemption"));
     }
     let ticket = Ticket { number, digest: request::digest(&(code_id, &body)) };
+    if let Some(refusal) = refusal {
+        let (answer, cost) = app.desk.refuse(ticket, refusal).await?;
+        return answer.reply(cost);
+    }
     let ask = ReverseRequest {
         code_id,
         redemption_id: body.redemption_id,

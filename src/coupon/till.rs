@@ -5,18 +5,14 @@ use chrono::NaiveDate;
 use super::desk::Till;
 use crate::{
     app::App,
-    chain::{StoreId, StoreState},
+    chain::{StoreId, deed::Deed},
     http::{ApiError, Caller, Number, TillNumber, app::Shell, input::Int},
     id::Day,
-    problem::{Code, Refusal},
+    problem::Refusal,
     request::{Operation, RequestNumber},
-    text_type,
 };
 
-text_type! {
-    /// A till of a store.
-    Register: word 1..=16, "2";
-}
+pub use crate::chain::register::Register;
 
 /// The number of a till's request; it counts requests, not sales.
 pub type Sequence = Int<0, 2_147_483_647>;
@@ -72,9 +68,12 @@ pub struct TillFields<'a> {
 }
 
 impl TillFields<'_> {
+    /// The till, the request's number, and why the store may not do it. That one is told only when nothing was answered
+    /// under the number before, so it goes where numbers are claimed.
+    ///
     /// # Errors
-    /// `store_forbidden`, `store_not_found`, `store_closed`, those of request numbers, `invalid_field` for a business
-    /// date outside the window of request numbers.
+    /// `store_forbidden`, `store_not_found`, those of request numbers, `invalid_field` for a business date outside the
+    /// window of request numbers.
     pub async fn read(
         &self,
         app: &App,
@@ -82,12 +81,9 @@ impl TillFields<'_> {
         caller: &Caller,
         number: &Number,
         operation: Operation,
-    ) -> Result<(Till, RequestNumber), ApiError> {
+    ) -> Result<(Till, RequestNumber, Option<Refusal>), ApiError> {
         caller.must_be_at(self.store_id)?;
         let store = app.stores.get(self.store_id).await?;
-        if store.state != StoreState::Open {
-            return Err(Refusal::new(Code::StoreClosed).with("store_id", self.store_id.as_str()).into());
-        }
         let window = super::http::window(app, shell);
         let natural = TillNumber {
             store_id: Some(self.store_id.as_str()),
@@ -107,6 +103,22 @@ impl TillFields<'_> {
             sequence: self.sequence.map(|sequence| sequence.get() as i32),
             business_day: Day::from_date(business_date),
         };
-        Ok((till, number))
+        let may = store.may(deed_of(operation), window.today());
+        let refusal = may.and_then(|()| store.takes(till.register.as_deref())).err();
+        Ok((till, number, refusal))
+    }
+}
+
+/// What a store does when its till asks for this.
+fn deed_of(operation: Operation) -> Deed {
+    match operation {
+        Operation::Register => Deed::RegisterMember,
+        Operation::Issue => Deed::Issue,
+        Operation::Lock => Deed::Lock,
+        Operation::Release => Deed::Release,
+        Operation::Redeem => Deed::Redeem,
+        Operation::Reverse => Deed::Reverse,
+        // Goods that come back, as far as a store is concerned.
+        Operation::Void => Deed::Reverse,
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     event,
     id::{CodeId, MemberId, RuleId, StoreNo},
     member,
+    problem::Refusal,
     request::store::{Answer, Claim, Ticket, claim, look_up, update_answers},
 };
 
@@ -30,6 +31,8 @@ pub enum Act {
     Redeem(Redeem),
     Reverse(Reverse),
     Issue(Issue),
+    /// Nothing is done: what stands in the way was seen before, and is told if nothing was answered under the number.
+    Refuse(Refusal),
 }
 
 impl Act {
@@ -38,7 +41,7 @@ impl Act {
         match self {
             Act::Redeem(op) => Some(op.code_id),
             Act::Reverse(op) => Some(op.code_id),
-            Act::Issue(_) => None,
+            Act::Issue(_) | Act::Refuse(_) => None,
         }
     }
 
@@ -47,6 +50,7 @@ impl Act {
             Act::Redeem(op) => Answer::decided(200, decide::redeem(world, op)),
             Act::Reverse(op) => Answer::decided(200, decide::reverse(world, op)),
             Act::Issue(op) => Answer::decided(201, decide::issue(world, op)),
+            Act::Refuse(refusal) => Answer::decided::<()>(200, Err(refusal.clone())),
         }
     }
 }
@@ -66,7 +70,7 @@ impl Writer for CouponWriter {
 
     fn weight(&self, op: &CouponOp) -> usize {
         match &op.act {
-            Act::Redeem(_) | Act::Reverse(_) => 1,
+            Act::Redeem(_) | Act::Reverse(_) | Act::Refuse(_) => 1,
             Act::Issue(issue) => issue.code_ids.len().max(1),
         }
     }
@@ -136,6 +140,7 @@ impl CouponWriter {
                     members.extend(issue.member_id);
                     taken.extend(issue.member_id.map(|member_id| (member_id, issue.rule.rule_id)));
                 }
+                Act::Refuse(_) => {}
             }
         }
         if !members.is_empty() {

@@ -12,7 +12,8 @@ use crate::id::EventId;
 pub enum Kind {
     MemberRegistered,
     MemberChanged,
-    /// An identifier changed hands. The subject is `member::cache::key_subject` of its key.
+    /// An identifier changed hands. The subject is `member::cache::key_subject` of its key, an event for each version of
+    /// the blind key that is known; 0 once a rotation has taken that out: any key may be meant.
     MemberKeyMoved,
     /// Something beside the core row: an address, a profile. What is remembered of the member stays right.
     MemberDetailChanged,

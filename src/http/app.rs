@@ -145,7 +145,10 @@ impl DerefMut for MeteredConn {
 pub fn routes() -> Routes {
     [
         ops::routes(),
+        crate::chain::region_http::routes(),
         crate::chain::http::routes(),
+        crate::chain::register_http::routes(),
+        crate::chain::system_http::routes(),
         crate::member::http::routes(),
         crate::member::import::http::routes(),
         crate::coupon::rule_http::routes(),

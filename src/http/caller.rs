@@ -24,11 +24,25 @@ use Role::{Admin, Marketing, Ops, Pos};
 
 /// Operation → roles. The name is the handler's, and the `operationId` of the OpenAPI document.
 pub const ACCESS: &[(&str, &[Role])] = &[
+    // Regions.
+    ("list_regions", &[Marketing, Ops, Admin]),
+    ("create_region", &[Ops, Admin]),
+    ("get_region", &[Marketing, Ops, Admin]),
+    ("update_region", &[Ops, Admin]),
+    ("import_regions", &[Ops, Admin]),
     // Stores.
     ("list_stores", &[Marketing, Ops, Admin]),
     ("create_store", &[Ops, Admin]),
     ("get_store", &[Pos, Marketing, Ops, Admin]),
     ("update_store", &[Ops, Admin]),
+    ("import_stores", &[Ops, Admin]),
+    ("list_registers", &[Pos, Marketing, Ops, Admin]),
+    ("put_register", &[Ops, Admin]),
+    // External systems.
+    ("list_external_systems", &[Marketing, Ops, Admin]),
+    ("create_external_system", &[Ops, Admin]),
+    ("get_external_system", &[Marketing, Ops, Admin]),
+    ("update_external_system", &[Ops, Admin]),
     // Members.
     ("register_member", &[Pos, Marketing, Ops, Admin]),
     ("lookup_member", &[Pos, Marketing, Ops, Admin]),

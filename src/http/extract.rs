@@ -47,35 +47,48 @@ impl<T: DeserializeOwned + 'static> FromRequest for Json<T> {
     type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let limit = request.app_data::<BodyLimit>().copied().unwrap_or_default();
-        let ready = is_json(request).and_then(|()| announced_size(request, limit.bytes_max));
-        let payload = payload.take();
-        Box::pin(async move {
-            ready?;
-            let body = tokio::time::timeout(limit.timeout, read(payload, limit.bytes_max))
-                .await
-                .map_err(|_| Refusal::new(Code::RequestTimeout).detail("the body did not arrive in time"))??;
-            Ok(Self(parse(&body)?))
-        })
+        let body = read_body(request, payload, "application/json");
+        Box::pin(async move { Ok(Self(parse(&body.await?)?)) })
     }
 }
 
-fn is_json(request: &HttpRequest) -> Result<(), Refusal> {
+/// The body of a request, if it is of this media type and within the limits of its resource.
+///
+/// # Errors
+/// `unsupported_media_type`, `body_too_large`, `request_timeout`, `malformed_body` when it breaks off.
+pub(super) fn read_body(
+    request: &HttpRequest,
+    payload: &mut Payload,
+    media_type: &'static str,
+) -> impl Future<Output = Result<Bytes, Refusal>> + 'static {
+    let limit = request.app_data::<BodyLimit>().copied().unwrap_or_default();
+    let ready = is_of(request, media_type).and_then(|()| announced_size(request, limit.bytes_max));
+    let payload = payload.take();
+    async move {
+        ready?;
+        tokio::time::timeout(limit.timeout, read(payload, limit.bytes_max))
+            .await
+            .map_err(|_| Refusal::new(Code::RequestTimeout).detail("the body did not arrive in time"))?
+    }
+}
+
+fn is_of(request: &HttpRequest, media_type: &str) -> Result<(), Refusal> {
     let refused = || {
-        Refusal::new(Code::UnsupportedMediaType).detail("send content-type: application/json, uncompressed, in UTF-8")
+        Refusal::new(Code::UnsupportedMediaType)
+            .detail(format!("send content-type: {media_type}, uncompressed, in UTF-8"))
     };
     let headers = request.headers();
     let encoded = headers.get(header::CONTENT_ENCODING).is_some_and(|value| value != "identity");
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).ok_or_else(refused)?;
     let mut parts = content_type.split(';').map(str::trim);
-    let json = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
+    let is_type = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case(media_type));
     let utf8 = parts.filter(|part| !part.is_empty()).all(|part| match part.split_once('=') {
         Some((name, value)) if name.trim().eq_ignore_ascii_case("charset") => {
             value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
         }
         _ => true,
     });
-    if json && utf8 && !encoded { Ok(()) } else { Err(refused()) }
+    if is_type && utf8 && !encoded { Ok(()) } else { Err(refused()) }
 }
 
 fn announced_size(request: &HttpRequest, bytes_max: usize) -> Result<(), Refusal> {
@@ -120,7 +133,7 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
         // The path is `.` at the top and ends in `?` where the text breaks off within a name.
         let path = error.path().to_string();
         let field = path.trim_end_matches(['?', '.']);
-        let field = (!field.is_empty()).then(|| field.to_owned());
+        let field = (!field.is_empty()).then(|| speakable(field));
         from_serde(field, error.inner())
     })?;
     deserializer.end().map_err(|error| from_serde(None, &error))?;
@@ -141,14 +154,47 @@ fn from_serde(field: Option<String>, error: &serde_json::Error) -> Refusal {
     malformed(field, without_values(&message))
 }
 
+/// Whether this may be said again: small letters and few digits, as our names are. A number, an address or a name of a
+/// person that was sent in the place of a field's name is not.
+fn is_like_a_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    name.len() <= 40 && name.bytes().all(fits) && name.bytes().filter(u8::is_ascii_digit).count() <= 4
+}
+
+/// A path to a field, such as `parts[1].n`, up to what is no name.
+fn speakable(path: &str) -> String {
+    let is_one = |part: &str| {
+        let (name, index) = part.split_at(part.find('[').unwrap_or(part.len()));
+        let is_index = index.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'[' | b']'));
+        is_like_a_name(name) && is_index && index.len() < 10
+    };
+    let parts: Vec<&str> = path.split('.').collect();
+    let names = parts.iter().take_while(|part| is_one(part)).count();
+    let mut said = parts[..names].to_vec();
+    if names < parts.len() {
+        said.push("?");
+    }
+    said.join(".")
+}
+
 /// serde repeats the value that it did not expect, which may be long, or somebody's.
 fn without_values(message: &str) -> String {
     const CHARS_MAX: usize = 200;
-    let cut = match (message.find("string \""), message.rfind("\", expected ")) {
-        (Some(from), Some(to)) if from < to => format!("{}{}", &message[..from + "string".len()], &message[to + 1..]),
-        _ => message.to_owned(),
+    let between = |from: &str, to: &str| match (message.find(from), message.rfind(to)) {
+        (Some(start), Some(end)) if start + from.len() <= end => Some((start + from.len(), end)),
+        _ => None,
     };
-    cut.chars().take(CHARS_MAX).collect()
+    let cut = |from: usize, to: usize| format!("{}{}", message[..from].trim_end(), &message[to..]);
+    let said = if let Some((from, to)) = between("string \"", "\", expected ") {
+        cut(from - 1, to + 1)
+    } else if let Some((from, to)) = between("unknown variant `", "`, expected ") {
+        cut(from - 1, to + 1)
+    } else if let Some((from, to)) = between("unknown field `", "`, expected ") {
+        if is_like_a_name(&message[from..to]) { message.to_owned() } else { cut(from - 1, to + 1) }
+    } else {
+        message.to_owned()
+    };
+    said.chars().take(CHARS_MAX).collect()
 }
 
 fn malformed(field: Option<String>, message: String) -> Refusal {
@@ -263,6 +309,8 @@ mod tests {
             (r#"{}"#, Some("malformed_body"), None),
             (r#"{"name":1}"#, Some("malformed_body"), Some("name")),
             (r#"{"name":"Lin","x":1}"#, Some("malformed_body"), Some("x")),
+            (r#"{"name":"Lin","13800000001":1}"#, Some("malformed_body"), Some("?")),
+            (r#"{"name":"Lin","lin@example.cn":1}"#, Some("malformed_body"), Some("?")),
             (r#"{"name":"Lin","name":"Li"}"#, Some("malformed_body"), None),
             (r#"{"name":"Lin","amount":null}"#, Some("malformed_body"), Some("amount")),
             (r#"{"name":"Lin","amount":1.5}"#, Some("malformed_body"), Some("amount")),
@@ -283,6 +331,31 @@ mod tests {
         }
         let refusal = parse::<Body>(br#"{"name":"Lin","amount":101}"#).unwrap_err();
         assert_eq!(refusal.extra["reason"], "must be 1 to 100");
+    }
+
+    #[core::prelude::v1::test]
+    fn what_was_sent_is_not_said_again() {
+        for (body, said) in [
+            (r#"{"name":"Lin","x":1}"#, "x: unknown field `x`, expected one of `name`, `amount`, `parts`"),
+            (r#"{"name":"Lin","13800000001":1}"#, "?: unknown field, expected one of `name`, `amount`, `parts`"),
+            (r#"{"name":"Lin","Wang, Fang":1}"#, "?: unknown field, expected one of `name`, `amount`, `parts`"),
+            (r#"{"name":["Wang"]}"#, "name: invalid type: sequence, expected a string"),
+        ] {
+            let refusal = parse::<Body>(body.as_bytes()).unwrap_err();
+            assert_eq!(refusal.detail.as_deref(), Some(said));
+        }
+        let variants = serde_json::from_str::<Shade>(r#""Wang, Fang""#).unwrap_err();
+        assert_eq!(
+            without_values(&variants.to_string()),
+            "unknown variant, expected `light` or `dark` at line 1 column 12"
+        );
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Shade {
+        Light,
+        Dark,
     }
 
     async fn take(_: Json<Body>) -> HttpResponse {

@@ -8,6 +8,7 @@
 pub mod answer;
 pub mod app;
 pub mod caller;
+pub mod csv;
 pub mod extract;
 mod gate;
 pub mod input;

@@ -61,7 +61,9 @@ pub fn document(routes: &[Route]) -> Value {
             },
         },
         "tags": [
-            {"name": "stores", "description": "The stores of the chain."},
+            {"name": "regions", "description": "How the chain is divided: a tree over its stores."},
+            {"name": "stores", "description": "The stores of the chain and their registers."},
+            {"name": "external systems", "description": "Whose ids identify members, as `<system>:<id>`."},
             {"name": "members", "description": "Who they are and how they are found."},
             {"name": "member imports", "description": "Members by the million, from files, as jobs."},
             {"name": "rules", "description": "What coupons give, and how many there are."},

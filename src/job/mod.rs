@@ -306,6 +306,9 @@ pub enum JobError {
     /// Numbers cannot be had for the moment.
     #[error("no id could be minted")]
     Mint(#[from] MintError),
+    /// A slice that was made ready before is not written: it is made ready anew.
+    #[error("the keys have changed since the slice was made ready")]
+    KeysChanged,
     #[error("the blocking part of a slice did not end")]
     Panicked(#[source] tokio::task::JoinError),
 }

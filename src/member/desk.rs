@@ -11,10 +11,8 @@ use super::{
     register::{self, Register, RegisterWriter},
 };
 use crate::{
-    cache::Bypass,
     chain::names::StoreNames,
     clock::Clock,
-    config::CacheSettings,
     db::lane::{Cost, Lane, LaneError, WriterHandle},
     id::{BlockError, Counter, Day, EventId, IdError, MemberId, MemberIdMinter, MintError},
     problem::Refusal,
@@ -60,20 +58,11 @@ impl MemberDesk {
         stores: StoreNames,
         minter: Arc<MemberIdMinter>,
         events: Counter,
-        caches: &CacheSettings,
-        bypass: Bypass,
+        book: MemberBook,
     ) -> Self {
         let register = RegisterWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
-        let edit = EditWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
-        Self {
-            book: MemberBook::new(lane, Arc::clone(&secrets), stores, caches, bypass),
-            clock,
-            secrets,
-            minter,
-            events,
-            register: lane.writer(register),
-            edit: lane.writer(edit),
-        }
+        let edit = EditWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores };
+        Self { book, clock, secrets, minter, events, register: lane.writer(register), edit: lane.writer(edit) }
     }
 
     /// Registers a member. The answer is 201 with a [`Member`], or a decided refusal.
@@ -86,9 +75,24 @@ impl MemberDesk {
         number: Option<RequestNumber>,
         new: NewMember,
     ) -> Result<(Answer, Cost), MemberError> {
+        self.register_unless(actor, number, new, None).await
+    }
+
+    /// As [`Self::register`]; with a refusal that was found before it came here, such as that the store is closed, it is
+    /// the answer, unless something was answered under the number before.
+    ///
+    /// # Errors
+    /// [`MemberError`]
+    pub async fn register_unless(
+        &self,
+        actor: Actor,
+        number: Option<RequestNumber>,
+        new: NewMember,
+        refusal: Option<Refusal>,
+    ) -> Result<(Answer, Cost), MemberError> {
         let ticket = number.map(|number| Ticket { number, digest: register::digest(&self.secrets, &new) });
         let (member_id, event_id) = (self.minter.mint()?, self.event_id().await?);
-        let op = Register { ticket, member_id, event_id, actor, new };
+        let op = Register { ticket, member_id, event_id, actor, new, refusal };
         Ok(self.register.write(op).await?)
     }
 

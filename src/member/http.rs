@@ -1,5 +1,7 @@
 //! Members over HTTP: register, look up, get, change.
 
+use std::sync::Arc;
+
 use actix_web::web::Data;
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -17,7 +19,12 @@ use super::{
 };
 use crate::{
     app::App,
-    chain::{StoreId, key::Role},
+    chain::{
+        StoreId,
+        deed::{Deed, Shop},
+        key::Role,
+        system::{Purpose, Systems},
+    },
     coupon::http::window,
     db::lane::Cost,
     http::{
@@ -44,10 +51,10 @@ text_type! {
 
 pub fn routes() -> Routes {
     crate::routes! {
-        register_member: IdentifierInvalid, StoreNotFound, MemberKeyTaken;
-        lookup_member: IdentifierInvalid, MemberNotFound;
-        get_member: MemberNotFound;
-        update_member: StoreNotFound, MemberNotFound, MemberCancelled;
+        register_member: IdentifierInvalid, StoreNotFound, StoreClosed, StoreSuspended, MemberKeyTaken;
+        lookup_member: StoreClosed, IdentifierInvalid, MemberNotFound;
+        get_member: StoreClosed, MemberNotFound;
+        update_member: StoreNotFound, StoreClosed, StoreSuspended, MemberNotFound, MemberCancelled;
     }
 }
 
@@ -87,7 +94,7 @@ struct RegisterBody {
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false, example = "6688 0001")]
     card: Option<IdentifierText>,
-    /// `<system>:<id>` of the systems web, app, crm and sport; also `wechat:<app>:<openid>`, `wechat-union:<id>`,
+    /// `<system>:<id>` of the external systems that are registered, such as web, app, crm and sport; also `wechat:<app>:<openid>`, `wechat-union:<id>`,
     /// `qq:<id>`, `weibo:<id>`, `tencent-weibo:<id>`, `oidc:<issuer>:<sub>`.
     #[serde(default)]
     #[schema(max_items = 8, example = json!(["web:42"]))]
@@ -123,7 +130,7 @@ const _: () = assert!(EXTERNAL_MAX == 8, "the schema above says so");
 /// Of many registrations of one identifier at once, one wins; the others get `member_key_taken` with the `kind` of the
 /// first identifier that is taken and the `member_id` that has it. A request number is welcome: a repetition under it
 /// gets the first answer. Checked in this order: identifiers (phone, e-mail, username, card, external), birthday, store,
-/// request number, whether the identifiers are free.
+/// request number, store closed or suspended, whether the identifiers are free.
 #[utoipa::path(post, path = "/v1/members", tag = "members",
     params(("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number")),
     responses((status = 201, description = "The member", body = Member,
@@ -145,12 +152,18 @@ async fn register_member(
         card: card.as_deref(),
         external: &external,
     };
-    let identifiers = Identifiers::parse(app.region, given)?;
+    let systems = if external.is_empty() { Arc::default() } else { app.systems.get().await? };
+    let identifiers = Identifiers::parse(app.region, &systems, given)?;
     let birthday = read_birthday(&shell, body.birthday)?;
     let home_store = match (&body.store_id, &caller.store) {
         (Some(store_id), _) => Some(home_store(&app, &caller, store_id).await?),
-        (None, Some((store_no, own))) => Some(HomeStore { store_no: *store_no, store_id: own.as_str().into() }),
+        (None, Some((_, own))) => Some(home_store(&app, &caller, own).await?),
         (None, None) => None,
+    };
+    // Told only when nothing was answered under the number before.
+    let (home_store, refusal) = match home_store {
+        Some(shop) => (Some(home_of(&shop)), shop.may(Deed::RegisterMember, business_date(&shell)).err()),
+        None => (None, None),
     };
     let number = match &number.0 {
         Some(source) => Some(RequestNumber::new(&caller.scope(), Operation::Register, source, &window(&app, &shell))?),
@@ -165,7 +178,10 @@ async fn register_member(
         source: body.source.unwrap_or(Source::Unknown),
         home_store,
     };
-    let (answer, cost) = app.members.register(actor(&caller), number, new).await?;
+    let (answer, cost) = match (number, refusal) {
+        (None, Some(refusal)) => return Err(refusal.into()),
+        (number, refusal) => app.members.register_unless(actor(&caller), number, new, refusal).await?,
+    };
     #[derive(Deserialize)]
     struct Made {
         member_id: MemberId,
@@ -187,16 +203,28 @@ pub(crate) fn actor(caller: &Caller) -> Actor {
 }
 
 fn read_birthday(shell: &Shell, birthday: Option<Day>) -> Result<Option<chrono::NaiveDate>, Refusal> {
-    let today = shell.zone.day_of(shell.clock.now()).to_date();
+    let today = business_date(shell);
     birthday.map(|day| check_birthday(day.to_date(), today).map(|()| day.to_date())).transpose()
 }
 
 /// # Errors
 /// `store_forbidden`, `store_not_found`.
-async fn home_store(app: &App, caller: &Caller, store_id: &StoreId) -> Result<HomeStore, ApiError> {
+async fn home_store(app: &App, caller: &Caller, store_id: &StoreId) -> Result<Arc<Shop>, ApiError> {
     caller.must_be_at(store_id)?;
-    let store = app.stores.get(store_id).await?;
-    Ok(HomeStore { store_no: store.store_no, store_id: store_id.as_str().into() })
+    Ok(app.stores.get(store_id).await?)
+}
+
+fn home_of(shop: &Shop) -> HomeStore {
+    HomeStore { store_no: shop.store_no, store_id: shop.store_id.as_str().into() }
+}
+
+fn business_date(shell: &Shell) -> chrono::NaiveDate {
+    shell.zone.day_of(shell.clock.now()).to_date()
+}
+
+/// Tills of a store that is closed do not look members up.
+async fn must_look_up(app: &App, shell: &Shell, caller: &Caller) -> Result<(), ApiError> {
+    Ok(app.stores.must_look_up(caller.store.as_ref().map(|(_, own)| own), business_date(shell)).await?)
 }
 
 /// One identifier, exactly.
@@ -223,7 +251,7 @@ struct LookupBody {
 }
 
 impl LookupBody {
-    fn read(self, region: Region) -> Result<Identifier, Refusal> {
+    fn read(self, region: Region, systems: &Systems) -> Result<Identifier, Refusal> {
         let fields = [
             (key::Kind::Phone, self.phone),
             (key::Kind::Email, self.email),
@@ -236,7 +264,7 @@ impl LookupBody {
             return Err(invalid_body("exactly one of phone, email, username, card and external is needed"));
         };
         let found = match kind {
-            key::Kind::External => external(&text, kind.name())?,
+            key::Kind::External => external(systems, Purpose::Find, &text, kind.name())?,
             kind => identifier(region, kind, &text)?,
         };
         found.ok_or_else(|| Refusal::invalid_field(kind.name(), "must not be empty"))
@@ -248,15 +276,23 @@ impl LookupBody {
 /// By one identifier. The body holds it, since personal data never stands in a URL.
 #[utoipa::path(post, path = "/v1/members/lookup", tag = "members", responses(
     (status = 200, description = "The member", body = Member, headers(("ETag" = String)))))]
-async fn lookup_member(app: Data<App>, Json(body): Json<LookupBody>) -> Reply<Member> {
-    let (found, cost) = app.members.find_by(&body.read(app.region)?).await?;
+async fn lookup_member(
+    app: Data<App>,
+    shell: Data<Shell>,
+    caller: Caller,
+    Json(body): Json<LookupBody>,
+) -> Reply<Member> {
+    must_look_up(&app, &shell, &caller).await?;
+    let systems = if body.external.is_none() { Arc::default() } else { app.systems.get().await? };
+    let (found, cost) = app.members.find_by(&body.read(app.region, &systems)?).await?;
     shown(found.as_deref(), cost)
 }
 
 /// Get a member
 #[utoipa::path(get, path = "/v1/members/{member_id}", tag = "members", params(("member_id" = MemberId, Path)),
     responses((status = 200, description = "The member", body = Member, headers(("ETag" = String)))))]
-async fn get_member(app: Data<App>, At(member_id): At<MemberId>) -> Reply<Member> {
+async fn get_member(app: Data<App>, shell: Data<Shell>, caller: Caller, At(member_id): At<MemberId>) -> Reply<Member> {
+    must_look_up(&app, &shell, &caller).await?;
     let (found, cost) = app.members.find(member_id).await?;
     shown(found.as_deref(), cost)
 }
@@ -331,7 +367,11 @@ async fn update_member(
         None => None,
     };
     let home_store = match &patch.store_id {
-        Some(Some(store_id)) => Some(Some(home_store(&app, &caller, store_id).await?)),
+        Some(Some(store_id)) => {
+            let shop = home_store(&app, &caller, store_id).await?;
+            shop.may(Deed::RegisterMember, business_date(&shell))?;
+            Some(Some(home_of(&shop)))
+        }
         Some(None) => Some(None),
         None => None,
     };
@@ -372,7 +412,9 @@ mod tests {
 
     fn lookup(body: &str) -> Result<(key::Kind, String), Code> {
         let body = parse::<LookupBody>(body.as_bytes()).map_err(|refusal| refusal.code)?;
-        body.read(Region::CHINA).map(|found| (found.kind(), found.into_normalised())).map_err(|refusal| refusal.code)
+        body.read(Region::CHINA, &Systems::default())
+            .map(|found| (found.kind(), found.into_normalised()))
+            .map_err(|refusal| refusal.code)
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //!
 //! Registering: each identifier is of its kind, in the order phone, e-mail, username, card, external (`identifier_invalid`,
 //! or `invalid_field` for too many, repeated or none at all); birthday (`invalid_field`); store (`store_not_found`,
-//! `store_forbidden`); request number; identifiers are free, in the same order (`member_key_taken` with the `kind` of the
+//! `store_forbidden`); request number; whether the store does business (`store_closed`, `store_suspended`); identifiers are free, in the same order (`member_key_taken` with the `kind` of the
 //! first that is not, its `mask` and the `member_id` that has it: a till must go on with the member that exists, and
 //! whoever may register may look members up by identifier anyway).
 //!
@@ -40,6 +40,7 @@ use serde::{Deserialize, Serialize};
 pub use self::about::{Attributes, Avatar};
 use self::key::{Identifier, Region};
 use crate::{
+    chain::system::{Purpose, Systems},
     coupon::decide::millis,
     id::{MemberId, StoreNo},
     problem::{Code, Refusal},
@@ -47,8 +48,6 @@ use crate::{
 
 /// External identifiers in one registration.
 pub const EXTERNAL_MAX: usize = 8;
-/// Systems whose ids are taken as `<system>:<id>`, until systems are registered with the chain.
-pub const SYSTEMS: [&str; 4] = ["web", "app", "crm", "sport"];
 /// No member was born before.
 pub const BIRTH_YEAR_MIN: i32 = 1900;
 
@@ -207,7 +206,7 @@ impl Identifiers {
     ///
     /// # Errors
     /// `identifier_invalid` with `kind` and `field`; `invalid_field` when there are too many, repeated ones or none.
-    pub fn parse(region: Region, given: Given<'_>) -> Result<Self, Refusal> {
+    pub fn parse(region: Region, systems: &Systems, given: Given<'_>) -> Result<Self, Refusal> {
         let mut found: Vec<Identifier> = Vec::with_capacity(4 + given.external.len());
         let single = [
             (key::Kind::Phone, given.phone),
@@ -225,7 +224,7 @@ impl Identifiers {
         }
         for (position, text) in given.external.iter().enumerate() {
             let field = format!("external[{position}]");
-            let Some(identifier) = external(text, &field)? else { continue };
+            let Some(identifier) = external(systems, Purpose::Claim, text, &field)? else { continue };
             if found.contains(&identifier) {
                 return Err(Refusal::invalid_field(&field, "was given before"));
             }
@@ -258,16 +257,20 @@ pub fn identifier(region: Region, kind: key::Kind, text: &str) -> Result<Option<
 /// The identifier of an external system that a text stands for; none for an empty text.
 ///
 /// # Errors
-/// `identifier_invalid`, also when the system is not registered.
-pub fn external(text: &str, field: &str) -> Result<Option<Identifier>, Refusal> {
+/// `identifier_invalid`, also when the system is not registered, or its ids have another shape.
+pub fn external(systems: &Systems, purpose: Purpose, text: &str, field: &str) -> Result<Option<Identifier>, Refusal> {
     let found = key::normalise_external(text).map_err(|bad| bad_identifier(&bad, field))?;
-    match found.as_ref().and_then(Identifier::system) {
-        Some(system) if !SYSTEMS.contains(&system) => Err(Refusal::new(Code::IdentifierInvalid)
-            .detail(format!("{field}: no such system; registered are {}", SYSTEMS.join(", ")))
-            .with("kind", key::Kind::External.name())
-            .with("field", field)),
-        _ => Ok(found),
+    if let Some(identifier) = &found
+        && let Some((system, id)) = identifier.system().and_then(|_| identifier.normalised().split_once(':'))
+    {
+        systems.check_for(purpose, system, id).map_err(|bad| {
+            Refusal::new(Code::IdentifierInvalid)
+                .detail(format!("{field}: {bad}"))
+                .with("kind", key::Kind::External.name())
+                .with("field", field)
+        })?;
     }
+    Ok(found)
 }
 
 fn bad_identifier(bad: &key::BadIdentifier, field: &str) -> Refusal {
@@ -308,8 +311,14 @@ pub fn mask_birthday(birthday: NaiveDate) -> String {
 mod tests {
     use super::*;
 
+    fn systems() -> Systems {
+        use crate::chain::{IdShape, RegistryState};
+        Systems::new([("web".to_owned(), IdShape::Number, RegistryState::Active)])
+    }
+
     fn given(phone: &'static str, external: &[String]) -> Result<Vec<String>, (Code, String)> {
-        let outcome = Identifiers::parse(Region::CHINA, Given { phone: Some(phone), external, ..Given::default() });
+        let given = Given { phone: Some(phone), external, ..Given::default() };
+        let outcome = Identifiers::parse(Region::CHINA, &systems(), given);
         outcome
             .map(|found| found.iter().map(|one| format!("{}={}", one.kind(), one.normalised())).collect())
             .map_err(|refusal| (refusal.code, refusal.extra["field"].as_str().unwrap().to_owned()))
@@ -325,19 +334,20 @@ mod tests {
             card: Some("a-1"),
             external: &external,
         };
-        let found = Identifiers::parse(Region::CHINA, all).unwrap();
+        let found = Identifiers::parse(Region::CHINA, &systems(), all).unwrap();
         let kinds: Vec<&str> = found.iter().map(|one| one.kind().name()).collect();
         assert_eq!(kinds, ["phone", "email", "username", "card", "external", "qq"]);
     }
 
     #[test]
     fn a_registration_needs_an_identifier_and_takes_none_twice() {
-        let many: Vec<String> = (0..9).map(|id| format!("web:{id}")).collect();
+        let many: Vec<String> = (1..10).map(|id| format!("web:{id}")).collect();
         assert_eq!(given("13800000001", &[]), Ok(vec!["phone=+8613800000001".to_owned()]));
         assert_eq!(given(" ", &["".to_owned()]), Err((Code::InvalidField, "".into())));
         assert_eq!(given("12", &[]), Err((Code::IdentifierInvalid, "phone".into())));
         assert_eq!(given("", &many), Err((Code::InvalidField, "external".into())));
         assert_eq!(given("", &["erp:1".to_owned()]), Err((Code::IdentifierInvalid, "external[0]".into())));
+        assert_eq!(given("", &["web:abc".to_owned()]), Err((Code::IdentifierInvalid, "external[0]".into())));
         let twice = ["web:1".to_owned(), " web:1".to_owned()];
         assert_eq!(given("", &twice), Err((Code::InvalidField, "external[1]".into())));
     }

@@ -37,6 +37,8 @@ pub struct Register {
     pub event_id: EventId,
     pub actor: Actor,
     pub new: NewMember,
+    /// What stands in the way, seen before: told if nothing was answered under the number.
+    pub refusal: Option<Refusal>,
 }
 
 /// The version that a member begins with.
@@ -101,7 +103,8 @@ impl Writer for RegisterWriter {
         // Without a number the identifiers are the referee: claiming them waits for a commit under way.
         let keys = self.keys(op);
         let won = store::claim_keys(tx, now, op.member_id, keys.iter().map(|(_, row)| *row).collect()).await?;
-        if !won.is_empty() {
+        // Some may be free though it was committed: those of a version of the blind key that came since.
+        if won.len() == keys.len() {
             return Ok(None);
         }
         // None: another's. It may be that this one was refused for it, or that it came too late after a rollback.
@@ -134,22 +137,31 @@ impl RegisterWriter {
             Claim::Answered(answer) => return Ok(answer),
             Claim::Follows(_) => unreachable!("a batch of one has nobody to follow"),
         }
-        let keys = self.keys(op);
-        let won = store::claim_keys(tx, now, op.member_id, keys.iter().map(|(_, row)| *row).collect()).await?;
-        let first_taken = keys.iter().find(|(_, row)| !won.contains(&row.key));
-        let decision = match first_taken {
-            None => Ok(self.write(tx, op, now).await?),
-            Some(&(position, row)) => {
-                store::delete_keys(tx, op.member_id, won.into_iter().collect()).await?;
-                let identifier = op.new.identifiers.iter().nth(position).expect("positions come from this list");
-                Err(taken(tx, identifier, row).await?)
-            }
+        let decision = match &op.refusal {
+            Some(refusal) => Err(refusal.clone()),
+            None => self.decide(tx, op, now).await?,
         };
         let answer = Answer::decided(201, decision);
         if let Some(ticket) = &op.ticket {
             update_answers(tx, &[(ticket, &answer)]).await?;
         }
         Ok(answer)
+    }
+
+    async fn decide(
+        &self,
+        tx: &mut Tx<'_>,
+        op: &Register,
+        now: chrono::DateTime<chrono::Utc>,
+    ) -> Result<Result<Member, Refusal>, WriteError> {
+        let keys = self.keys(op);
+        let won = store::claim_keys(tx, now, op.member_id, keys.iter().map(|(_, row)| *row).collect()).await?;
+        let Some(&(position, row)) = keys.iter().find(|(_, row)| !won.contains(&row.key)) else {
+            return Ok(Ok(self.write(tx, op, now).await?));
+        };
+        store::delete_keys(tx, op.member_id, won.into_iter().collect()).await?;
+        let identifier = op.new.identifiers.iter().nth(position).expect("positions come from this list");
+        Ok(Err(taken(tx, identifier, row).await?))
     }
 
     async fn write(
@@ -190,6 +202,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        chain::system::Systems,
         member::{Given, Identifiers, key::Region},
         request,
         secret::SecretFile,
@@ -202,7 +215,12 @@ mod tests {
 
     fn new_member(phone: &str) -> NewMember {
         NewMember {
-            identifiers: Identifiers::parse(Region::CHINA, Given { phone: Some(phone), ..Given::default() }).unwrap(),
+            identifiers: Identifiers::parse(
+                Region::CHINA,
+                &Systems::default(),
+                Given { phone: Some(phone), ..Given::default() },
+            )
+            .unwrap(),
             name: Some("Lin".into()),
             nickname: None,
             gender: Gender::Unknown,

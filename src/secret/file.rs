@@ -4,9 +4,10 @@
 //! output of a command, such as a client of a key store. A new file is never written over an old one.
 //!
 //! What may change: a personal-data key is added, made current, and dropped when no row uses it; a blind key is added
-//! beside the current one, made current when all rows have both, and the old one dropped; a check key is added from
-//! a day on that has issued nothing yet. What may not: the permutation key and the legacy key, and the check keys of
-//! days that have issued coupons. All nodes must have a key before one of them uses it.
+//! idle beside the current one, activated, made current when all rows have both, and the old one idled and dropped; a
+//! check key is added from a day on that has issued nothing yet. What may not: the permutation key and the legacy key,
+//! and the check keys of days that have issued coupons. All nodes must have a key before one of them uses it, which
+//! `rotate` sees to.
 
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
@@ -106,6 +107,9 @@ struct PiiKey {
 #[serde(deny_unknown_fields)]
 struct BlindKey {
     version: i16,
+    /// Known, so that whoever deletes an identifier deletes its rows of this version too, but not written.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    idle: bool,
     key: Key256,
 }
 
@@ -147,7 +151,7 @@ impl SecretFile {
             pii_current: 1,
             blind_current: 1,
             pii: vec![PiiKey { id: 1, key: Key256::generate(rng) }],
-            blind: vec![BlindKey { version: 1, key: Key256::generate(rng) }],
+            blind: vec![BlindKey { version: 1, idle: false, key: Key256::generate(rng) }],
             check: vec![CheckKey { from_day: Day::EPOCH, key: Key256::generate(rng) }],
         }
     }
@@ -204,14 +208,37 @@ impl SecretFile {
         Self::parse(&text)
     }
 
-    /// Puts the changed secrets in the place of the file: whoever reads it gets the old or the new, whole.
+    /// Changes a file: whoever reads it gets the old or the new, whole, and of two that change it the second waits for
+    /// the first. Gives what stands in it now, and what `change` gave.
     ///
     /// # Errors
-    /// [`SecretFileError::Io`]; the old file then stands.
-    pub fn replace(&self, path: &Path) -> Result<(), SecretFileError> {
+    /// [`SecretFileError`], also that of `change`; the old file then stands.
+    pub fn edit<T>(
+        path: &Path,
+        change: impl FnOnce(&mut Self) -> Result<T, SecretFileError>,
+    ) -> Result<(Self, T), SecretFileError> {
+        let _locked = lock(path).map_err(|source| io_error(path, "locked", source))?;
+        let mut secrets = Self::load(path)?;
+        let before = secrets.clone();
+        let made = change(&mut secrets)?;
+        if secrets != before {
+            secrets.replace(path)?;
+        }
+        Ok((secrets, made))
+    }
+
+    /// The caller holds the lock.
+    fn replace(&self, path: &Path) -> Result<(), SecretFileError> {
         let mut beside = path.as_os_str().to_owned();
         beside.push(".new");
         let beside = PathBuf::from(beside);
+        // What a process left that was killed over it. With the lock held nobody else is at it.
+        match std::fs::remove_file(&beside) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error(&beside, "removed", source));
+            }
+            _ => {}
+        }
         write_new(&beside, &self.to_toml()).map_err(|source| io_error(&beside, "created", source))?;
         let moved = std::fs::rename(&beside, path).and_then(|()| sync_folder_of(path));
         moved.map_err(|source| io_error(path, "replaced", source))
@@ -251,7 +278,7 @@ impl SecretFile {
         Ok(())
     }
 
-    /// Adds a second blind key; from then on every write makes rows of both versions.
+    /// Adds a second blind key, idle: it is to be activated once all nodes have it.
     ///
     /// # Errors
     /// [`SecretFileError::Refused`] when two live already or the versions are used up.
@@ -261,21 +288,37 @@ impl SecretFile {
         }
         let last = self.blind.iter().map(|key| key.version).max().unwrap_or(0);
         let version = last.checked_add(1).ok_or(SecretFileError::Refused("all versions of the blind key were used"))?;
-        self.blind.push(BlindKey { version, key: Key256::generate(rng) });
+        self.blind.push(BlindKey { version, idle: true, key: Key256::generate(rng) });
         Ok(version)
+    }
+
+    /// Whether rows of this version are written beside those of the current one.
+    ///
+    /// # Errors
+    /// [`SecretFileError::Refused`] when there is no such version, and for the current one.
+    pub fn set_blind_idle(&mut self, version: i16, idle: bool) -> Result<(), SecretFileError> {
+        if idle && version == self.blind_current {
+            return Err(SecretFileError::Refused("the current version is always written"));
+        }
+        self.blind_key(version)?.idle = idle;
+        Ok(())
     }
 
     /// Looks up by this version from now on; every row must have it by then.
     ///
     /// # Errors
-    /// [`SecretFileError::Refused`] when there is no such version.
+    /// [`SecretFileError::Refused`] when there is no such version, or it is idle.
     pub fn set_blind_current(&mut self, version: i16) -> Result<(), SecretFileError> {
-        self.blind
-            .iter()
-            .find(|key| key.version == version)
-            .ok_or(SecretFileError::Refused("there is no such version"))?;
+        if self.blind_key(version)?.idle {
+            return Err(SecretFileError::Refused("no row has this version yet: run `tessera keys rotate blind` first"));
+        }
         self.blind_current = version;
         Ok(())
+    }
+
+    fn blind_key(&mut self, version: i16) -> Result<&mut BlindKey, SecretFileError> {
+        let found = self.blind.iter_mut().find(|key| key.version == version);
+        found.ok_or(SecretFileError::Refused("there is no such version"))
     }
 
     /// Forgets a version that is not current.
@@ -318,6 +361,11 @@ impl SecretFile {
         let current = self.blind.iter().filter(|key| key.version == self.blind_current);
         let other = self.blind.iter().filter(|key| key.version != self.blind_current);
         current.chain(other).map(|key| (key.version, &key.key))
+    }
+
+    /// Whether this version of the blind key is known but not written.
+    pub fn is_idle(&self, version: i16) -> bool {
+        self.blind.iter().any(|key| key.version == version && key.idle)
     }
 
     /// Check keys with their first days, ascending.
@@ -367,6 +415,9 @@ impl SecretFile {
         if blind.len() > BLIND_KEYS_MAX || !blind.contains(&self.blind_current.into()) || !distinct(blind) {
             return Err("there must be one or two blind keys of distinct versions, including blind_current");
         }
+        if self.is_idle(self.blind_current) {
+            return Err("the blind key of blind_current cannot be idle");
+        }
         let ascending = self.check.is_sorted_by(|a, b| a.from_day < b.from_day);
         if !ascending || self.check.first().map(|key| key.from_day) != Some(Day::EPOCH) {
             return Err("the first check key must begin on 2000-01-01 and each other one after the one before it");
@@ -403,6 +454,18 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
         let _ = std::fs::remove_file(path);
     }
     written
+}
+
+/// Waits for the lock on the file that is at `path` when it is got, and no longer the one before a change.
+fn lock(path: &Path) -> io::Result<File> {
+    loop {
+        let file = File::open(path)?;
+        fs2::FileExt::lock_exclusive(&file)?;
+        let (held, there) = (file.metadata()?, std::fs::metadata(path)?);
+        if (held.dev(), held.ino()) == (there.dev(), there.ino()) {
+            return Ok(file);
+        }
+    }
 }
 
 /// Makes a new name last through a power cut.
@@ -466,13 +529,35 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secrets.toml");
         let mut rng = StdRng::seed_from_u64(1);
-        let mut secrets = SecretFile::create_new(&path, &mut rng).unwrap();
-        secrets.add_pii(&mut rng).unwrap();
-        secrets.add_check(day("2026-11-24"), day("2026-11-22"), &mut rng).unwrap();
-        secrets.replace(&path).unwrap();
+        let made = SecretFile::create_new(&path, &mut rng).unwrap();
+        // What a process left that was killed.
+        std::fs::write(folder.path().join("secrets.toml.new"), "half").unwrap();
+        let (secrets, id) = SecretFile::edit(&path, |file| {
+            file.add_check(day("2026-11-24"), day("2026-11-22"), &mut rng)?;
+            file.add_blind(&mut rng)?;
+            file.add_pii(&mut rng)
+        })
+        .unwrap();
+        assert_eq!((id, SecretFile::load(&path).unwrap()), (2, secrets.clone()));
+        assert_ne!(secrets, made);
+        assert!(SecretFile::edit(&path, |file| file.drop_pii(1)).is_err());
         assert_eq!(SecretFile::load(&path).unwrap(), secrets);
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn of_many_that_change_a_file_at_once_none_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secrets.toml");
+        SecretFile::create_new(&path, &mut StdRng::seed_from_u64(1)).unwrap();
+        std::thread::scope(|scope| {
+            for seed in 0..8 {
+                let path = &path;
+                scope.spawn(move || SecretFile::edit(path, |file| file.add_pii(&mut StdRng::seed_from_u64(seed))));
+            }
+        });
+        assert_eq!(SecretFile::load(&path).unwrap().pii().count(), 9);
     }
 
     #[test]

@@ -5,13 +5,20 @@
 //! - A blind index is the first 128 bits of HMAC-SHA-256 of kind and normalised identifier. One or two key versions
 //!   live; whoever writes, writes both.
 //! - Keys come from a [`SecretFile`]. No key and no plaintext appears in `Debug`, in an error or in a log.
+//! - Keys rotate while nodes serve ([`rotate`]). [`Secrets`] is shared by `Arc` and changes inside: each call sees one
+//!   state of the keys, two calls may see two. So what must be of one state is asked in one call.
 //!
-//! Out of scope: which values are personal (each domain's store says), masking (`member::key`), hashes of tokens.
+//! Which columns are encrypted stands in [`columns`]; that is what rotation walks. Out of scope: masking
+//! (`member::key`), hashes of tokens.
 
+pub mod columns;
 mod file;
+pub mod rotate;
+mod source;
+pub mod watch;
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use aes_gcm_siv::aead::{Aead, Payload};
 use aes_gcm_siv::{Aes256GcmSiv, KeyInit as _, Nonce};
@@ -23,9 +30,10 @@ use thiserror::Error;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::coupon::code::CodeKeys;
+use crate::{coupon::code::CodeKeys, id::Day};
 
 pub use file::{BLIND_KEYS_MAX, FILE_BYTES_MAX, Key256, PII_KEYS_MAX, SecretFile, SecretFileError};
+pub use source::Source;
 
 const NONCE_BYTES: usize = 12;
 const TAG_BYTES: usize = 16;
@@ -34,14 +42,43 @@ pub const SEALED_OVERHEAD_BYTES: usize = 1 + NONCE_BYTES + TAG_BYTES;
 
 /// The keys at work. Share it by `Arc`.
 pub struct Secrets {
+    ring: RwLock<Arc<Ring>>,
+    /// A repeated nonce would reveal only that a value is the same as before in its place (SIV), but none repeats.
+    nonces: Mutex<StdRng>,
+    /// Where [`Secrets::refresh`] looks, and what it saw there last.
+    source: Option<(Source, Mutex<Option<source::Stamp>>)>,
+}
+
+/// One state of the keys.
+struct Ring {
     /// Current key first.
     pii: Vec<(u8, Aes256GcmSiv)>,
     /// Current version first.
-    blind: Vec<(i16, Hmac<Sha256>)>,
+    blind: Vec<Blind>,
     legacy: Hmac<Sha256>,
-    codes: CodeKeys,
-    /// A repeated nonce would reveal only that a value is the same as before in its place (SIV), but none repeats.
-    nonces: Mutex<StdRng>,
+    codes: Arc<CodeKeys>,
+    file: SecretFile,
+}
+
+struct Blind {
+    version: i16,
+    idle: bool,
+    keyed: Hmac<Sha256>,
+}
+
+/// Which keys there are, by number. Says nothing about what they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    pub pii_current: u8,
+    /// All of them, ascending.
+    pub pii: Vec<u8>,
+    pub blind_current: i16,
+    /// Those whose rows are written, ascending.
+    pub blind_written: Vec<i16>,
+    /// Those and the idle ones, ascending.
+    pub blind: Vec<i16>,
+    /// First day of the newest check key.
+    pub check_from: Day,
 }
 
 /// A stored value that does not decrypt. Names the place, never the content.
@@ -69,18 +106,68 @@ pub enum WhyUndecryptable {
 impl Secrets {
     /// Readies the keys; `nonces` must come from the operating system outside tests.
     pub fn new(file: &SecretFile, nonces: StdRng) -> Self {
-        Self {
-            pii: file.pii().map(|(id, key)| (id, Aes256GcmSiv::new(&(*key.bytes()).into()))).collect(),
-            blind: file.blind().map(|(version, key)| (version, mac(key.bytes()))).collect(),
-            legacy: mac(file.legacy().bytes()),
-            codes: CodeKeys::new(file.feistel().bytes(), file.checks().map(|(day, key)| (day, *key.bytes()))),
-            nonces: Mutex::new(nonces),
+        Self { ring: RwLock::new(Arc::new(Ring::new(file))), nonces: Mutex::new(nonces), source: None }
+    }
+
+    /// Where these keys came from, so that [`Secrets::refresh`] sees what becomes of them.
+    #[must_use]
+    pub fn of(self, source: Source) -> Self {
+        Self { source: Some((source, Mutex::new(None))), ..self }
+    }
+
+    /// Takes over what has changed at the source since the last look; the first look always reads. Blocks for as long
+    /// as a file or a command takes. Gives whether anything changed.
+    ///
+    /// # Errors
+    /// [`SecretFileError`]: the keys stay as they were, and the next look reads again.
+    pub fn refresh(&self) -> Result<bool, SecretFileError> {
+        let Some((source, seen)) = &self.source else { return Ok(false) };
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the content: what changes in between is seen the next time.
+        let stamp = source.stamp();
+        if stamp.is_some() && *seen == stamp {
+            return Ok(false);
         }
+        let changed = self.replace(&source.load()?)?;
+        *seen = stamp;
+        Ok(changed)
+    }
+
+    /// Works with these keys from now on. Gives whether they are others than before.
+    ///
+    /// # Errors
+    /// [`SecretFileError::Refused`] for secrets of another chain.
+    pub fn replace(&self, file: &SecretFile) -> Result<bool, SecretFileError> {
+        let before = self.ring();
+        if file == &before.file {
+            return Ok(false);
+        }
+        if (file.feistel(), file.legacy()) != (before.file.feistel(), before.file.legacy()) {
+            return Err(SecretFileError::Refused(
+                "the keys that never change are others: these are not the secrets of \
+                                                 this chain",
+            ));
+        }
+        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Ring::new(file));
+        Ok(true)
+    }
+
+    /// Where these keys come from, if that was said.
+    pub fn source(&self) -> Option<&Source> {
+        self.source.as_ref().map(|(source, _)| source)
+    }
+
+    pub fn holding(&self) -> Holding {
+        Holding::of(&self.ring().file)
+    }
+
+    fn ring(&self) -> Arc<Ring> {
+        Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The keys of coupon codes.
-    pub fn codes(&self) -> &CodeKeys {
-        &self.codes
+    pub fn codes(&self) -> Arc<CodeKeys> {
+        Arc::clone(&self.ring().codes)
     }
 
     /// Encrypts a value for its place. `table` is the parent's name, whatever leaf the row is in.
@@ -92,7 +179,8 @@ impl Secrets {
     pub fn encrypt_bytes(&self, table: &'static str, column: &'static str, id: i64, plain: &[u8]) -> Vec<u8> {
         let mut nonce = [0; NONCE_BYTES];
         self.nonces.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut nonce);
-        let (key_id, cipher) = &self.pii[0];
+        let ring = self.ring();
+        let (key_id, cipher) = &ring.pii[0];
         let payload = Payload { msg: plain, aad: &place(table, column, id) };
         let sealed =
             cipher.encrypt(&Nonce::from(nonce), payload).expect("AES-GCM-SIV refuses only what is longer than 64 GiB");
@@ -138,54 +226,102 @@ impl Secrets {
         let (key_id, rest) = (sealed[0], &sealed[1..]);
         let (nonce, body) = rest.split_at(NONCE_BYTES);
         let nonce: [u8; NONCE_BYTES] = nonce.try_into().expect("split at exactly this length");
+        let ring = self.ring();
         let (_, cipher) =
-            self.pii.iter().find(|(known, _)| *known == key_id).ok_or(refuse(WhyUndecryptable::UnknownKey(key_id)))?;
+            ring.pii.iter().find(|(known, _)| *known == key_id).ok_or(refuse(WhyUndecryptable::UnknownKey(key_id)))?;
         let payload = Payload { msg: body, aad: &place(table, column, id) };
         cipher.decrypt(&Nonce::from(nonce), payload).map_err(|_| refuse(WhyUndecryptable::Refused))
     }
 
     /// Whether a value was encrypted with another key than the current one, so that rotation must write it again.
     pub fn is_stale(&self, sealed: &[u8]) -> bool {
-        sealed.first() != Some(&self.pii[0].0)
+        key_id(sealed) != Some(self.ring().pii[0].0)
     }
 
-    /// The keys of an identifier in `member_key`, one for each live version, the current version first.
+    /// The keys of an identifier in `member_key`, one for each version that is written, the current version first.
     pub fn blind(&self, kind: u8, normalised: &str) -> Vec<(i16, Uuid)> {
-        self.blind.iter().map(|(version, keyed)| (*version, blind_with(keyed, kind, normalised))).collect()
+        let ring = self.ring();
+        let written = ring.blind.iter().filter(|blind| !blind.idle);
+        written.map(|blind| blind.of(kind, normalised)).collect()
+    }
+
+    /// Those and the keys of an idle version, which may have a row still or already: what must go when an identifier
+    /// goes.
+    pub fn blind_known(&self, kind: u8, normalised: &str) -> Vec<(i16, Uuid)> {
+        self.ring().blind.iter().map(|blind| blind.of(kind, normalised)).collect()
     }
 
     /// The key of an identifier in the current version, for a lookup.
     pub fn blind_current(&self, kind: u8, normalised: &str) -> (i16, Uuid) {
-        let (version, keyed) = &self.blind[0];
-        (*version, blind_with(keyed, kind, normalised))
+        self.ring().blind[0].of(kind, normalised)
     }
 
     /// The key of an older system's coupon code in `coupon_history_index`. Its key never rotates.
     pub fn legacy(&self, normalised: &str) -> Uuid {
-        let mut keyed = self.legacy.clone();
+        let mut keyed = self.ring().legacy.clone();
         keyed.update(normalised.as_bytes());
         first_128(keyed)
     }
 }
 
+impl Ring {
+    fn new(file: &SecretFile) -> Self {
+        let blind =
+            |(version, key): (i16, &Key256)| Blind { version, idle: file.is_idle(version), keyed: mac(key.bytes()) };
+        Self {
+            pii: file.pii().map(|(id, key)| (id, Aes256GcmSiv::new(&(*key.bytes()).into()))).collect(),
+            blind: file.blind().map(blind).collect(),
+            legacy: mac(file.legacy().bytes()),
+            codes: Arc::new(CodeKeys::new(file.feistel().bytes(), file.checks().map(|(day, key)| (day, *key.bytes())))),
+            file: file.clone(),
+        }
+    }
+}
+
+impl Blind {
+    fn of(&self, kind: u8, normalised: &str) -> (i16, Uuid) {
+        let mut keyed = self.keyed.clone();
+        keyed.update(&[kind]);
+        keyed.update(normalised.as_bytes());
+        (self.version, first_128(keyed))
+    }
+}
+
+impl Holding {
+    /// What stands in a file.
+    pub fn of(file: &SecretFile) -> Self {
+        let sorted = |mut versions: Vec<i16>| {
+            versions.sort_unstable();
+            versions
+        };
+        let mut pii: Vec<u8> = file.pii().map(|(id, _)| id).collect();
+        let (pii_current, blind_current) = (pii[0], file.blind().next().expect("a file has a current version").0);
+        pii.sort_unstable();
+        let blind: Vec<i16> = file.blind().map(|(version, _)| version).collect();
+        Self {
+            pii_current,
+            pii,
+            blind_current,
+            blind_written: sorted(blind.iter().copied().filter(|version| !file.is_idle(*version)).collect()),
+            blind: sorted(blind),
+            check_from: file.checks().last().expect("a file has a check key").0,
+        }
+    }
+}
+
 impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Secrets")
-            .field("pii_ids", &self.pii.iter().map(|(id, _)| id).collect::<Vec<_>>())
-            .field("blind_versions", &self.blind.iter().map(|(version, _)| version).collect::<Vec<_>>())
-            .finish_non_exhaustive()
+        f.debug_tuple("Secrets").field(&self.holding()).finish()
     }
+}
+
+/// The number of the key that a stored value was encrypted with.
+pub fn key_id(sealed: &[u8]) -> Option<u8> {
+    sealed.first().copied()
 }
 
 fn mac(key: &[u8; 32]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes keys of any length")
-}
-
-fn blind_with(keyed: &Hmac<Sha256>, kind: u8, normalised: &str) -> Uuid {
-    let mut keyed = keyed.clone();
-    keyed.update(&[kind]);
-    keyed.update(normalised.as_bytes());
-    first_128(keyed)
 }
 
 /// All 128 bits are the hash's: no UUID version or variant is set in them.
@@ -311,7 +447,13 @@ mod tests {
         assert_eq!(first.iter().map(|(version, _)| *version).collect::<Vec<_>>(), [1]);
         assert_eq!(file.add_blind(&mut rng).unwrap(), 2);
         assert!(file.add_blind(&mut rng).is_err(), "two at most");
+        let idle = Secrets::new(&file, StdRng::seed_from_u64(3));
+        assert_eq!(idle.blind(1, "+8613800000001"), first, "the new one is known, not written");
+        let known = idle.blind_known(1, "+8613800000001");
+        assert!(file.set_blind_current(2).is_err() && file.set_blind_idle(1, true).is_err());
+        file.set_blind_idle(2, false).unwrap();
         let both = Secrets::new(&file, StdRng::seed_from_u64(3)).blind(1, "+8613800000001");
+        assert_eq!(both, known);
         assert_eq!(both.len(), 2);
         assert_eq!(both[0], first[0]);
         file.set_blind_current(2).unwrap();
@@ -335,9 +477,35 @@ mod tests {
     }
 
     #[test]
+    fn keys_change_under_those_who_share_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secrets.toml");
+        let mut rng = StdRng::seed_from_u64(2);
+        let made = SecretFile::create_new(&path, &mut rng).unwrap();
+        let shared = Secrets::new(&made, StdRng::seed_from_u64(3)).of(Source::File(path.clone()));
+        assert!(!shared.refresh().unwrap() && !shared.refresh().unwrap());
+        let old = shared.encrypt("member", "name", 7, "Lin");
+        SecretFile::edit(&path, |file| file.add_pii(&mut rng).and_then(|id| file.set_pii_current(id))).unwrap();
+        assert!(!shared.is_stale(&old));
+        assert!(shared.refresh().unwrap() && !shared.refresh().unwrap());
+        assert_eq!(shared.holding().pii_current, 2);
+        assert!(shared.is_stale(&old));
+        assert_eq!(shared.decrypt("member", "name", 7, &old).unwrap(), "Lin");
+        assert_eq!(key_id(&shared.encrypt("member", "name", 7, "Lin")), Some(2));
+        // Another chain's file, half a file and no file change nothing.
+        std::fs::remove_file(&path).unwrap();
+        assert!(shared.refresh().is_err());
+        SecretFile::create_new(&path, &mut rng).unwrap();
+        assert!(matches!(shared.refresh(), Err(SecretFileError::Refused(_))));
+        std::fs::write(&path, "format = 1").unwrap();
+        assert!(matches!(shared.refresh(), Err(SecretFileError::Malformed { .. })));
+        assert_eq!(shared.holding().pii, [1, 2]);
+    }
+
+    #[test]
     fn debug_shows_no_key() {
         let (file, secrets) = secrets(1);
-        assert_eq!(format!("{secrets:?}"), "Secrets { pii_ids: [1], blind_versions: [1], .. }");
+        assert!(format!("{secrets:?}").starts_with("Secrets(Holding { pii_current: 1, pii: [1], blind_current: 1,"));
         let shown = format!("{file:?}");
         assert!(shown.contains("Key256(…)"));
         for key in [file.feistel(), file.legacy()] {

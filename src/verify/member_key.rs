@@ -1,8 +1,10 @@
 //! Members and the index of their identifiers.
 //!
 //! What is expected is computed: each identifier of `member` and `member_auth` is decrypted, brought to its normal form
-//! and blinded with every live key version, one row of `member_key` each. A row of a version that no longer lives is
-//! extra, and says so by naming `key_version`.
+//! and blinded with every known key version, one row of `member_key` each. Rows of the current version must be there,
+//! and of an older one as long as it is written; those of a newer one, which a rotation is making, and of an idle one,
+//! which it is deleting, may be missing, but must be right. A row of a version that is not known is extra, and says so
+//! by naming `key_version`; it is left if its version is newer than all: then the secret file is out of date.
 //!
 //! What can't be decrypted says nothing about index rows. So a member with such a value is reported as unreadable, and no
 //! index row of it is taken away: with the wrong secret file everything is unreadable, and nothing is deleted.
@@ -47,6 +49,8 @@ static KEY: Side = Side {
 struct Expected {
     /// By key: the row, and the members that claim it. More than one means that one identifier stands twice.
     rows: BTreeMap<Key, (Row, BTreeSet<i64>)>,
+    /// Keys that need not have a row.
+    optional: HashSet<Key>,
     members: HashSet<i64>,
     unreadable: BTreeMap<i64, Difference>,
     /// Rows of `member_auth` whose own key is not that of their identifier.
@@ -65,7 +69,7 @@ impl Expected {
                 let Some(sealed) = &row.cells[value] else { continue };
                 let plain = sight.secrets.decrypt("member", column, id, sealed).ok();
                 match identify(sight.secrets, kind, plain) {
-                    Some(keys) => expected.put(id, kind, &row.cells[bound], keys),
+                    Some(keys) => expected.put(sight.secrets, id, kind, &row.cells[bound], keys),
                     None => expected.refuse("member", id, vec![Value::I64(id)], column),
                 }
             }
@@ -90,14 +94,18 @@ impl Expected {
                     let difference = Difference::new(Kind::Altered, "member_auth", place, vec![columns]);
                     expected.auth.push((id, difference));
                 }
-                expected.put(id, kind, &super::row::cell(&row, 2)?, keys);
+                expected.put(sight.secrets, id, kind, &super::row::cell(&row, 2)?, keys);
             }
         }
         Ok(expected)
     }
 
-    fn put(&mut self, member: i64, kind: key::Kind, bound_at: &Cell, keys: Vec<(i16, Uuid)>) {
+    fn put(&mut self, secrets: &Secrets, member: i64, kind: key::Kind, bound_at: &Cell, keys: Vec<(i16, Uuid)>) {
+        let holding = secrets.holding();
         for (version, key) in keys {
+            if version > holding.blind_current || !holding.blind_written.contains(&version) {
+                self.optional.insert(vec![Value::Uuid(key)]);
+            }
             let bytes = |bytes: &[u8]| Some(bytes.into());
             let row = Row {
                 key: vec![Value::Uuid(key)],
@@ -120,7 +128,7 @@ impl Expected {
 /// The keys of a decrypted identifier; none when it could not be read or has no normal form.
 fn identify(secrets: &Secrets, kind: key::Kind, plain: Option<String>) -> Option<Vec<(i16, Uuid)>> {
     let identifier = normalise(kind, &plain?).ok()??;
-    Some(secrets.blind(kind.number(), identifier.normalised()))
+    Some(secrets.blind_known(kind.number(), identifier.normalised()))
 }
 
 fn member_of(row: &Row) -> i64 {
@@ -158,6 +166,8 @@ pub(super) async fn chunk(
         let told = expected.unreadable.keys().chain(expected.auth.iter().map(|(id, _)| id));
         chunk.suspects.extend(told.map(|id| Subject { base: *id, index: None }));
     }
+    let there: HashSet<&Key> = actual.iter().map(|row| &row.key).collect();
+    expected.rows.retain(|key, _| there.contains(key) || !expected.optional.contains(key));
     let claimed_twice = expected.rows.values().any(|(_, members)| members.len() > 1);
     if claimed_twice || Fold::of(expected.rows.values().map(|(row, _)| row)) != Fold::of(&actual) {
         let found: HashMap<&Key, &Row> = actual.iter().map(|row| (&row.key, row)).collect();
@@ -199,6 +209,7 @@ pub(super) async fn examine(
         }
         let Some(key) = &subject.index else { continue };
         match (expected.rows.get(key), actual.get(key)) {
+            (Some(_), None) if expected.optional.contains(key) => {}
             (Some(_), None) => note(Difference::new(Kind::Missing, KEY.table, key.clone(), Vec::new())),
             (Some((row, members)), Some(actual)) => {
                 // Of two members that claim a key, each holder is right for itself and wrong for the other.
@@ -221,8 +232,16 @@ pub(super) async fn examine(
 }
 
 fn is_live(secrets: &Secrets, row: &Row) -> bool {
-    let version = row.cells[2].as_deref().and_then(|bytes| Some(i16::from_be_bytes(bytes.try_into().ok()?)));
-    secrets.blind(0, "").iter().any(|(live, _)| Some(*live) == version)
+    version_of(row).is_some_and(|version| secrets.holding().blind.contains(&version))
+}
+
+fn is_of_the_future(secrets: &Secrets, row: &Row) -> bool {
+    let newest = secrets.holding().blind.last().copied();
+    version_of(row) > newest
+}
+
+fn version_of(row: &Row) -> Option<i16> {
+    Some(i16::from_be_bytes(row.cells[2].as_deref()?.try_into().ok()?))
 }
 
 /// Locks the key, then the members concerned, looks again and writes: the order in which registrations lock.
@@ -259,6 +278,9 @@ pub(super) async fn mend(conn: &mut PgConnection, sight: &Sight<'_>, subject: &S
         }
         (None, Some(actual)) if expected.unreadable.contains_key(&member_of(actual)) => {
             Ok(Repair::Left("its member can't be read"))
+        }
+        (None, Some(actual)) if is_of_the_future(sight.secrets, actual) => {
+            Ok(Repair::Left("its version is newer than the secret file that was given"))
         }
         (None, Some(actual)) => {
             sqlx::query(query("verify/member_key_delete").on(&[key_leaf]))

@@ -41,7 +41,7 @@ use crate::{
         tx::{self, Mode},
     },
     partition::{Leaf, plans},
-    secret::Secrets,
+    secret::{SecretFileError, Secrets},
 };
 use leaves::Leaves;
 use pair::{Chunk, Direction, Found, PAIRS, Pair, Sight, Subject};
@@ -98,6 +98,8 @@ pub enum VerifyError {
     Database(#[from] sqlx::Error),
     #[error("a transaction failed")]
     Transaction(#[from] tx::Error),
+    #[error(transparent)]
+    Secrets(#[from] SecretFileError),
     #[error("no pair of tables has {0}")]
     UnknownTable(String),
 }
@@ -310,8 +312,15 @@ impl Run<'_> {
         .await
     }
 
-    /// Waits until everything that was in flight has ended, or long enough.
+    /// Waits until everything that was in flight has ended, or long enough. Then looks whether the keys have changed: of
+    /// what is in the tables now, none was written with keys that are newer.
     async fn settle(&mut self, horizon: i64) -> Result<(), VerifyError> {
+        self.wait_for(horizon).await?;
+        self.sight.secrets.refresh()?;
+        Ok(())
+    }
+
+    async fn wait_for(&mut self, horizon: i64) -> Result<(), VerifyError> {
         let deadline = Instant::now() + Duration::from_millis(self.settings.settle_max_ms);
         loop {
             let oldest: i64 = sqlx::query_scalar("select pg_snapshot_xmin(pg_current_snapshot())::text::bigint")

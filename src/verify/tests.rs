@@ -247,16 +247,33 @@ async fn both_live_key_versions_are_compared_and_a_dropped_one_is_extra() {
     let mut rng = StdRng::seed_from_u64(8);
     let old = file.blind().next().unwrap().0;
     let new = file.add_blind(&mut rng).unwrap();
+    file.set_blind_idle(new, false).unwrap();
     let both = Secrets::new(&file, StdRng::seed_from_u64(9));
     let (db, mut conn) = filled(&both).await;
     assert!(verify(&db, &both, &settings()).await.is_clean());
     let keys: i64 = value(&mut conn, "select count(*) from member_key").await;
-    execute(&mut conn, &format!("delete from member_key where key_version = {new} and member_id = 1001")).await;
+    let lose = async |conn: &mut PgConnection, version: i16| {
+        execute(conn, &format!("delete from member_key where key_version = {version} and member_id = 1001")).await;
+    };
+    // A rotation may still have to make it.
+    lose(&mut conn, new).await;
+    assert!(verify(&db, &both, &settings()).await.is_clean());
+    file.set_blind_current(new).unwrap();
+    both.replace(&file).unwrap();
+    lose(&mut conn, old).await;
     let report = verify(&db, &both, &VerifySettings { repair: true, ..settings() }).await;
-    assert_eq!(report.differences().map(|found| found.kind).collect::<Vec<_>>(), [Kind::Missing]);
+    assert_eq!(report.differences().map(|found| found.kind).collect::<Vec<_>>(), [Kind::Missing; 2]);
+    assert!(report.is_clean(), "{}", report.render());
+    // It may be deleting it, but a row that stands must be right.
+    file.set_blind_idle(old, true).unwrap();
+    both.replace(&file).unwrap();
+    lose(&mut conn, old).await;
+    assert!(verify(&db, &both, &settings()).await.is_clean());
+    execute(&mut conn, &format!("update member_key set kind = 2 where key_version = {old} and member_id = 1003")).await;
+    let report = verify(&db, &both, &VerifySettings { repair: true, ..settings() }).await;
+    assert_eq!(report.differences().map(|found| found.kind).collect::<Vec<_>>(), [Kind::Altered]);
     assert!(report.is_clean(), "{}", report.render());
 
-    file.set_blind_current(new).unwrap();
     file.drop_blind(old).unwrap();
     let one = Secrets::new(&file, StdRng::seed_from_u64(9));
     // A login's own key is of the old version still, until `keys rotate` has written it again.
@@ -267,7 +284,7 @@ async fn both_live_key_versions_are_compared_and_a_dropped_one_is_extra() {
     assert!(report.differences().all(|found| found.kind == Kind::Extra && found.columns == ["key_version"]));
     assert!(report.is_clean(), "{}", report.render());
     let left: i64 = value(&mut conn, "select count(*) from member_key").await;
-    assert_eq!(left, (keys - 20) / 2);
+    assert_eq!(left, (keys - 20) / 2, "of each member with a key of the old version one of the new");
 }
 
 #[tokio::test]

@@ -33,6 +33,8 @@ async fn the_households_of_the_journey_come_in_once() {
     let app = TestApp::spawn().await;
     let (api, db) = (&app.client, &app.db);
     let (file, households) = journey();
+    let system = json!({"system": SYSTEM, "name": "Journey", "id_shape": "number"});
+    api.post("/v1/external-systems", &api.keys.admin, system).await.expect(201);
     assert_eq!(households.len(), 1373, "the data is whole");
     let demographics: Vec<&str> = file.lines().next().unwrap().split(',').skip(1).collect();
     let names = demographics.iter().map(|name| format!(",attr.{name}")).collect::<String>();
@@ -80,7 +82,7 @@ async fn the_households_of_the_journey_come_in_once() {
 }
 
 /// The external system that the households come from.
-const SYSTEM: &str = "crm";
+const SYSTEM: &str = "journey";
 
 async fn assert_households(db: &TestDb, households: &[BTreeMap<String, String>]) {
     for table in ["member", "member_key", "member_auth"] {

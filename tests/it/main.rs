@@ -1,5 +1,6 @@
 //! One binary of tests against real PostgreSQL and real server processes.
 
+mod chain;
 mod coherence;
 mod imports;
 mod jobs;
@@ -10,6 +11,8 @@ mod numbers;
 mod input;
 mod office;
 mod prove;
+mod leaks;
+mod rotate;
 mod schema;
 mod slice;
 mod support;

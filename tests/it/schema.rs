@@ -39,6 +39,11 @@ pub struct Rows {
 
 pub async fn make_rows(api: &Client) -> Rows {
     let member = api.member("+8613800000001").await;
+    let east = json!({"region_id": "EAST", "name": "East"});
+    api.post("/v1/regions", &api.keys.ops, east).await.expect(201);
+    // One that may be closed without anybody's missing it.
+    let third = json!({"store_id": "S0003", "name": "Third"});
+    api.post("/v1/stores", &api.keys.ops, third).await.expect(201);
     let mut rules = BTreeMap::new();
     for name in ["issue", "pause", "resume", "end"] {
         rules.insert(name, api.rule(json!({"uses": 1000, "threshold": 0})).await);
@@ -80,8 +85,14 @@ pub fn paths(rows: &Rows) -> Vec<(&'static str, Vec<(&'static str, &str)>)> {
     let rule = |name: &str| vec![("rule_id", rows.rules[name].as_str())];
     let import = |name: &str| vec![("job_id", rows.imports[name].as_str())];
     vec![
+        ("get_region", vec![("region_id", "EAST")]),
+        ("update_region", vec![("region_id", "EAST")]),
         ("get_store", vec![("store_id", "S0001")]),
-        ("update_store", vec![("store_id", "S0001")]),
+        ("update_store", vec![("store_id", "S0003")]),
+        ("list_registers", vec![("store_id", "S0001")]),
+        ("put_register", vec![("store_id", "S0001"), ("register", "2")]),
+        ("get_external_system", vec![("system", "crm")]),
+        ("update_external_system", vec![("system", "sport")]),
         ("get_member", vec![("member_id", &rows.member)]),
         ("update_member", vec![("member_id", &rows.member)]),
         ("get_member_import", import("get")),
@@ -113,7 +124,12 @@ pub fn bodies(rows: &Rows) -> Vec<(&'static str, Value)> {
             json!({"name": "10 off 50", "discount": {"type": "amount_off", "amount": 1000}, "currency": "CNY",
                 "threshold": 5000, "validity": {"days_after_issue": 30}, "stock": 10}),
         ),
-        ("create_store", json!({"store_id": "S0002", "name": "Nanjing Road"})),
+        ("create_region", json!({"region_id": "NORTH", "name": "North China"})),
+        ("update_region", json!({"name": "East China"})),
+        ("put_register", json!({"name": "Ground floor"})),
+        ("create_external_system", json!({"system": "erp", "name": "ERP", "id_shape": "number"})),
+        ("update_external_system", json!({"name": "Sports club"})),
+        ("create_store", json!({"store_id": "S0002", "name": "Nanjing Road", "region_id": "EAST"})),
         ("update_store", json!({"name": "Huaihai Road"})),
         ("register_member", json!({"phone": "+8613800000002", "email": "lin@example.cn"})),
         ("lookup_member", json!({"phone": "+8613800000001"})),
@@ -121,6 +137,15 @@ pub fn bodies(rows: &Rows) -> Vec<(&'static str, Value)> {
         ("issue_coupons", json!({"member_id": rows.member})),
         ("redeem_coupon", sale),
         ("reverse_coupon", json!({"store_id": "S0001", "redemption_id": rows.redemption})),
+    ]
+}
+
+/// A CSV of each operation that takes one.
+pub fn files() -> Vec<(&'static str, &'static str)> {
+    vec![
+        ("import_regions", "region_id,name,parent_id\nWEST,West China,\n"),
+        ("import_stores", "store_id,name,region_id\nS0004,Fourth,EAST\n"),
+        ("create_member_import", "phone,name\n13800000003,Lin\n"),
     ]
 }
 
@@ -132,8 +157,8 @@ fn with_examples(mut document: Value, rows: &Rows) -> Value {
         if let Some(body) = bodies.get(id.as_str()) {
             operation["requestBody"]["content"]["application/json"]["example"] = body.clone();
         }
-        if id == "create_member_import" {
-            operation["requestBody"]["content"]["text/csv"]["example"] = json!("phone,name\n13800000003,Lin\n");
+        if let Some((_, text)) = files().into_iter().find(|(file, _)| *file == id) {
+            operation["requestBody"]["content"]["text/csv"]["example"] = json!(text);
         }
         for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
             match parameter["name"].as_str() {
@@ -151,12 +176,16 @@ fn operations(document: &mut Value) -> impl Iterator<Item = &mut Value> {
     paths.values_mut().flat_map(|methods| methods.as_object_mut().unwrap().values_mut())
 }
 
+/// A CSV is sent as any text is.
+const HOOKS: &str = "import schemathesis\nschemathesis.serializer.alias('text/csv', 'text/plain')\n";
+
 /// What is expected, and from where.
 fn config(rows: &Rows, key: &str) -> String {
     // 409, 412, 422 and 428 are decisions about well-formed requests: a document cannot say which coupon is spent. A
     // cursor is opaque; one that we did not give is 400.
     let mut text = format!(
         r#"seed = 20261122
+hooks = "hooks.py"
 [auth.openapi.api_key]
 bearer = "{key}"
 [generation]
@@ -165,20 +194,18 @@ database = "none"
 expected-statuses = ["2xx", "401", "403", "404", "409", "412", "422", "428", "429"]
 [checks.missing_required_header]
 expected-statuses = ["400", "401", "403", "406", "415", "422", "428"]
-[[operations]]
-include-operation-id = "list_stores"
-[operations.checks.positive_data_acceptance]
-expected-statuses = ["2xx", "400"]
-[[operations]]
-include-operation-id = "list_member_imports"
-[operations.checks.positive_data_acceptance]
-expected-statuses = ["2xx", "400"]
 "#
     );
+    let cursors = ["list_stores", "list_regions", "list_external_systems", "list_member_imports"];
+    // What a CSV must hold, a document cannot say.
+    for operation in cursors.into_iter().chain(files().into_iter().map(|(operation, _)| operation)) {
+        text.push_str(&format!("[[operations]]\ninclude-operation-id = \"{operation}\"\n"));
+        text.push_str("[operations.checks.positive_data_acceptance]\nexpected-statuses = [\"2xx\", \"400\"]\n");
+    }
     for (operation, parts) in paths(rows) {
         text.push_str(&format!("[[operations]]\ninclude-operation-id = \"{operation}\"\n"));
-        // A till's number may stand in the body or in the header, but one of them must.
-        if matches!(operation, "redeem_coupon" | "reverse_coupon") {
+        // A till's number may stand in the body or in the header, but one of them must; a cursor is opaque.
+        if matches!(operation, "redeem_coupon" | "reverse_coupon" | "list_registers") {
             text.push_str("[operations.checks.positive_data_acceptance]\n");
             text.push_str("expected-statuses = [\"2xx\", \"400\", \"404\", \"409\", \"422\"]\n");
         }
@@ -225,6 +252,7 @@ async fn schemathesis_finds_nothing() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("openapi.json"), document.to_string()).unwrap();
     std::fs::write(dir.path().join("schemathesis.toml"), config(&rows, &keys.admin)).unwrap();
+    std::fs::write(dir.path().join("hooks.py"), HOOKS).unwrap();
     let before = served(api).await;
     let examples = scaled(30, 300).to_string();
     let output = Command::new(program)

@@ -1,6 +1,6 @@
 -- id::lease::NodeLease::acquire
 -- touches: none
--- The row lock makes the old lease_until that comes back the very one that is replaced.
+-- The row lock makes the old lease_until that comes back the very one that is replaced. The keys were the old holder's.
 with lapsed as (
     select n.node, n.lease_until
     from id_node n
@@ -11,7 +11,13 @@ with lapsed as (
 )
 update id_node
 set holder = $1,
-    lease_until = clock_timestamp() + make_interval(secs => $3)
+    lease_until = clock_timestamp() + make_interval(secs => $3),
+    check_from = null,
+    pii_current = null,
+    pii = null,
+    blind_current = null,
+    blind_written = null,
+    blind = null
 from lapsed
 where id_node.node = lapsed.node
 returning

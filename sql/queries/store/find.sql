@@ -6,6 +6,13 @@ select
     s.name,
     s.time_zone,
     s.state,
+    s.region_id,
+    s.city,
+    s.address,
+    s.phone,
+    s.opened_on,
+    s.closed_on,
+    s.registers,
     s.version,
     s.created_at,
     s.updated_at

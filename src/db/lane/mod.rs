@@ -163,6 +163,12 @@ impl Lane {
         (self.reads.waiting(), self.writes.waiting())
     }
 
+    /// Waits until every write that has begun has ended, so that what was changed in memory before is known to all that
+    /// are still to end. At most `batch_timeout` and its retries.
+    pub async fn quiesce(&self) {
+        self.writes.quiesce().await;
+    }
+
     /// Refuses new requests, finishes what waits, closes the connections.
     pub async fn stop(&self) {
         self.reads.stop().await;

@@ -6,8 +6,9 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use futures_util::FutureExt;
@@ -31,7 +32,12 @@ pub(super) struct Queue {
     stopping: AtomicBool,
     workers: AtomicUsize,
     worker_ended: Notify,
+    /// One for each worker: odd while it serves, even in between.
+    turns_served: Mutex<Vec<Arc<AtomicU64>>>,
 }
+
+/// Pause between two looks at workers that are waited for.
+const QUIESCE_PAUSE: Duration = Duration::from_millis(5);
 
 impl Queue {
     pub(super) fn new(name: &'static str, waiting_max: usize) -> Arc<Self> {
@@ -44,6 +50,7 @@ impl Queue {
             stopping: AtomicBool::new(false),
             workers: AtomicUsize::new(0),
             worker_ended: Notify::new(),
+            turns_served: Mutex::default(),
         })
     }
 
@@ -79,22 +86,37 @@ impl Queue {
 
     pub(super) fn spawn_worker(self: Arc<Self>, mut conn: LaneConn) {
         self.workers.fetch_add(1, Ordering::AcqRel);
+        let served = Arc::new(AtomicU64::new(0));
+        self.turns_served.lock().expect("no code panics while it holds the counts").push(Arc::clone(&served));
         tokio::spawn(async move {
             // `stop` closes the semaphore only when nothing waits any more.
             while let Ok(turn) = self.ready.acquire().await {
                 turn.forget();
                 let bucket = self.turns.lock().expect("no code panics while it holds the turns").pop_front();
                 let Some(bucket) = bucket else { continue };
+                served.fetch_add(1, Ordering::SeqCst);
                 if std::panic::AssertUnwindSafe(bucket.serve(&mut conn)).catch_unwind().await.is_err() {
                     // The requests of the batch learn of it by their dropped senders.
                     conn.discard();
                     tracing::error!(queue = self.name, "a batch of the lane panicked; its connection was closed");
                 }
+                served.fetch_add(1, Ordering::SeqCst);
             }
             conn.close().await;
             self.workers.fetch_sub(1, Ordering::AcqRel);
             self.worker_ended.notify_one();
         });
+    }
+
+    /// Waits until every batch that is being served now has ended. Others go on meanwhile.
+    pub(super) async fn quiesce(&self) {
+        let workers = self.turns_served.lock().expect("no code panics while it holds the counts").clone();
+        for served in workers {
+            let turn = served.load(Ordering::SeqCst);
+            while turn % 2 == 1 && served.load(Ordering::SeqCst) == turn {
+                tokio::time::sleep(QUIESCE_PAUSE).await;
+            }
+        }
     }
 
     pub(super) async fn stop(&self) {

@@ -7,7 +7,10 @@
 
 use std::{collections::HashSet, fmt};
 
-use crate::member::{SYSTEMS, about::AttributeName, key::Kind};
+use crate::{
+    chain::system::Systems,
+    member::{about::AttributeName, key::Kind},
+};
 
 /// Columns of a file; also as many as a member may have attributes.
 pub const COLUMNS_MAX: usize = 64;
@@ -54,16 +57,18 @@ pub enum BadColumns {
 }
 
 impl Columns {
+    /// `systems` is given where it matters whether an external system is registered: not for a job that is under way.
+    ///
     /// # Errors
     /// [`BadColumns`]
-    pub fn parse(names: &[String]) -> Result<Self, BadColumns> {
+    pub fn parse(names: &[String], systems: Option<&Systems>) -> Result<Self, BadColumns> {
         if names.iter().all(|name| name.trim().is_empty()) {
             return Err(BadColumns::Empty);
         }
         if names.len() > COLUMNS_MAX {
             return Err(BadColumns::TooMany);
         }
-        let columns: Vec<Option<Column>> = names.iter().map(|name| Column::parse(name)).collect();
+        let columns: Vec<Option<Column>> = names.iter().map(|name| Column::parse(name, systems)).collect();
         let named = |which: &dyn Fn(usize) -> bool| -> Vec<String> {
             (0..names.len()).filter(|&at| which(at)).map(|at| shorten(&names[at])).collect()
         };
@@ -96,7 +101,7 @@ fn shorten(name: &str) -> String {
 }
 
 impl Column {
-    fn parse(name: &str) -> Option<Self> {
+    fn parse(name: &str, systems: Option<&Systems>) -> Option<Self> {
         let name = name.trim();
         if let Some(attribute) = name.strip_prefix("attr.") {
             return AttributeName::parse(attribute).ok().map(Self::Attribute);
@@ -104,7 +109,9 @@ impl Column {
         let prefixed = |kind, prefix: &str| Some(Self::Prefixed(kind, format!("{prefix}:")));
         let lower = name.to_ascii_lowercase();
         match lower.split_once(':') {
-            Some(("external", system)) if SYSTEMS.contains(&system) => return prefixed(Kind::External, system),
+            Some(("external", system)) if systems.is_none_or(|known| known.active().any(|one| one == system)) => {
+                return prefixed(Kind::External, system);
+            }
             // The case of an app's id is its own.
             Some(("wechat", app)) if !app.is_empty() => {
                 return prefixed(Kind::Wechat, &format!("wechat:{}", &name[7..]));
@@ -158,9 +165,12 @@ impl fmt::Display for Column {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chain::{IdShape, RegistryState};
 
     fn columns(header: &str) -> Result<Vec<Column>, BadColumns> {
-        Columns::parse(&header.split(',').map(str::to_owned).collect::<Vec<_>>()).map(|columns| columns.0)
+        let systems = Systems::new([("crm".to_owned(), IdShape::String, RegistryState::Active)]);
+        let names: Vec<String> = header.split(',').map(str::to_owned).collect();
+        Columns::parse(&names, Some(&systems)).map(|columns| columns.0)
     }
 
     #[test]

@@ -186,6 +186,7 @@ async fn take(
     number: Option<String>,
     starts: bool,
 ) -> Result<(Job, bool), ApiError> {
+    let systems = import.systems.get().await?;
     let mut columns = None;
     loop {
         let piece = body.next().await?;
@@ -193,7 +194,8 @@ async fn take(
             // The head must be looked at before it is gone with its piece.
             for part in piece.chunks(CHUNK_BYTES / 2) {
                 if columns.is_none() && upload.head().is_some_and(|head| head.len() > ROW_BYTES_MAX) {
-                    columns = Some(import.columns(options, upload.head().unwrap_or_default()).map_err(refused)?);
+                    columns =
+                        Some(import.columns(&systems, options, upload.head().unwrap_or_default()).map_err(refused)?);
                 }
                 upload.push(part, shell.clock.now()).await?;
             }
@@ -203,7 +205,7 @@ async fn take(
     }
     let columns = match columns {
         Some(columns) => columns,
-        None => import.columns(options, upload.head().unwrap_or_default()).map_err(refused)?,
+        None => import.columns(&systems, options, upload.head().unwrap_or_default()).map_err(refused)?,
     };
     let (bytes, digest) = upload.finish(shell.clock.now()).await?;
     let mut file =

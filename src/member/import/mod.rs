@@ -42,6 +42,10 @@ use self::{
 };
 use super::{Source, key::Region};
 use crate::{
+    chain::{
+        ChainError,
+        system::{SystemBook, Systems},
+    },
     clock::{Clock, Zone},
     db::pool::Office,
     id::{MemberId, MemberIdMinter, MintError, StoreNo},
@@ -52,7 +56,7 @@ use crate::{
         runner::Work,
         store::Progress,
     },
-    secret::Secrets,
+    secret::{Holding, Secrets},
 };
 
 /// How long the list of stores is believed.
@@ -122,6 +126,7 @@ pub struct MemberImport {
     pub secrets: Arc<Secrets>,
     pub minter: Arc<MemberIdMinter>,
     pub stores: Stores,
+    pub systems: SystemBook,
 }
 
 /// The stores of the chain by id, for a while.
@@ -149,6 +154,8 @@ pub struct Slice {
     drafts: Vec<(Draft, Sealed)>,
     failures: Vec<Failure>,
     end: (Checkpoint, bool),
+    /// The keys that it was encrypted and blinded with.
+    holding: Holding,
 }
 
 /// What the first rows of a file look like.
@@ -183,12 +190,13 @@ impl Work for MemberImport {
     ) -> Result<Slice, JobError> {
         let bad = |column| JobError::Inconsistent { table: "job", column, key: job.job_id.to_string() };
         let options: Options = serde_json::from_value(job.options.clone()).map_err(|_| bad("options"))?;
-        let columns = Columns::parse(&options.columns).map_err(|_| bad("options"))?;
+        let columns = Columns::parse(&options.columns, None).map_err(|_| bad("options"))?;
         let raw = file.read(from, rows_max, options.header).await?;
         let stores = self.stores.read(&self.office).await?;
+        let systems = self.systems.get().await.map_err(of_chain)?;
         let import = self.clone();
         let prepared = tokio::task::spawn_blocking(move || {
-            let reading = import.reading(&options, &columns, &stores);
+            let reading = import.reading(&options, &columns, &stores, &systems);
             import.ready(&reading, &raw)
         });
         Ok(prepared.await.map_err(JobError::Panicked)??)
@@ -207,6 +215,11 @@ impl Work for MemberImport {
     ) -> Result<Progress, JobError> {
         let bad = |column| JobError::Inconsistent { table: "job", column, key: job.job_id.to_string() };
         let options: Options = serde_json::from_value(job.options.clone()).map_err(|_| bad("options"))?;
+        // Keys that changed since must not be written with any more. The job's row is locked: what is written from here
+        // on counts as encrypted here.
+        if self.secrets.holding() != slice.holding {
+            return Err(JobError::KeysChanged);
+        }
         let mut progress = write::write(conn, &self.secrets, &options, &slice.drafts, now).await?;
         progress.failures.extend_from_slice(&slice.failures);
         progress.failures.sort_by_key(|failure| failure.ordinal);
@@ -220,6 +233,7 @@ impl MemberImport {
         options: &'a Options,
         columns: &'a Columns,
         stores: &'a HashMap<String, StoreNo>,
+        systems: &'a Systems,
     ) -> Reading<'a> {
         let now = self.clock.now();
         Reading {
@@ -227,6 +241,7 @@ impl MemberImport {
             columns: &columns.0,
             region: self.region,
             stores,
+            systems,
             secrets: &self.secrets,
             zone: self.zone,
             today: self.zone.day_of(now).to_date(),
@@ -236,8 +251,10 @@ impl MemberImport {
 
     /// Reads, checks and encrypts.
     fn ready(&self, reading: &Reading<'_>, raw: &RawRows) -> Result<Slice, MintError> {
-        let mut slice =
-            Slice { drafts: Vec::with_capacity(raw.len()), failures: Vec::new(), end: (raw.end, raw.is_last) };
+        // Asked first: keys that change meanwhile are noticed when the slice is written.
+        let holding = self.secrets.holding();
+        let end = (raw.end, raw.is_last);
+        let mut slice = Slice { drafts: Vec::with_capacity(raw.len()), failures: Vec::new(), end, holding };
         for row in raw.iter() {
             match reading.read(row) {
                 Ok(draft) => {
@@ -264,7 +281,7 @@ impl MemberImport {
     ///
     /// # Errors
     /// [`BadColumns`]
-    pub fn columns(&self, options: &mut Options, head: &[u8]) -> Result<Columns, BadColumns> {
+    pub fn columns(&self, systems: &Systems, options: &mut Options, head: &[u8]) -> Result<Columns, BadColumns> {
         if options.columns.is_empty() {
             let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
             let end = head.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(head.len());
@@ -272,7 +289,7 @@ impl MemberImport {
             let names = fields.iter().map(|field| row::decode(options.encoding, field).ok_or(BadColumns::Encoding));
             options.columns = names.map(|name| name.map(|name| name.trim().to_owned())).collect::<Result<_, _>>()?;
         }
-        Columns::parse(&options.columns)
+        Columns::parse(&options.columns, Some(systems))
     }
 
     /// A look at the first rows of an uploaded file.
@@ -288,7 +305,8 @@ impl MemberImport {
     ) -> Result<Preview, JobError> {
         let raw = file.read(Checkpoint::default(), PREVIEW_ROWS, options.header).await?;
         let stores = self.stores.read(&self.office).await?;
-        let reading = self.reading(options, columns, &stores);
+        let systems = self.systems.get().await.map_err(of_chain)?;
+        let reading = self.reading(options, columns, &stores, &systems);
         let mut failures: Vec<Failure> = raw.iter().filter_map(|row| reading.read(row).err()).collect();
         let rows_failed = failures.len();
         failures.truncate(PREVIEW_FAILURES);
@@ -303,5 +321,13 @@ impl MemberImport {
             rows_failed,
             failures,
         })
+    }
+}
+
+fn of_chain(error: ChainError) -> JobError {
+    match error {
+        ChainError::Refused(refusal) => JobError::Refused(refusal),
+        ChainError::Database(error) => JobError::Database(error),
+        ChainError::Inconsistent { table, column, key } => JobError::Inconsistent { table, column, key },
     }
 }

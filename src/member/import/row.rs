@@ -27,6 +27,7 @@ use serde_json::{Map, Value};
 
 use super::{DateFormat, Encoding, Options, column::Column};
 use crate::{
+    chain::system::{Purpose, Systems},
     clock::Zone,
     id::StoreNo,
     job::{
@@ -51,6 +52,7 @@ pub struct Reading<'a> {
     pub columns: &'a [Column],
     pub region: Region,
     pub stores: &'a HashMap<String, StoreNo>,
+    pub systems: &'a Systems,
     pub secrets: &'a Secrets,
     pub zone: Zone,
     pub today: NaiveDate,
@@ -211,6 +213,10 @@ impl Reading<'_> {
         else {
             return Ok(());
         };
+        if let (Some(system), Some((_, id))) = (identifier.system(), identifier.normalised().split_once(':')) {
+            let checked = self.systems.check_for(Purpose::Claim, system, id);
+            checked.map_err(|bad| ("identifier_invalid", Cow::Owned(bad.to_string())))?;
+        }
         let keys = keys_of(self.secrets, &identifier).collect();
         draft.identifiers.push(Claimed { column: at, identifier, keys });
         Ok(())
@@ -304,6 +310,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        chain::{IdShape, RegistryState},
         member::{Source, import::column::Columns},
         secret::SecretFile,
     };
@@ -325,7 +332,8 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(1);
         let secrets = Secrets::new(&SecretFile::generate(&mut rng), rng);
         let reading = Reading {
-            columns: &Columns::parse(&options.columns).unwrap().0,
+            columns: &Columns::parse(&options.columns, None).unwrap().0,
+            systems: &Systems::new([("crm".to_owned(), IdShape::String, RegistryState::Active)]),
             options: &options,
             region: Region::CHINA,
             stores: &HashMap::from([("S0001".to_owned(), StoreNo::new(1))]),

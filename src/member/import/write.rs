@@ -21,7 +21,7 @@ use crate::{
     member::{
         Gender, State,
         key::Kind,
-        store::{KeyRow, key_leaf, keys_of, member_leaf, seal},
+        store::{KeyRow, key_leaf, member_leaf, seal},
     },
     partition::{Leaf, plan, query},
     secret::Secrets,
@@ -75,7 +75,7 @@ impl Sealed {
             .filter_map(|one| {
                 let plain = one.identifier.normalised();
                 let sealed = secrets.encrypt("member_auth", "identifier", member_id.get(), plain);
-                Some((keys_of(secrets, &one.identifier).next()?, sealed))
+                Some((*one.keys.first()?, sealed))
             })
             .collect();
         others.sort_by_key(|(row, _)| row.key);

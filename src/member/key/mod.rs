@@ -119,7 +119,7 @@ impl Kind {
         }
     }
 
-    fn of_prefix(prefix: &str) -> Option<Self> {
+    pub fn of_prefix(prefix: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.prefix() == Some(prefix))
     }
 }

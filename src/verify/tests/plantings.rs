@@ -240,9 +240,15 @@ pub(super) fn member_plantings(secrets: &Secrets) -> Vec<Planting> {
         ),
         plant(
             "key, of a dead version",
-            format!("insert into member_key values (1001, now(), '{other}', 99, 1)"),
+            format!("insert into member_key values (1001, now(), '{other}', 0, 1)"),
             &[format!("extra member_key ({other}): key_version")],
         ),
+        plant(
+            "key, of a version to come",
+            format!("insert into member_key values (1001, now(), '{other}', 99, 1)"),
+            &[format!("extra member_key ({other}): key_version")],
+        )
+        .left(format!("delete from member_key where key = '{other}'")),
         plant(
             "member, unreadable",
             format!("{}; update member set phone = '\\x00' where member_id = 1006", keep(1006)),

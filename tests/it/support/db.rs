@@ -27,7 +27,7 @@ struct Cluster {
     reach: Reach,
     dir: PathBuf,
     // Stopped by the kernel when the test process ends; never dropped, since statics are not.
-    _embedded: Embedded,
+    embedded: Embedded,
 }
 
 fn cluster() -> &'static Cluster {
@@ -65,7 +65,7 @@ fn start() -> Cluster {
     };
     let embedded = Embedded::start_blocking(&settings).unwrap_or_else(|error| panic!("{error}"));
     SecretFile::create_new(&dir.join("secrets.toml"), &mut StdRng::seed_from_u64(7)).unwrap();
-    Cluster { reach: embedded.reach().clone(), dir, _embedded: embedded }
+    Cluster { reach: embedded.reach().clone(), dir, embedded }
 }
 
 async fn make_template(reach: &Reach) {
@@ -127,6 +127,15 @@ impl TestDb {
 
     pub fn owner_url(&self) -> String {
         self.reach.url(role::OWNER, &self.name)
+    }
+
+    pub fn superuser_url(&self) -> String {
+        self.reach.url(SUPERUSER, &self.name)
+    }
+
+    /// The directory of the server's programs.
+    pub fn pg_bin(&self) -> PathBuf {
+        cluster().embedded.bin_dir().to_owned()
     }
 
     /// A connection for looking at what was written, with all rights.

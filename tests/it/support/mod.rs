@@ -2,12 +2,14 @@
 
 pub mod command;
 pub mod db;
+mod dump;
 pub mod job;
 pub mod pair;
 pub mod proxy;
 pub mod server;
 
 pub use db::TestDb;
+pub use dump::dump;
 pub use pair::Pair;
 pub use server::{Server, TestApp};
 

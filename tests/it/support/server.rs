@@ -54,11 +54,8 @@ impl Keys {
 }
 
 pub async fn make_store(conn: &mut PgConnection, store_id: &str) {
-    let new = NewStore {
-        store_id: StoreId::parse(store_id).unwrap(),
-        name: StoreName::parse(format!("Store {store_id}")).unwrap(),
-        time_zone: None,
-    };
+    let name = StoreName::parse(format!("Store {store_id}")).unwrap();
+    let new = NewStore::new(StoreId::parse(store_id).unwrap(), name);
     insert_store(conn, &new, Clock::system().now()).await.unwrap();
 }
 
@@ -259,6 +256,11 @@ pub struct Server {
 impl Server {
     /// `tessera serve` on a test's database, with more variables of the environment.
     pub async fn spawn(db: &TestDb, keys: &Keys, more: &[(&str, &str)]) -> Self {
+        Self::spawn_with(db, keys, more, Stdio::inherit).await
+    }
+
+    /// As [`Server::spawn`], with another place for its log.
+    pub async fn spawn_with(db: &TestDb, keys: &Keys, more: &[(&str, &str)], log: fn() -> Stdio) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tessera"));
         command
             .args(["serve", "--listen", "127.0.0.1:0"])
@@ -270,6 +272,7 @@ impl Server {
             .envs(more.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(log())
             .kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -283,6 +286,13 @@ impl Server {
         let client = Client::new(base, keys.clone());
         wait_until_ready(&client).await;
         Self { client, child }
+    }
+
+    /// Asks it to stop in good order.
+    pub fn terminate(&self) {
+        let pid = i32::try_from(self.pid()).unwrap();
+        // SAFETY: a signal to a child that was not waited for, so the number is its own.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
     }
 
     pub fn pid(&self) -> u32 {

@@ -1,0 +1,12 @@
+-- chain::region_store::find_region
+-- touches: none
+select
+    r.region_id,
+    r.parent_id,
+    r.name,
+    r.state,
+    r.version,
+    r.created_at,
+    r.updated_at
+from region r
+where r.region_id = $1

@@ -1,0 +1,14 @@
+-- secret::rotate::pii
+-- touches: member_auth=1
+-- route: member_auth=$1
+-- given: insert into member_auth (member_id, bound_at, key, key_version, kind, identifier)
+--   select max(member_id), now(), gen_random_uuid(), 1, 4, '\x00' from member having count(*) > 0
+-- sample: select array[member_id] from member_auth limit 1
+select
+    a.member_id,
+    a.key::text,
+    array[a.identifier]
+from {member_auth} a
+where a.member_id = any($1::bigint[])
+order by a.member_id, a.key
+for no key update of a

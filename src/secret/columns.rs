@@ -1,0 +1,107 @@
+//! The list of encrypted columns: what rotation walks and a test holds the schema against.
+//!
+//! A table in it has three statements in `sql/queries/rotate`, where `id` is the number that its values are bound to
+//! (`Secrets::encrypt`), by which the table is also split:
+//!
+//! - `<table>_walk`: (id after which, rows) → (id, ids of the keys used in the row, as `int[]`), in the order of id, no
+//!   id halved (`with ties`);
+//! - `<table>_lock`: (ids) → (id, the rest of the primary key as text, the encrypted columns as `bytea[]`), locked in
+//!   the order of the primary key;
+//! - `<table>_update`: (ids, rests, one `bytea[]` a column), which changes nothing but those columns.
+
+use crate::partition::{Leaf, Plan, Query, plans, query};
+
+/// A table with encrypted columns.
+#[derive(Debug)]
+pub struct Encrypted {
+    pub table: &'static str,
+    /// As in `<table>_lock`.
+    pub columns: &'static [&'static str],
+    /// Whose rows belong to members, by whose id they are split and bound. The member is locked before its rows.
+    pub of_members: bool,
+}
+
+pub static ENCRYPTED: &[Encrypted] = &[
+    Encrypted { table: "member", columns: &["phone", "email", "name", "birthday"], of_members: true },
+    Encrypted { table: "member_address", columns: &["receiver", "phone", "detail"], of_members: true },
+    Encrypted { table: "member_auth", columns: &["identifier"], of_members: true },
+    Encrypted { table: "member_device", columns: &["device_id", "push_token"], of_members: true },
+    Encrypted { table: "member_profile_mall", columns: &["real_name", "id_card"], of_members: true },
+];
+
+/// Columns of bytes that are not walked, each with its reason.
+pub static PLAIN: &[(&str, &str, &str)] = &[
+    ("api_key", "secret_sha256", "a hash, which shows nothing"),
+    (
+        "job_chunk",
+        "sealed",
+        "encrypted, but not walked: files are gone after 7 days, before which their key is not dropped",
+    ),
+];
+
+impl Encrypted {
+    pub(super) fn walk(&self) -> &'static Query {
+        query(&format!("rotate/{}_walk", self.table))
+    }
+
+    pub(super) fn lock(&self) -> &'static Query {
+        query(&format!("rotate/{}_lock", self.table))
+    }
+
+    pub(super) fn update(&self) -> &'static Query {
+        query(&format!("rotate/{}_update", self.table))
+    }
+
+    /// The pieces to walk: the leaves, or the whole of a table that has none.
+    pub(super) fn pieces(&self) -> Vec<Option<Leaf>> {
+        match plans().get(self.table) {
+            Some(plan) => leaves(plan).into_iter().map(Some).collect(),
+            None => vec![None],
+        }
+    }
+}
+
+pub(super) fn leaves(plan: &'static Plan) -> Vec<Leaf> {
+    assert!(plan.range().is_none(), "{} is split by time: its encrypted rows end with their leaves", plan.table);
+    plan.hash_leaves().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::partition::testdb::TestDb;
+
+    #[tokio::test]
+    async fn every_column_of_bytes_is_rotated_or_said_to_be_plain() {
+        let mut conn = TestDb::new().await.connect().await;
+        let found: Vec<(String, String)> = sqlx::query_as(
+            "select c.table_name::text, c.column_name::text
+             from information_schema.columns c
+             join pg_class t on t.oid = format('%I.%I', c.table_schema, c.table_name)::regclass and not t.relispartition
+             where c.table_schema = 'public' and c.data_type = 'bytea' and c.table_name !~ '^_sqlx'
+             order by 1, 2",
+        )
+        .fetch_all(&mut conn)
+        .await
+        .unwrap();
+        let mut listed: Vec<(String, String)> = ENCRYPTED
+            .iter()
+            .flat_map(|one| one.columns.iter().map(|column| (one.table.to_owned(), (*column).to_owned())))
+            .chain(PLAIN.iter().map(|(table, column, _)| ((*table).to_owned(), (*column).to_owned())))
+            .collect();
+        listed.sort();
+        assert_eq!(found, listed);
+    }
+
+    #[test]
+    fn the_statements_of_a_table_name_all_its_columns() {
+        for one in ENCRYPTED {
+            for statement in [one.walk(), one.lock(), one.update()] {
+                let text = statement.parent();
+                for column in one.columns {
+                    assert!(text.contains(column), "{} leaves out {column}", statement.name);
+                }
+            }
+        }
+    }
+}
