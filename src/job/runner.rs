@@ -263,7 +263,8 @@ impl Hand {
             self.give_up(&job, "gave_up").await
         } else {
             match job.kind {
-                Kind::MemberImport => self.work(&engine.member_import, &job).await,
+                // In a box, as what follows is: these futures are large, and stacks of workers are not.
+                Kind::MemberImport => Box::pin(self.work(&engine.member_import, &job)).await,
             }
         };
         let rest = match outcome {
@@ -318,10 +319,10 @@ impl Hand {
         let mut slice = work.prepare(job, &mut file, from, self.rows_max).await?;
         loop {
             let (end, is_last) = W::end(&slice);
-            let written = write(&engine, self.holder, &mut conn, work, job, &slice, from);
-            let next = async {
+            let written = Box::pin(write(&engine, self.holder, &mut conn, work, job, &slice, from));
+            let next = Box::pin(async {
                 if is_last { Ok(None) } else { work.prepare(job, &mut file, end, self.rows_max).await.map(Some) }
-            };
+            });
             let (written, next) = tokio::join!(written, next);
             let Some(took) = written? else {
                 self.conn = Some(conn);
@@ -367,7 +368,7 @@ async fn write<W: Work>(
         if !store::lock_for_slice(conn, job.job_id, holder, from).await? {
             return Ok(None);
         }
-        let progress = work.write(conn, job, slice, now).await?;
+        let progress = Box::pin(work.write(conn, job, slice, now)).await?;
         store::update_progress(conn, job.job_id, end, &progress, lease, now).await?;
         Ok::<_, JobError>(Some(progress))
     })

@@ -108,7 +108,7 @@ pub(super) async fn write(
     drafts: &[(Draft, Sealed)],
     now: DateTime<Utc>,
 ) -> Result<Progress, JobError> {
-    let verdicts = claim(conn, drafts, now).await?;
+    let verdicts = Box::pin(claim(conn, drafts, now)).await?;
     let mut progress = Progress::default();
     let made: HashMap<MemberId, &Draft> = drafts
         .iter()
@@ -123,7 +123,7 @@ pub(super) async fn write(
                 Verdict::Known(member_id) if !made.contains_key(member_id) => Some(*member_id),
                 _ => None,
             });
-            find_members(conn, secrets, known.collect()).await?
+            Box::pin(find_members(conn, secrets, known.collect())).await?
         }
     };
     let mut fresh = Vec::with_capacity(drafts.len());
@@ -148,7 +148,7 @@ pub(super) async fn write(
         }
     }
     progress.ok = fresh.len() as i64;
-    copy(conn, options, fresh, now).await?;
+    Box::pin(copy(conn, options, fresh, now)).await?;
     Ok(progress)
 }
 
