@@ -189,7 +189,7 @@ fn member_import(criterion: &mut Criterion) {
     let reference = conns.next().expect("two were opened");
     let mut by_copy = stage.runtime.block_on(ByCopy::make(reference));
     let mut by_job = ByJob { app: Arc::clone(&app), admin, made: 0 };
-    let rows = if support::stage::is_quick() { 10_000 } else { 50_000 };
+    let rows = if support::report::is_quick() { 10_000 } else { 50_000 };
     compare(
         criterion,
         &mut report,

@@ -129,12 +129,15 @@ pub struct MemberImport {
     pub systems: SystemBook,
 }
 
-/// The stores of the chain by id, for a while.
+/// The stores of the chain by id.
+type ById = Arc<HashMap<String, StoreNo>>;
+
+/// Those, with when they were read: believed for a while.
 #[derive(Clone, Default)]
-pub struct Stores(Arc<Mutex<Option<(Instant, Arc<HashMap<String, StoreNo>>)>>>);
+pub struct Stores(Arc<Mutex<Option<(Instant, ById)>>>);
 
 impl Stores {
-    async fn read(&self, office: &Office) -> Result<Arc<HashMap<String, StoreNo>>, JobError> {
+    async fn read(&self, office: &Office) -> Result<ById, JobError> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((read_at, stores)) = held
             && read_at.elapsed() < STORES_TTL
