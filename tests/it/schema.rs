@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::support::{
-    Server, TestDb, scaled,
+    Server, TestDb,
+    job::clean,
+    scaled,
     server::{Client, Keys, fresh_number},
 };
 
@@ -73,11 +75,18 @@ pub async fn make_rows(api: &Client) -> Rows {
 
 /// An import that waits for the act of this name, or has ended with a failure.
 async fn import(api: &Client, name: &str) -> String {
-    let file = format!("phone,name\n13800000001,{name}\n");
-    let path = format!("/v1/member-imports?start={}", name == "get");
+    // Large enough to be met while it runs.
+    let is_large = matches!(name, "pause" | "resume");
+    let file = if is_large { clean(6_000) } else { format!("phone,name\n13800000001,{name}\n") };
+    let path = format!("/v1/member-imports?start={}", is_large || name == "get");
     let request = api.raw(reqwest::Method::POST, &path).bearer_auth(&api.keys.ops);
     let made = api.send(request.header("content-type", "text/csv").body(file)).await.expect(201);
-    made.json["job_id"].as_str().unwrap().to_owned()
+    let job_id = made.json["job_id"].as_str().unwrap().to_owned();
+    if is_large {
+        let path = format!("/v1/member-imports/{job_id}/pause");
+        api.send(api.raw(reqwest::Method::POST, &path).bearer_auth(&api.keys.ops)).await.expect(200);
+    }
+    job_id
 }
 
 /// The real path of each operation that has a variable one.
