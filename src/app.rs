@@ -31,7 +31,8 @@ use crate::{
         tail::{self, Forget},
     },
     id::{BlockError, Counter, LeaseError, MemberId, MemberIdMinter, NodeLease, RuleId, lease_block},
-    member::{cache::MemberBook, desk::MemberDesk, key::Region},
+    job::runner::{Runner, RunnerParts},
+    member::{cache::MemberBook, desk::MemberDesk, import::MemberImport, key::Region},
     readiness::Readiness,
     request::read::FindAnswer,
     secret::{Secrets, watch::Watch},
@@ -68,6 +69,7 @@ pub struct App {
     pub systems: SystemBook,
     pub desk: Desk,
     pub members: MemberDesk,
+    pub jobs: Runner,
     pub answers: Reader<FindAnswer>,
     pub bypass: Bypass,
     pub readiness: Readiness,
@@ -90,6 +92,7 @@ impl App {
         let region = Region::parse(&settings.chain.phone_region).unwrap_or_default();
         let office = Office::new(connect.clone(), &settings.database.office());
         let tail_connect = connect.clone();
+        let job_connect = connect.clone();
         let lane = Lane::start(connect, settings.lane.lane());
         let lease = {
             let mut conn = office.get().await?;
@@ -128,6 +131,23 @@ impl App {
             desk.events.clone(),
             book,
         );
+        let jobs = Runner::start(RunnerParts {
+            office: office.clone(),
+            connect: job_connect,
+            clock: clock.clone(),
+            secrets: Arc::clone(&secrets),
+            settings: settings.jobs.jobs(),
+            member_import: MemberImport {
+                office: office.clone(),
+                clock: clock.clone(),
+                zone,
+                region,
+                secrets: Arc::clone(&secrets),
+                minter: Arc::clone(&minter),
+                stores: Default::default(),
+                systems: systems.clone(),
+            },
+        });
         let app = Arc::new(Self {
             settings,
             answers: lane.reader(FindAnswer),
@@ -142,6 +162,7 @@ impl App {
             systems,
             desk,
             members,
+            jobs,
             bypass,
             readiness,
             tasks: Mutex::default(),
@@ -174,6 +195,7 @@ impl App {
 
     /// Finishes what was accepted, gives the node number back and closes the connections.
     pub async fn stop(&self) {
+        self.jobs.stop().await;
         self.lane.stop().await;
         for task in self.tasks.lock().expect("no code panics while it holds the tasks").drain(..) {
             task.abort();

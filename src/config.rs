@@ -8,7 +8,10 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use clap::{Args, Parser, ValueEnum};
 use sqlx::postgres::PgConnectOptions;
 
-use crate::db::{lane, pool::OfficeSettings};
+use crate::{
+    db::{lane, pool::OfficeSettings},
+    job::runner,
+};
 
 /// Everything that can be set. Built by clap, or field by field from `Settings::default()` in tests.
 #[derive(Debug, Clone, Args)]
@@ -27,6 +30,8 @@ pub struct Settings {
     pub cache: CacheSettings,
     #[command(flatten)]
     pub limits: LimitSettings,
+    #[command(flatten)]
+    pub jobs: JobSettings,
     #[command(flatten)]
     pub log: LogSettings,
 }
@@ -418,6 +423,44 @@ pub struct LimitSettings {
         value_name = "N"
     )]
     pub bad_keys_per_minute: u32,
+}
+
+/// Work that is done in slices: imports, issue jobs.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Jobs")]
+pub struct JobSettings {
+    /// Jobs that this node works on at once; 0 leaves them to other nodes.
+    #[arg(long, env = "TESSERA_JOBS_AT_ONCE", default_value_t = 2, global = true, hide_short_help = true,
+          value_name = "N", value_parser = clap::value_parser!(u16).range(0..=64))]
+    pub jobs_at_once: u16,
+    /// Rows of one transaction at most; fewer where it takes too long.
+    #[arg(long, env = "TESSERA_JOB_SLICE_ROWS", default_value_t = 4_000, global = true, hide_short_help = true,
+          value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub job_slice_rows: u32,
+    /// Time after which another node takes over the job of one that died.
+    #[arg(long, env = "TESSERA_JOB_LEASE", default_value = "15s", value_parser = parse_duration, global = true,
+          hide_short_help = true, value_name = "TIME")]
+    pub job_lease: Duration,
+    /// Largest file of a job in bytes, unpacked.
+    #[arg(
+        long,
+        env = "TESSERA_UPLOAD_BYTES_MAX",
+        default_value_t = 4_294_967_296,
+        global = true,
+        hide_short_help = true,
+        value_name = "BYTES"
+    )]
+    pub upload_bytes_max: u64,
+}
+
+impl JobSettings {
+    pub fn jobs(&self) -> runner::JobSettings {
+        runner::JobSettings {
+            hands: usize::from(self.jobs_at_once),
+            slice_rows_max: self.job_slice_rows as usize,
+            lease: self.job_lease,
+        }
+    }
 }
 
 /// What is said, and how.

@@ -45,6 +45,7 @@ pub mod db;
 pub mod cache;
 pub mod event;
 pub mod request;
+pub mod job;
 
 pub mod http;
 pub mod chain;

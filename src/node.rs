@@ -93,6 +93,7 @@ fn http_settings(settings: &Settings) -> HttpSettings {
         workers: server.workers(),
         connections_max: server.connections_max,
         body_bytes_max: server.body_bytes_max,
+        upload_bytes_max: settings.jobs.upload_bytes_max,
         head_timeout: server.head_timeout,
         body_timeout: server.body_timeout,
         answer_timeout: server.answer_timeout,

@@ -120,6 +120,10 @@ codes! {
     CouponHolderMismatch "coupon_holder_mismatch" 422 "The coupon is held by another member",
     RedemptionNotFound "redemption_not_found" 404 "There is no such redemption",
     RedemptionAlreadyReversed "redemption_already_reversed" 409 "The redemption was reversed already",
+    // Jobs.
+    JobNotFound "job_not_found" 404 "There is no such job",
+    JobStateForbidden "job_state_forbidden" 409 "The job cannot go from its state to that one",
+    FileInvalid "file_invalid" 422 "The file cannot be taken in as it is",
     // Ours.
     Unavailable "unavailable" 503 "The service cannot answer at the moment; try again",
     Overloaded "overloaded" 503 "The service has more work waiting than it can do; try again",

@@ -3,6 +3,7 @@
 //! Partitioned tables that a till or a member waits for go through [`lane`]; unpartitioned ones, jobs and reports
 //! through the office pool in [`pool`]. Only [`tx`] and the lane begin transactions.
 
+pub mod copy;
 pub mod embedded;
 pub mod lane;
 pub mod migrate;

@@ -37,6 +37,8 @@ pub struct HttpSettings {
     pub connections_max: usize,
     /// Body bytes, where a route does not say otherwise.
     pub body_bytes_max: usize,
+    /// Bytes of a file, unpacked.
+    pub upload_bytes_max: u64,
     /// For a request's head. actix answers 408 with an empty body.
     pub head_timeout: Duration,
     pub body_timeout: Duration,
@@ -54,6 +56,7 @@ impl Default for HttpSettings {
             workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(8),
             connections_max: 25_000,
             body_bytes_max: 64 * 1024,
+            upload_bytes_max: 4 << 30,
             head_timeout: Duration::from_secs(5),
             body_timeout: Duration::from_secs(10),
             answer_timeout: Duration::from_secs(15),
@@ -154,6 +157,7 @@ pub fn routes() -> Routes {
         crate::member::binding::http::routes(),
         crate::member::erase::http::routes(),
         crate::member::export::http::routes(),
+        crate::member::import::http::routes(),
         crate::coupon::rule_http::routes(),
         crate::coupon::http::routes(),
         crate::request::http::routes(),

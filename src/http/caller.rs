@@ -89,6 +89,15 @@ pub const ACCESS: &[(&str, &[Role])] = &[
     ("verify_key", &[Pos, Ops, Admin]),
     ("transfer_key", &[Ops, Admin]),
     ("release_key", &[Ops, Admin]),
+    // Imports of members.
+    ("create_member_import", &[Ops, Admin]),
+    ("list_member_imports", &[Ops, Admin]),
+    ("get_member_import", &[Ops, Admin]),
+    ("list_member_import_failures", &[Ops, Admin]),
+    ("start_member_import", &[Ops, Admin]),
+    ("pause_member_import", &[Ops, Admin]),
+    ("resume_member_import", &[Ops, Admin]),
+    ("cancel_member_import", &[Ops, Admin]),
     // Rules.
     ("create_rule", &[Marketing, Admin]),
     ("list_rules", &[Marketing, Ops, Admin]),

@@ -28,6 +28,9 @@ use super::route::Route;
 use crate::meter::Meter;
 use crate::problem::{Code, Refusal};
 
+/// For a file to come in, whatever its pace: longer than anybody waits.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// The gate of one resource.
@@ -139,7 +142,11 @@ where
         Ok(()) => {
             let handle = request.request().clone();
             // The time that the sender takes for its body is not ours.
-            let body_timeout = if post.takes_body { shell.settings.body_timeout } else { Duration::ZERO };
+            let body_timeout = match post.takes_body {
+                true if post.route.streams => UPLOAD_TIMEOUT,
+                true => shell.settings.body_timeout,
+                false => Duration::ZERO,
+            };
             let call = AssertUnwindSafe(service.call(request)).catch_unwind();
             match tokio::time::timeout(shell.settings.answer_timeout + body_timeout, call).await {
                 Ok(Ok(Ok(response))) => response,

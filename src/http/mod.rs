@@ -21,6 +21,7 @@ mod ops;
 pub mod page;
 pub mod problem;
 pub mod route;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 pub mod tls;
@@ -32,3 +33,4 @@ pub use number::{Number, TillNumber};
 pub use page::{Cursor, Page, PageLimit};
 pub use problem::ApiError;
 pub use route::{Route, Routes};
+pub use stream::FileBody;

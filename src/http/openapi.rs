@@ -20,13 +20,20 @@ use crate::request::KEY_CHARS_MAX;
 const SCHEME: &str = "api_key";
 
 /// Renders the document.
+///
+/// # Panics
+/// When two types have one name: a programmer's error, met by the first test and at every start.
 pub fn document(routes: &[Route]) -> Value {
     let mut schemas = BTreeMap::new();
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     for route in routes {
         let mut named = Vec::new();
         (route.schemas)(&mut named);
-        schemas.extend(named.into_iter().map(|(name, schema)| (name, closed(plain(&schema)))));
+        for (name, schema) in named {
+            let schema = closed(plain(&schema));
+            let other = schemas.insert(name.clone(), schema.clone()).filter(|other| *other != schema);
+            assert!(other.is_none(), "two types are called {name} in the document: say #[schema(as = …)] of one");
+        }
         paths.entry(&route.path).or_default().insert(route.method.as_str().to_ascii_lowercase(), operation(route));
     }
     schemas.insert("Problem".to_owned(), problem_schema());
@@ -59,6 +66,7 @@ pub fn document(routes: &[Route]) -> Value {
             {"name": "external systems", "description": "Whose ids identify members, as `<system>:<id>`."},
             {"name": "members", "description": "Who they are and how they are found."},
             {"name": "logs", "description": "Who did what to members, by month."},
+            {"name": "member imports", "description": "Members by the million, from files, as jobs."},
             {"name": "rules", "description": "What coupons give, and how many there are."},
             {"name": "coupons", "description": "Issue, redeem, reverse."},
             {"name": "requests", "description": "What was answered to a request number."},

@@ -31,6 +31,8 @@ pub struct Route {
     pub codes: &'static [Code],
     /// Overrides the setting.
     pub body_bytes_max: Option<usize>,
+    /// The body is a file, taken as it comes; its size and pace have limits of their own.
+    pub streams: bool,
     pub document: Operation,
     pub(super) schemas: fn(&mut Vec<NamedSchema>),
     pub(super) handler: fn() -> actix_web::Route,
@@ -65,6 +67,7 @@ impl Route {
             roles,
             codes: &[],
             body_bytes_max: None,
+            streams: false,
             document,
             schemas: P::schemas,
             handler,
@@ -78,6 +81,11 @@ impl Route {
 
     pub fn body_max(mut self, bytes: usize) -> Self {
         self.body_bytes_max = Some(bytes);
+        self
+    }
+
+    pub fn streamed(mut self) -> Self {
+        self.streams = true;
         self
     }
 
@@ -110,18 +118,20 @@ impl Route {
     }
 }
 
-/// The routes of a domain: `routes! { handler; handler: CodeItRefuses, Another; handler(body 1048576); }`. Each handler
+/// The routes of a domain: `routes! { handler; handler: CodeItRefuses, Another; handler(body 1048576); handler(stream); }`. Each handler
 /// has a `#[utoipa::path]`, and an entry in `http::caller::ACCESS`.
 #[macro_export]
 macro_rules! routes {
-    ($($handler:ident $((body $bytes:literal))? $(: $($code:ident),+)?);+ $(;)?) => {
+    (@limit $route:expr, body $bytes:literal) => { $route.body_max($bytes) };
+    (@limit $route:expr, stream) => { $route.streamed() };
+    (@limit $route:expr,) => { $route };
+    ($($handler:ident $(($($limit:tt)+))? $(: $($code:ident),+)?);+ $(;)?) => {
         ::pastey::paste! {
             vec![$(
-                $crate::http::Route::new::<[<__path_ $handler>]>(
+                $crate::routes!(@limit $crate::http::Route::new::<[<__path_ $handler>]>(
                     stringify!($handler),
                     || ::actix_web::web::route().to($handler),
-                )
-                $(.body_max($bytes))?
+                ), $($($limit)+)?)
                 $(.refuses(&[$($crate::problem::Code::$code),+]))?
             ),+]
         }

@@ -13,7 +13,7 @@ use std::time::Instant;
 use thiserror::Error;
 
 use super::lease::NodeLease;
-use super::{MemberId, RuleId};
+use super::{JobId, MemberId, RuleId};
 use crate::clock::Clock;
 
 /// 2020-01-01T00:00:00Z in Unix milliseconds.
@@ -76,6 +76,14 @@ impl MemberIdMinter {
     /// As [`Self::mint`].
     pub fn mint_rule(&self) -> Result<RuleId, MintError> {
         self.mint_raw().map(|id| RuleId::new(id).expect("63 bits make a non-negative number"))
+    }
+
+    /// A new job's id, from the same numbers.
+    ///
+    /// # Errors
+    /// As [`Self::mint`].
+    pub fn mint_job(&self) -> Result<JobId, MintError> {
+        self.mint_raw().map(|id| JobId::new(id).expect("63 bits make a non-negative number"))
     }
 
     /// A number that is no other id of this minter, of any node.

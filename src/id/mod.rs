@@ -249,6 +249,10 @@ id_type!(
     /// A device of a member; minted like a member's id, since a device's own id is personal data.
     DeviceNo, max i64::MAX
 );
+id_type!(
+    /// A job; minted like a member's id.
+    JobId, max i64::MAX
+);
 dated_id_type!(
     /// A coupon: issue day and serial. The printed code adds a check (`coupon::code`).
     CodeId

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    About, Attributes, AttributesPatch, Avatar, EXTERNAL_MAX, Gender, Given, HomeStore, Identifiers, Kind as MemberKind,
-    Member, NewMember, Source, State,
+    About, Attributes, AttributesPatch, Avatar, EXTERNAL_MAX, Gender, Given, HomeStore, Identifiers,
+    Kind as MemberKind, Member, NewMember, Source, State,
     cache::Shown,
     check_birthday,
     desk::MemberError,

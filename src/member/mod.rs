@@ -32,6 +32,7 @@ pub mod erase;
 pub mod export;
 pub mod family;
 pub mod http;
+pub mod import;
 pub mod key;
 pub mod location;
 pub mod log;

@@ -33,7 +33,7 @@ use crate::{
 
 pub(super) const TABLE: &str = "member";
 
-fn member_leaf(member_id: MemberId) -> Leaf {
+pub(super) fn member_leaf(member_id: MemberId) -> Leaf {
     plan(TABLE).leaf_i64(member_id.get())
 }
 

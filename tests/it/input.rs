@@ -374,7 +374,9 @@ async fn strangers_and_malformed_ids_are_not_found() {
                 "redemption_id" => &redemptions,
                 "tag" | "role" => &[],
                 "system" if operation.id.ends_with("_role") => &[],
-                "member_id" | "rule_id" | "address_id" | "device_no" => &["1".to_owned(), i64::MAX.to_string()],
+                "member_id" | "rule_id" | "job_id" | "address_id" | "device_no" => {
+                    &["1".to_owned(), i64::MAX.to_string()]
+                }
                 "store_id" => &["S9999".to_owned()],
                 "region_id" => &["NOWHERE".to_owned()],
                 "system" => &["erp-2".to_owned()],

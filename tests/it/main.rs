@@ -2,6 +2,8 @@
 
 mod chain;
 mod coherence;
+mod imports;
+mod jobs;
 mod races;
 mod crash;
 mod family;

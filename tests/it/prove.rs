@@ -397,6 +397,8 @@ async fn what_the_family_of_a_member_costs_is_frozen_by_route() {
     POST other tags: 6 statements, 6 leaves
     GET tags: 1 statements, 1 leaves
     ");
+}
+
 /// What identifiers cost, an erasure and an export.
 async fn key_lines(app: &TestApp, warm: bool, line: &mut impl FnMut(&str, &Response)) {
     let (api, keys) = (&app.client, &app.client.keys);

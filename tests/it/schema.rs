@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::support::{
-    Server, TestDb, scaled,
+    Server, TestDb,
+    job::clean,
+    scaled,
     server::{Client, Keys, fresh_number},
 };
 
@@ -44,6 +46,7 @@ pub struct Rows {
     pub erased: String,
     pub keyed: String,
     pub key_id: String,
+    pub imports: BTreeMap<&'static str, String>,
 }
 
 pub async fn make_rows(api: &Client) -> Rows {
@@ -75,11 +78,16 @@ pub async fn make_rows(api: &Client) -> Rows {
     let listed = api.get(&format!("/v1/members/{keyed}/keys"), &api.keys.pos).await.expect(200);
     let external = listed.json["items"].as_array().unwrap().iter().find(|key| key["kind"] == json!("external"));
     let key_id = external.unwrap()["key_id"].as_str().unwrap().to_owned();
+    let mut imports = BTreeMap::new();
+    for name in ["get", "start", "pause", "resume", "cancel"] {
+        imports.insert(name, import(api, name).await);
+    }
     Rows {
         patched,
         erased,
         keyed,
         key_id,
+        imports,
         member,
         other,
         address,
@@ -109,11 +117,28 @@ async fn make_family(api: &Client, member: &str) -> (String, String) {
     (id(&address, "address_id"), id(&device, "device_no"))
 }
 
+/// An import that waits for the act of this name, or has ended with a failure.
+async fn import(api: &Client, name: &str) -> String {
+    // Large enough to be met while it runs.
+    let is_large = matches!(name, "pause" | "resume");
+    let file = if is_large { clean(6_000) } else { format!("phone,name\n13800000001,{name}\n") };
+    let path = format!("/v1/member-imports?start={}", is_large || name == "get");
+    let request = api.raw(reqwest::Method::POST, &path).bearer_auth(&api.keys.ops);
+    let made = api.send(request.header("content-type", "text/csv").body(file)).await.expect(201);
+    let job_id = made.json["job_id"].as_str().unwrap().to_owned();
+    if is_large {
+        let path = format!("/v1/member-imports/{job_id}/pause");
+        api.send(api.raw(reqwest::Method::POST, &path).bearer_auth(&api.keys.ops)).await.expect(200);
+    }
+    job_id
+}
+
 /// The real path of each operation that has a variable one.
 pub fn paths(rows: &Rows) -> Vec<(&'static str, Vec<(&'static str, &str)>)> {
     let rule = |name: &str| vec![("rule_id", rows.rules[name].as_str())];
     let member = || vec![("member_id", rows.member.as_str())];
     let other = || vec![("member_id", rows.other.as_str())];
+    let import = |name: &str| vec![("job_id", rows.imports[name].as_str())];
     vec![
         ("get_region", vec![("region_id", "EAST")]),
         ("update_region", vec![("region_id", "EAST")]),
@@ -161,6 +186,12 @@ pub fn paths(rows: &Rows) -> Vec<(&'static str, Vec<(&'static str, &str)>)> {
         ("verify_key", vec![("member_id", &rows.keyed)]),
         ("transfer_key", vec![("member_id", &rows.keyed)]),
         ("release_key", vec![("member_id", &rows.keyed), ("key_id", &rows.key_id)]),
+        ("get_member_import", import("get")),
+        ("list_member_import_failures", import("get")),
+        ("start_member_import", import("start")),
+        ("pause_member_import", import("pause")),
+        ("resume_member_import", import("resume")),
+        ("cancel_member_import", import("cancel")),
         ("get_rule", rule("issue")),
         ("issue_coupons", rule("issue")),
         ("pause_rule", rule("pause")),
@@ -223,6 +254,7 @@ pub fn files() -> Vec<(&'static str, &'static str)> {
     vec![
         ("import_regions", "region_id,name,parent_id\nWEST,West China,\n"),
         ("import_stores", "store_id,name,region_id\nS0004,Fourth,EAST\n"),
+        ("create_member_import", "phone,name\n13800000003,Lin\n"),
     ]
 }
 
@@ -273,11 +305,12 @@ expected-statuses = ["2xx", "401", "403", "404", "409", "412", "422", "428", "42
 expected-statuses = ["400", "401", "403", "406", "415", "422", "428"]
 "#
     );
-    let cursors = ["list_stores", "list_regions", "list_external_systems"];
+    let cursors = ["list_stores", "list_regions", "list_external_systems", "list_member_imports"];
     // What a CSV must hold, a document cannot say.
     for operation in cursors.into_iter().chain(files().into_iter().map(|(operation, _)| operation)) {
         text.push_str(&format!("[[operations]]\ninclude-operation-id = \"{operation}\"\n"));
-        text.push_str("[operations.checks.positive_data_acceptance]\nexpected-statuses = [\"2xx\", \"400\"]\n");
+        text.push_str("[operations.checks.positive_data_acceptance]\n");
+        text.push_str("expected-statuses = [\"2xx\", \"400\", \"409\", \"422\"]\n");
     }
     // Days of two months are well-formed, and more than a page reads.
     for operation in ["list_changes", "list_registrations", "list_audits"] {
@@ -300,6 +333,10 @@ expected-statuses = ["400", "401", "403", "406", "415", "422", "428"]
         if matches!(operation, "put_profile" | "update_profile") {
             text.push_str("[operations.checks.positive_data_acceptance]\n");
             text.push_str("expected-statuses = [\"2xx\", \"400\", \"412\", \"422\", \"428\"]\n");
+        }
+        if operation == "list_member_import_failures" {
+            text.push_str("[operations.checks.positive_data_acceptance]\n");
+            text.push_str("expected-statuses = [\"2xx\", \"400\"]\n");
         }
         text.push_str("[operations.parameters]\n");
         for (name, value) in parts {

@@ -65,6 +65,7 @@ pub enum Kind {
     Weibo = 9,
     TencentWeibo = 10,
     Oidc = 11,
+    /// The key of a row that was migrated from an older system.
     RowKey = 12,
 }
 

@@ -3,6 +3,7 @@
 pub mod command;
 pub mod db;
 mod dump;
+pub mod job;
 pub mod pair;
 pub mod proxy;
 pub mod server;

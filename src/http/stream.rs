@@ -1,0 +1,103 @@
+//! A body that is a file: taken as it comes, never whole in memory.
+//!
+//! `text/csv` only (415), plain or `content-encoding: gzip`, bounded in size as it unpacks (413). What is bounded in time
+//! is the pause between two pieces (408), not the whole: a large file over a slow line is no fault.
+
+use std::future::{Ready, ready};
+use std::time::Duration;
+
+use actix_web::dev::{Decompress, Payload};
+use actix_web::http::header::{self, HeaderMap};
+use actix_web::web::{Bytes, Data};
+use actix_web::{FromRequest, HttpRequest};
+use futures_util::StreamExt;
+
+use super::app::Shell;
+use super::problem::ApiError;
+use crate::problem::{Code, Refusal};
+
+/// A CSV file that is being sent.
+pub struct FileBody {
+    payload: Decompress<Payload>,
+    bytes: u64,
+    bytes_max: u64,
+    pause_max: Duration,
+}
+
+impl FileBody {
+    /// The next piece; none at the end.
+    ///
+    /// # Errors
+    /// `body_too_large`, `request_timeout`, `malformed_body` when the body broke off or is not what its encoding says.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
+        let next = tokio::time::timeout(self.pause_max, self.payload.next()).await;
+        let next = next.map_err(|_| Refusal::new(Code::RequestTimeout).detail("the file stopped coming"))?;
+        let Some(piece) = next else { return Ok(None) };
+        let piece =
+            piece.map_err(|error| Refusal::new(Code::MalformedBody).detail(format!("the body broke off: {error}")))?;
+        self.bytes += piece.len() as u64;
+        if self.bytes > self.bytes_max {
+            return Err(too_large(self.bytes_max));
+        }
+        Ok(Some(piece))
+    }
+}
+
+impl FromRequest for FileBody {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let settings = &request.app_data::<Data<Shell>>().expect("configure sets the shell").settings;
+        let (bytes_max, pause_max) = (settings.upload_bytes_max, settings.body_timeout);
+        ready(check(request.headers(), bytes_max).map_err(ApiError::from).map(|()| {
+            let payload = Decompress::from_headers(payload.take(), request.headers());
+            Self { payload, bytes: 0, bytes_max, pause_max }
+        }))
+    }
+}
+
+fn check(headers: &HeaderMap, bytes_max: u64) -> Result<(), Refusal> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = text(header::CONTENT_TYPE).split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let encoding = text(header::CONTENT_ENCODING);
+    if essence != "text/csv" || !matches!(encoding, "" | "identity" | "gzip") {
+        return Err(Refusal::new(Code::UnsupportedMediaType)
+            .detail("send content-type: text/csv, plain or with content-encoding: gzip"));
+    }
+    if text(header::CONTENT_LENGTH).parse().is_ok_and(|bytes: u64| bytes > bytes_max) {
+        return Err(too_large(bytes_max));
+    }
+    Ok(())
+}
+
+fn too_large(bytes_max: u64) -> Refusal {
+    Refusal::new(Code::BodyTooLarge).detail(format!("at most {bytes_max} bytes")).with("bytes_max", bytes_max)
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_csv_and_plain_or_packed() {
+        for (content_type, encoding, length, code) in [
+            ("text/csv", "", "100", None),
+            ("Text/CSV; charset=utf-8", "gzip", "", None),
+            ("text/csv", "br", "", Some(Code::UnsupportedMediaType)),
+            ("application/json", "", "", Some(Code::UnsupportedMediaType)),
+            ("", "", "", Some(Code::UnsupportedMediaType)),
+            ("text/csv", "", "101", Some(Code::BodyTooLarge)),
+        ] {
+            let request = TestRequest::post()
+                .insert_header((header::CONTENT_TYPE, content_type))
+                .insert_header((header::CONTENT_ENCODING, encoding))
+                .insert_header((header::CONTENT_LENGTH, length))
+                .to_http_request();
+            let refused = check(request.headers(), 100).err().map(|refusal| refusal.code);
+            assert_eq!(refused, code, "{content_type} {encoding} {length}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What the endpoints of every kind of job share: pages, failures as JSON or as a file, acts.
+
+use actix_web::{
+    HttpRequest, HttpResponse, Responder,
+    http::header,
+    web::{Bytes, Data},
+};
+use futures_util::stream;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::{Act, Failure, JobError, JobView, Kind, State, line, store};
+use crate::{
+    app::App,
+    db::pool::Office,
+    http::{Answer, ApiError, Cursor, ETag, Page, PageLimit, Reply, app::Shell, page::limit_of},
+    id::JobId,
+    problem::{Code, Refusal},
+};
+
+/// Failures that are read at once for a file.
+const FILE_ROWS: i64 = 1_000;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct JobList {
+    /// Only jobs of this state.
+    pub state: Option<State>,
+    #[param(inline)]
+    pub cursor: Option<Cursor>,
+    /// Jobs a page; 50 if absent.
+    #[param(inline)]
+    pub limit: Option<PageLimit>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct FailureList {
+    #[param(inline)]
+    pub cursor: Option<Cursor>,
+    /// Failures a page; 50 if absent.
+    #[param(inline)]
+    pub limit: Option<PageLimit>,
+}
+
+fn bad_cursor() -> Refusal {
+    Refusal::new(Code::MalformedQuery).with("parameter", "cursor")
+}
+
+/// A page of the jobs of a kind, the newest first.
+pub async fn list(shell: &Shell, kind: Kind, list: JobList) -> Reply<Page<JobView>> {
+    let (filter, limit) = ((kind, list.state), limit_of(list.limit));
+    let before = list.cursor.map(|cursor| cursor.key(&filter)).transpose()?;
+    let before = before.map(|key| key.parse::<JobId>().map_err(|_| bad_cursor())).transpose()?;
+    let mut conn = shell.conn().await?;
+    let rows = store::list_jobs(&mut conn, kind, list.state, before, limit + 1).await?;
+    let rows = rows.iter().map(super::Job::show).collect();
+    Ok(Answer::ok(Page::new(rows, limit, &filter, |job: &JobView| job.job_id.to_string())).metered(conn.meter()))
+}
+
+/// One job.
+pub async fn get(shell: &Shell, kind: Kind, job_id: JobId) -> Reply<JobView> {
+    let mut conn = shell.conn().await?;
+    let job = store::get_job(&mut conn, kind, job_id).await?;
+    Ok(Answer::ok(job.show()).etag(ETag::version(job.version)).metered(conn.meter()))
+}
+
+/// Does what is asked with a job and gives it as it is then.
+pub async fn act(app: &App, shell: &Shell, kind: Kind, job_id: JobId, act: Act) -> Reply<JobView> {
+    let mut conn = shell.conn().await?;
+    let job = store::update_state(&mut conn, kind, job_id, act, shell.clock.now()).await?;
+    if job.state == State::Running {
+        app.jobs.wake();
+    }
+    Ok(Answer::ok(job.show()).etag(ETag::version(job.version)).metered(conn.meter()))
+}
+
+/// The failures of a job: a page of JSON, or all of them as CSV for who accepts that.
+pub async fn failures(
+    shell: Data<Shell>,
+    request: &HttpRequest,
+    kind: Kind,
+    job_id: JobId,
+    list: FailureList,
+) -> Result<HttpResponse, ApiError> {
+    let limit = limit_of(list.limit);
+    let after = list.cursor.map(|cursor| cursor.key(&job_id)).transpose()?;
+    let after = after.map_or(Ok(0), |key| key.parse::<i64>().map_err(|_| bad_cursor()))?;
+    let mut conn = shell.conn().await?;
+    store::get_job(&mut conn, kind, job_id).await?;
+    if wants_csv(request) {
+        drop(conn);
+        return Ok(file(shell.office.clone(), job_id, after));
+    }
+    let rows = store::list_failures(&mut conn, job_id, after, limit + 1).await?;
+    let page = Page::new(rows, limit, &job_id, |failure: &Failure| failure.ordinal.to_string());
+    Ok(Answer::ok(page).metered(conn.meter()).respond_to(request))
+}
+
+fn wants_csv(request: &HttpRequest) -> bool {
+    let accepts = request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
+    accepts
+        .flat_map(|value| value.split(','))
+        .any(|one| one.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("text/csv")))
+}
+
+/// All failures as a file that is made while it is sent.
+fn file(office: Office, job_id: JobId, after: i64) -> HttpResponse {
+    let head = stream::iter([Ok(Bytes::from_static(b"row,line,column,code,detail\r\n"))]);
+    let rows = stream::try_unfold(Some(after), move |after| {
+        let office = office.clone();
+        async move {
+            let Some(after) = after else { return Ok::<_, JobError>(None) };
+            let failures = store::list_failures(&mut *office.get().await?, job_id, after, FILE_ROWS).await?;
+            let next = failures.last().map(|last| last.ordinal).filter(|_| failures.len() as i64 == FILE_ROWS);
+            let text: String = failures.iter().map(as_line).collect();
+            Ok(Some((Bytes::from(text), next)))
+        }
+    });
+    HttpResponse::Ok()
+        .content_type("text/csv; charset=utf-8")
+        .insert_header((header::CONTENT_DISPOSITION, format!("attachment; filename=\"failures-{job_id}.csv\"")))
+        .streaming(futures_util::StreamExt::chain(head, rows))
+}
+
+fn as_line(failure: &Failure) -> String {
+    let mut text = format!("{},{},", failure.ordinal, failure.line);
+    line::quote(failure.column.as_deref().unwrap_or_default(), &mut text);
+    text.push(',');
+    line::quote(&failure.code, &mut text);
+    text.push(',');
+    line::quote(&failure.detail, &mut text);
+    text.push_str("\r\n");
+    text
+}
+
+impl From<JobError> for ApiError {
+    fn from(error: JobError) -> Self {
+        match error {
+            JobError::Refused(refusal) => refusal.into(),
+            JobError::Database(error) => error.into(),
+            JobError::Mint(_) | JobError::KeysChanged => Self::unavailable(error),
+            JobError::Inconsistent { .. } | JobError::Damaged(_) | JobError::Panicked(_) => Self::internal(error),
+        }
+    }
+}

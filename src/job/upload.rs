@@ -1,0 +1,128 @@
+//! Taking a file in: pieces as they come, each encrypted and written on its own, so that memory holds one.
+
+use chrono::{DateTime, Utc};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::{
+    JobError, State,
+    file::{self, CHUNK_BYTES},
+    store::{self, NewJob, Uploaded},
+};
+use crate::{
+    db::pool::Office,
+    problem::{Code, Refusal},
+    secret::Secrets,
+};
+
+/// A file on its way in.
+pub struct Upload<'a> {
+    office: &'a Office,
+    secrets: &'a Secrets,
+    pub new: NewJob,
+    piece: Vec<u8>,
+    no: i32,
+    digest: Sha256,
+}
+
+impl<'a> Upload<'a> {
+    /// Makes the job.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn begin(
+        office: &'a Office,
+        secrets: &'a Secrets,
+        new: NewJob,
+        now: DateTime<Utc>,
+    ) -> Result<Self, JobError> {
+        store::insert_job(&mut *office.get().await?, &new, now).await?;
+        Ok(Self { office, secrets, new, piece: Vec::with_capacity(CHUNK_BYTES), no: 0, digest: Sha256::new() })
+    }
+
+    /// Takes bytes. Gives the first piece of the file when it is whole, for a look at its header.
+    ///
+    /// # Errors
+    /// `job_state_forbidden` when the job was cancelled meanwhile; the database's.
+    pub async fn push(&mut self, mut bytes: &[u8], now: DateTime<Utc>) -> Result<(), JobError> {
+        self.digest.update(bytes);
+        while self.piece.len() + bytes.len() >= CHUNK_BYTES {
+            let (fits, rest) = bytes.split_at(CHUNK_BYTES - self.piece.len());
+            self.piece.extend_from_slice(fits);
+            self.write(now).await?;
+            bytes = rest;
+        }
+        self.piece.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// What came in so far, as long as it is within the first piece.
+    pub fn head(&self) -> Option<&[u8]> {
+        (self.no == 0).then_some(&self.piece)
+    }
+
+    async fn write(&mut self, now: DateTime<Utc>) -> Result<(), JobError> {
+        let sealed = file::seal(self.secrets, self.new.job_id, self.no, &self.piece);
+        let bytes = self.piece.len() as i64;
+        let mut conn = self.office.get().await?;
+        if !store::insert_chunk(&mut conn, self.new.job_id, self.no, bytes, &sealed, now).await? {
+            return Err(Refusal::new(Code::JobStateForbidden).detail("the job was cancelled").into());
+        }
+        self.piece.clear();
+        self.no += 1;
+        Ok(())
+    }
+
+    /// Writes the rest. Gives the bytes of the file and its digest.
+    ///
+    /// The digest is keyed: of a file with one phone number in it a plain one would tell the number to who tries them all.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub async fn finish(&mut self, now: DateTime<Utc>) -> Result<(i64, Uuid), JobError> {
+        let last = self.piece.len() as i64;
+        let bytes = i64::from(self.no) * CHUNK_BYTES as i64 + last;
+        if last > 0 {
+            self.write(now).await?;
+        }
+        let plain: String = self.digest.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok((bytes, self.secrets.legacy(&format!("\0job\0file\0{plain}"))))
+    }
+
+    /// Lets the job run, or wait. If its number is that of another job of the same file, that one is given, and the upload
+    /// goes; the flag says so.
+    ///
+    /// # Errors
+    /// `request_number_reused` when the other job has another file or other options.
+    pub async fn end(&self, uploaded: &Uploaded, now: DateTime<Utc>) -> Result<(super::Job, bool), JobError> {
+        let mut conn = self.office.get().await?;
+        if let Some(job) = store::update_uploaded(&mut conn, self.new.job_id, uploaded, now).await? {
+            return Ok((job, false));
+        }
+        let first = match &uploaded.number {
+            Some(number) => store::find_by_number(&mut conn, self.new.kind, &self.new.created_by, number).await?,
+            None => None,
+        };
+        let Some(first) = first else {
+            return Err(Refusal::new(Code::JobStateForbidden).detail("the job was cancelled").into());
+        };
+        store::delete_uploading(&mut conn, self.new.job_id).await?;
+        if first.digest == Some(uploaded.digest) && first.options == uploaded.options {
+            return Ok((first, true));
+        }
+        Err(Code::RequestNumberReused.into())
+    }
+
+    /// Takes everything back.
+    pub async fn abandon(&self) {
+        // What cannot be deleted now is found as stale later.
+        if let Ok(mut conn) = self.office.get().await {
+            let _ = store::delete_uploading(&mut conn, self.new.job_id).await;
+        }
+    }
+}
+
+/// The state that an upload ends in.
+pub fn state_after(starts: bool) -> State {
+    if starts { State::Running } else { State::Ready }
+}

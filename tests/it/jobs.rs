@@ -1,0 +1,178 @@
+//! Jobs: in two processes at once, through kills, paused, cancelled, stopped, and their files when they are old.
+
+use chrono::TimeDelta;
+use reqwest::Method;
+use serde_json::json;
+use tessera::clock::Clock;
+
+use crate::support::{
+    Pair, Server, TestApp, TestDb,
+    job::{assert_members, assert_verified, begin, clean, done, job, rows, until},
+    scaled,
+    server::{Keys, settings},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_file_twice_at_once_doubles_nothing() {
+    let pair = Pair::spawn(&[("TESSERA_JOBS_AT_ONCE", "1"), ("TESSERA_JOB_SLICE_ROWS", "250")]).await;
+    let count = scaled(10_000, 200_000);
+    let file = clean(count);
+    let jobs = tokio::join!(begin(&pair.a.client, "", file.clone()), begin(&pair.b.client, "", file));
+    let (one, other) = tokio::join!(done(&pair.a.client, &jobs.0), done(&pair.b.client, &jobs.1));
+    let (one, other) = (rows(&one), rows(&other));
+    let count = count as i64;
+    assert_eq!((one.0 + other.0, one.1 + other.1, one.2 + other.2), (count, count, 0), "{one:?} {other:?}");
+    assert_members(&pair.db, count).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_process_is_killed_goes_on_elsewhere_with_no_row_twice_and_none_lost() {
+    let db = TestDb::new().await;
+    let keys = Keys::make(&db).await;
+    let more = [("TESSERA_JOB_LEASE", "500ms"), ("TESSERA_JOB_SLICE_ROWS", "20")];
+    let (kills, rows_each) = (scaled(3, 20), 4_000);
+    let count = kills * rows_each;
+    // Every tenth row is refused, and named once.
+    let mut file = clean(count);
+    file.push_str(&"12,,Lin\n".repeat(count / 10));
+    let mut working = Server::spawn(&db, &keys, &more).await;
+    let job_id = begin(&working.client, "", file).await;
+    let mut seen = 0;
+    for _ in 0..kills {
+        let next = Server::spawn(&db, &keys, &more).await;
+        // Both may work on it; whoever holds it is killed with it in hand.
+        let moved = until(&next.client, &job_id, |job| job["rows_done"].as_i64().unwrap() > seen).await;
+        assert_eq!(moved["state"], "running", "the file is too small for the test: {moved}");
+        seen = moved["rows_done"].as_i64().unwrap();
+        let killed = working.pid();
+        // SAFETY: kill takes plain numbers; the process is a child that was not waited for.
+        unsafe { libc::kill(killed as libc::pid_t, libc::SIGKILL) };
+        working.child.wait().await.unwrap();
+        working = next;
+    }
+    let job = done(&working.client, &job_id).await;
+    assert_eq!((job["state"].as_str(), rows(&job)), (Some("done"), (count as i64, 0, count as i64 / 10)), "{job}");
+    assert_eq!(db.count("select count(*) from job_failure").await, count as i64 / 10);
+    assert_members(&db, count as i64).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_looked_at_started_paused_resumed_and_cancelled() {
+    let db = TestDb::new().await;
+    let keys = Keys::make(&db).await;
+    let mut settings = settings();
+    settings.jobs.jobs_at_once = 1;
+    settings.jobs.job_slice_rows = 50;
+    let app = TestApp::on(&db, keys, settings, Clock::system()).await;
+    let api = &app.client;
+    let act = async |job_id: &str, act: &str| {
+        let path = format!("/v1/member-imports/{job_id}/{act}");
+        api.send(api.raw(Method::POST, &path).bearer_auth(&api.keys.ops)).await
+    };
+    let large = begin(api, "?start=false&file_name=large.csv", clean(10_000)).await;
+    let waiting = job(api, &large).await;
+    assert_eq!((waiting["state"].as_str(), rows(&waiting)), (Some("ready"), (0, 0, 0)), "{waiting}");
+    let preview = &waiting["preview"];
+    assert_eq!(preview["columns"][0], json!({"column": "phone", "taken_for": "identifier phone"}));
+    assert!((9_000..11_000).contains(&preview["rows_estimate"].as_i64().unwrap()), "{preview}");
+    assert_eq!(act(&large, "pause").await.expect(409).code(), "job_state_forbidden");
+
+    act(&large, "start").await.expect(200);
+    act(&large, "start").await.expect(200);
+    until(api, &large, |job| job["rows_done"].as_i64().unwrap() > 0).await;
+    let paused = act(&large, "pause").await.expect(200).json;
+    assert_eq!(paused["state"], "paused");
+    // A small one passes it by, and it has not moved.
+    let small = begin(api, "", "email\nlin@example.cn\n").await;
+    assert_eq!(rows(&done(api, &small).await), (1, 0, 0));
+    assert_eq!(job(api, &large).await["rows_done"], paused["rows_done"]);
+
+    act(&large, "resume").await.expect(200);
+    // One hand, and the small one does not wait for the large one's end.
+    let small = begin(api, "", "email\nmei@example.cn\n").await;
+    assert_eq!(rows(&done(api, &small).await), (1, 0, 0));
+    let running = job(api, &large).await;
+    assert_eq!(running["state"], "running", "{running}");
+    assert!(running["rows_done"].as_i64() > paused["rows_done"].as_i64(), "it went on: {running}");
+
+    let cancelled = act(&large, "cancel").await.expect(200).json;
+    assert_eq!(cancelled["state"], "cancelled");
+    act(&large, "cancel").await.expect(200);
+    for refused in ["start", "pause", "resume"] {
+        assert_eq!(act(&large, refused).await.expect(409).json["state"], "cancelled");
+    }
+    let made = cancelled["rows_ok"].as_i64().unwrap();
+    assert_eq!(db.count("select count(*) from member").await, made + 2, "what was done stays, and no more came");
+    assert_eq!(act("1", "cancel").await.expect(404).code(), "job_not_found");
+    let listed = api.get("/v1/member-imports?state=cancelled", &api.keys.ops).await.expect(200).json;
+    assert_eq!(listed["items"][0]["file_name"], "large.csv");
+    assert_verified(&db).await;
+    app.stop().await;
+}
+
+/// A server whose jobs go in small slices.
+async fn slow(db: &TestDb, keys: &Keys, clock: Clock) -> TestApp {
+    let mut settings = settings();
+    settings.jobs.job_slice_rows = 20;
+    TestApp::on(db, keys.clone(), settings, clock).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_gives_its_jobs_back_and_another_goes_on_at_once() {
+    let db = TestDb::new().await;
+    let keys = Keys::make(&db).await;
+    let app = slow(&db, &keys, Clock::system()).await;
+    let job_id = begin(&app.client, "", clean(4_000)).await;
+    until(&app.client, &job_id, |job| job["rows_done"].as_i64().unwrap() > 0).await;
+    app.stop().await;
+    let held = "select count(*) from job where lease_until > clock_timestamp() or lease_holder is not null";
+    assert_eq!(db.count(held).await, 0, "its lease of 15 s need not lapse");
+    assert_eq!(db.count("select count(*) from job where state = 4").await, 1, "it was too fast for the test");
+    let other = TestApp::on(&db, keys, settings(), Clock::system()).await;
+    let job = done(&other.client, &job_id).await;
+    assert_eq!(rows(&job), (4_000, 0, 0), "{job}");
+    assert_members(&db, 4_000).await;
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_kept_for_seven_days_and_its_failures_longer() {
+    let db = TestDb::new().await;
+    let keys = Keys::make(&db).await;
+    let app = slow(&db, &keys, Clock::system()).await;
+    let ended = begin(&app.client, "", "phone\n12\n13800000001\n").await;
+    done(&app.client, &ended).await;
+    let waits = begin(&app.client, "?start=false", clean(10)).await;
+    // An upload that broke off: its sender is gone.
+    let broken = "insert into job (job_id, created_at, updated_at, kind, state, created_by, options)
+                  values (7, now(), now(), 1, 1, 'key:x', '{}')";
+    sqlx::query(broken).execute(&mut db.sql().await).await.unwrap();
+    app.stop().await;
+    for (days, chunks) in [(6, 2), (8, 0)] {
+        let clock = Clock::system();
+        clock.set_offset_ms(TimeDelta::days(days).num_milliseconds());
+        let app = slow(&db, &keys, clock).await;
+        // Files are looked through when a node starts; uploads come first.
+        until_count(&db, "select count(*) from job where state = 1", 0).await;
+        until_count(&db, "select count(*) from job_chunk", chunks).await;
+        let state = if days < 7 { json!("ready") } else { json!("failed") };
+        let job = until(&app.client, &waits, |job| job["state"] == state).await;
+        assert_eq!(job["error"].is_null(), days < 7, "{job}");
+        assert_eq!(db.count("select count(*) from job_failure").await, 1);
+        app.stop().await;
+    }
+    let app = slow(&db, &keys, Clock::system()).await;
+    assert_eq!(job(&app.client, &waits).await["error"], "file_expired");
+    assert_eq!(rows(&job(&app.client, &ended).await), (1, 0, 1));
+    app.stop().await;
+}
+
+async fn until_count(db: &TestDb, sql: &str, count: i64) {
+    for _ in 0..400 {
+        if db.count(sql).await == count {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("{sql} is not {count}");
+}
