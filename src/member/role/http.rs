@@ -4,7 +4,7 @@ use actix_web::web::Data;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{MemberRole, RoleName, SetRole, SystemName};
+use super::{MemberRole, RoleName, RoleSystem, SetRole};
 use crate::{
     app::App,
     http::{Answer, ApiError, At, Caller, Reply, Routes},
@@ -43,12 +43,12 @@ async fn list_roles(app: Data<App>, At(member_id): At<MemberId>) -> Reply<Member
 /// Again changes nothing. Checked in this order: path, whether the member exists and is not cancelled, the limit of 64
 /// roles over all systems.
 #[utoipa::path(put, path = "/v1/members/{member_id}/roles/{system}/{role}", tag = "members",
-    params(("member_id" = MemberId, Path), ("system" = SystemName, Path), ("role" = RoleName, Path)),
+    params(("member_id" = MemberId, Path), ("system" = RoleSystem, Path), ("role" = RoleName, Path)),
     responses((status = 200, description = "The role", body = MemberRole)))]
 async fn grant_role(
     app: Data<App>,
     caller: Caller,
-    At((member_id, system, role)): At<(MemberId, SystemName, RoleName)>,
+    At((member_id, system, role)): At<(MemberId, RoleSystem, RoleName)>,
 ) -> Reply<MemberRole> {
     let (granted, cost) = run_edit(&app, &caller, member_id, SetRole { system, role, granted: true }).await?;
     let granted = granted.ok_or_else(|| ApiError::internal("a role that was granted is not there"))?;
@@ -59,12 +59,12 @@ async fn grant_role(
 ///
 /// Whether it was granted or not. Checked in this order: path, whether the member exists and is not cancelled.
 #[utoipa::path(delete, path = "/v1/members/{member_id}/roles/{system}/{role}", tag = "members",
-    params(("member_id" = MemberId, Path), ("system" = SystemName, Path), ("role" = RoleName, Path)),
+    params(("member_id" = MemberId, Path), ("system" = RoleSystem, Path), ("role" = RoleName, Path)),
     responses((status = 204, description = "It is not there")))]
 async fn revoke_role(
     app: Data<App>,
     caller: Caller,
-    At((member_id, system, role)): At<(MemberId, SystemName, RoleName)>,
+    At((member_id, system, role)): At<(MemberId, RoleSystem, RoleName)>,
 ) -> Reply<()> {
     let (_, cost) = run_edit(&app, &caller, member_id, SetRole { system, role, granted: false }).await?;
     Ok(Answer::no_content().metered(cost.into()))

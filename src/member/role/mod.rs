@@ -26,7 +26,7 @@ pub const ROLES_MAX: usize = 64;
 
 text_type! {
     /// The name of a system that has roles.
-    SystemName: word 1..=32, "mall";
+    RoleSystem: word 1..=32, "mall";
     /// A role as its system names it.
     RoleName: word 1..=64, "clerk";
 }
@@ -34,7 +34,7 @@ text_type! {
 /// A role of a member in a system.
 #[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct MemberRole {
-    #[schema(value_type = SystemName)]
+    #[schema(value_type = RoleSystem)]
     pub system: String,
     #[schema(value_type = RoleName)]
     pub role: String,
@@ -58,7 +58,7 @@ impl From<&RoleRow> for MemberRole {
 /// Grants a role, or takes it back. What is so already stays as it is.
 #[derive(Debug)]
 pub struct SetRole {
-    pub system: SystemName,
+    pub system: RoleSystem,
     pub role: RoleName,
     pub granted: bool,
 }
