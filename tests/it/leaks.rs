@@ -171,7 +171,7 @@ async fn scenario(leaks: &mut Leaks) {
 fn person(leaks: &mut Leaks) -> Value {
     json!({
         "phone": leaks.phone(), "email": leaks.email(), "username": leaks.secret("username"),
-        "card": leaks.secret("card"), "external": [format!("web:{}", leaks.secret("web"))],
+        "card": leaks.secret("card"), "external": [format!("sport:{}", leaks.secret("web"))],
         "name": leaks.secret("name"), "birthday": leaks.birthday(),
     })
 }

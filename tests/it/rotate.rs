@@ -131,7 +131,7 @@ impl Known {
             json!({"phone": phone(n)}),
             json!({"email": format!("rotating{n}@example.cn")}),
             json!({"username": format!("rotating{n}")}),
-            json!({"external": format!("web:{n}")}),
+            json!({"external": format!("crm:{n}")}),
         ]
     }
 }
@@ -142,7 +142,7 @@ fn phone(n: usize) -> String {
 
 async fn register(client: &Client, number: usize) -> Known {
     let body = json!({"phone": phone(number), "email": format!("rotating{number}@example.cn"),
-        "username": format!("rotating{number}"), "external": [format!("web:{number}")], "name": "Lin",
+        "username": format!("rotating{number}"), "external": [format!("crm:{number}")], "name": "Lin",
         "birthday": "1990-05-01"});
     let made = client.post("/v1/members", &client.keys.pos, body).await.expect(201);
     Known { member_id: made.json["member_id"].as_str().unwrap().to_owned(), number }

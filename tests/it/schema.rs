@@ -71,7 +71,7 @@ pub async fn make_rows(api: &Client) -> Rows {
     let path = format!("/v1/coupons/{}/redeem", codes[1]);
     let body = json!({"store_id": "S0001", "order_ref": "S0001-1", "amount": 8000});
     api.post_numbered(&path, &api.keys.admin, &number, body).await.expect(200);
-    let (patched, erased) = (api.member("+8613800000003").await, api.member("+8613800000004").await);
+    let (patched, erased) = (api.member("+8613800000013").await, api.member("+8613800000014").await);
     let body = json!({"phone": "+8613800000005", "email": "keyed@example.cn", "external": ["web:4711"]});
     let keyed = api.post("/v1/members", &api.keys.pos, body).await.expect(201).json["member_id"].clone();
     let keyed = keyed.as_str().unwrap().to_owned();

@@ -22,7 +22,7 @@ async fn patch(api: &Client, member: &str, change: Value) -> Response {
 }
 
 async fn case(api: &Client, rule: &str, n: usize, change: Value) -> Case {
-    let body = json!({"external": [format!("web:{n}"), format!("crm:{n}")]});
+    let body = json!({"external": [format!("sport:{n}"), format!("crm:{n}")]});
     let made = api.post("/v1/members", &api.keys.pos, body).await.expect(201);
     let member = made.json["member_id"].as_str().unwrap().to_owned();
     let mut codes = api.issue(rule, json!({"member_id": member, "count": 2})).await;
@@ -77,7 +77,7 @@ async fn each_state_and_kind_allows_what_the_table_says() {
         let issue = format!("/v1/coupon-rules/{rule}/coupons");
         let reverse = format!("/v1/coupons/{used}/reverse");
         let undo = json!({"store_id": "S0001", "redemption_id": redemption});
-        let lookup = json!({"external": format!("web:{n}")});
+        let lookup = json!({"external": format!("sport:{n}")});
         let delete = api.raw(Method::DELETE, &format!("{keys}/{key_id}")).bearer_auth(&api.keys.ops);
         let got = [
             api.post("/v1/members/lookup", &api.keys.pos, lookup).await,
