@@ -1,4 +1,7 @@
-//! The file of a job: pieces of it in `job_chunk`, read as lines from any checkpoint on.
+//! The file of a job: pieces of it in `job_chunk`, read as rows of a CSV file from any checkpoint on.
+//!
+//! A line break within quotes belongs to its field, so that nobody who writes text into an older system can put a row
+//! of his own into the file that comes out of it.
 //!
 //! What is in memory is one piece and the rows of a slice, however large the file is or any line of it: a line beyond
 //! [`ROW_BYTES_MAX`] is passed over and named.
@@ -96,12 +99,19 @@ impl FileReader {
         Self { office, secrets, job_id, bytes, piece: None }
     }
 
-    /// Rows from a checkpoint on, at most `rows_max`. `skips_header` passes over the first line of the file.
+    /// Rows from a checkpoint on, at most `rows_max`. `skips_header` passes over the first row of the file.
     ///
     /// # Errors
     /// `Damaged` when a piece is missing, or the database's.
-    pub async fn read(&mut self, from: Checkpoint, rows_max: usize, skips_header: bool) -> Result<RawRows, JobError> {
-        let mut lines = Lines { rows: RawRows { end: from, ..RawRows::default() }, rows_max, ..Lines::default() };
+    pub async fn read(
+        &mut self,
+        from: Checkpoint,
+        rows_max: usize,
+        delimiter: u8,
+        skips_header: bool,
+    ) -> Result<RawRows, JobError> {
+        let rows = RawRows { end: from, ..RawRows::default() };
+        let mut lines = Lines { rows, rows_max, delimiter, ..Lines::default() };
         lines.skips = skips_header && from.bytes == 0;
         let mut at = from.bytes;
         while at < self.bytes {
@@ -139,17 +149,32 @@ impl FileReader {
     }
 }
 
-/// Puts lines together from pieces.
+/// Where a byte of a row stands. A quote opens a field only at its begin, as in RFC 4180.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Place {
+    #[default]
+    FieldBegin,
+    Plain,
+    Quoted,
+    /// After a quote in a quoted field: its end, or the first of two.
+    AfterQuote,
+}
+
+/// Puts rows together from pieces.
 #[derive(Default)]
 struct Lines {
     rows: RawRows,
     rows_max: usize,
-    /// The first line is still to be passed over.
+    delimiter: u8,
+    /// The first row is still to be passed over.
     skips: bool,
-    /// Where in the text the line under way begins.
+    place: Place,
+    /// Where in the text the row under way begins.
     begin: usize,
-    /// Of the line under way, also those that were dropped.
+    /// Of the row under way, also those that were dropped.
     line_bytes: usize,
+    /// Line breaks within quotes of the row under way.
+    inner: i64,
     /// The last byte was a CR: an LF that follows belongs to it.
     after_cr: bool,
 }
@@ -159,7 +184,7 @@ impl Lines {
     fn feed(&mut self, bytes: &[u8], offset: i64) -> Option<()> {
         let mut at = 0;
         while at < bytes.len() {
-            if std::mem::take(&mut self.after_cr) && bytes[at] == b'\n' {
+            if self.line_bytes == 0 && std::mem::take(&mut self.after_cr) && bytes[at] == b'\n' {
                 at += 1;
                 self.rows.end.bytes = offset + at as i64;
                 continue;
@@ -167,7 +192,7 @@ impl Lines {
             if self.is_full() {
                 return Some(());
             }
-            let end = bytes[at..].iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+            let end = self.row_end(&bytes[at..]);
             let text = &bytes[at..at + end.unwrap_or(bytes.len() - at)];
             self.line_bytes += text.len();
             if self.line_bytes <= ROW_BYTES_MAX {
@@ -183,13 +208,38 @@ impl Lines {
         None
     }
 
+    /// Where the row under way ends: at the first line break that is not within quotes. A quote that is not closed
+    /// within [`ROW_BYTES_MAX`] holds no longer than that.
+    fn row_end(&mut self, bytes: &[u8]) -> Option<usize> {
+        for (at, &byte) in bytes.iter().enumerate() {
+            let is_break = matches!(byte, b'\n' | b'\r');
+            if is_break && (self.place != Place::Quoted || self.line_bytes + at > ROW_BYTES_MAX) {
+                self.place = Place::FieldBegin;
+                return Some(at);
+            }
+            if is_break && !(byte == b'\n' && std::mem::take(&mut self.after_cr)) {
+                self.inner += 1;
+            }
+            self.after_cr = byte == b'\r';
+            self.place = match (self.place, byte) {
+                (Place::FieldBegin, b'"') | (Place::AfterQuote, b'"') => Place::Quoted,
+                (Place::Quoted, b'"') => Place::AfterQuote,
+                (Place::Quoted, _) => Place::Quoted,
+                (_, byte) if byte == self.delimiter => Place::FieldBegin,
+                _ => Place::Plain,
+            };
+        }
+        None
+    }
+
     fn is_full(&self) -> bool {
         self.line_bytes == 0 && (self.rows.rows.len() >= self.rows_max || self.rows.text.len() >= SLICE_BYTES_MAX)
     }
 
     fn end_line(&mut self, after: i64) {
         let end = &mut self.rows.end;
-        end.lines += 1;
+        let line = end.lines + 1;
+        end.lines = line + std::mem::take(&mut self.inner);
         end.bytes = after;
         let is_row = self.line_bytes > 0 && !std::mem::take(&mut self.skips);
         let too_long = self.line_bytes > ROW_BYTES_MAX;
@@ -199,7 +249,7 @@ impl Lines {
                 self.rows.text.truncate(self.begin);
             }
             let (from, to) = (self.begin, self.rows.text.len());
-            self.rows.rows.push(RawRow { from, to, line: end.lines, too_long });
+            self.rows.rows.push(RawRow { from, to, line, too_long });
         } else {
             self.rows.text.truncate(self.begin);
         }
@@ -225,7 +275,8 @@ mod tests {
     fn read(file: &[u8], piece: usize, rows_max: usize) -> Vec<(i64, i64, Option<String>)> {
         let (mut all, mut from) = (Vec::new(), Checkpoint::default());
         loop {
-            let mut lines = Lines { rows: RawRows { end: from, ..RawRows::default() }, rows_max, ..Lines::default() };
+            let rows = RawRows { end: from, ..RawRows::default() };
+            let mut lines = Lines { rows, rows_max, delimiter: b',', ..Lines::default() };
             lines.skips = from.bytes == 0;
             let mut at = from.bytes as usize;
             let mut full = false;
@@ -257,6 +308,26 @@ mod tests {
                 assert_eq!(read(file, piece, rows_max), expected, "pieces of {piece}, slices of {rows_max}");
             }
         }
+    }
+
+    #[test]
+    fn a_line_break_within_quotes_ends_no_row() {
+        let file = b"h1,h2\na,\"one\ntwo,\"\"2\"\"\r\n3\"\nb,x\"y\nc,\"\"\n\"never\nclosed,d\n";
+        let row = |ordinal, line, text: &str| (ordinal, line, Some(text.to_owned()));
+        let expected = vec![
+            row(1, 2, "a,\"one\ntwo,\"\"2\"\"\r\n3\""),
+            row(2, 5, "b,x\"y"),
+            row(3, 6, "c,\"\""),
+            row(4, 7, "\"never\nclosed,d\n"),
+        ];
+        for piece in 1..file.len() + 1 {
+            for rows_max in 1..6 {
+                assert_eq!(read(file, piece, rows_max), expected, "pieces of {piece}, slices of {rows_max}");
+            }
+        }
+        let long = format!("h\n\"{}\nb,1\n", "x".repeat(ROW_BYTES_MAX));
+        let rows = read(long.as_bytes(), 1000, 2);
+        assert_eq!(rows, [(1, 2, None), row(2, 3, "b,1")], "a quote holds no longer than the longest row");
     }
 
     #[test]

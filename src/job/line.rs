@@ -1,14 +1,14 @@
-//! Lines of a CSV file: RFC 4180 but for line breaks within quotes.
+//! Rows of a CSV file, as RFC 4180 has them; where a row ends is found by [`super::file`].
 //!
-//! No column of any file that is taken here may hold a line break, so a line is a row: a quote that is never closed
-//! spoils its own line and not the rest of the file. LF, CRLF and CR end lines; empty lines are passed over.
+//! LF, CRLF and CR end lines; empty lines are passed over. A quote within a field that does not begin with one is a
+//! quote.
 
 use std::borrow::Cow;
 
 /// Why a line is not a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadLine {
-    #[error("a quote is not closed on its line")]
+    #[error("a quote is not closed")]
     Unclosed,
     #[error("text follows a closing quote")]
     AfterQuote,

@@ -352,6 +352,26 @@ pub fn mask_name(name: &str) -> String {
     }
 }
 
+/// Digits in a row, spaces and hyphens left out, from which on they may be somebody's number.
+const DIGITS_MAX: usize = 8;
+
+/// Whether free text looks as if it named somebody by phone or e-mail.
+pub(crate) fn names_somebody(text: &str) -> bool {
+    let mut digits = 0;
+    for letter in text.chars() {
+        match letter {
+            '@' => return true,
+            ' ' | '-' => {}
+            letter if letter.is_numeric() => digits += 1,
+            _ => digits = 0,
+        }
+        if digits > DIGITS_MAX {
+            return true;
+        }
+    }
+    false
+}
+
 /// What anybody may see of a birthday.
 pub fn mask_birthday(birthday: NaiveDate) -> String {
     format!("{:04}-**-**", birthday.year())

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     app::App,
-    chain::system::Purpose,
+    chain::{key::Role, system::Purpose},
     db::lane::Cost,
     http::{Answer, ApiError, At, Caller, Json, Reply, Routes, input::present},
     id::MemberId,
@@ -158,8 +158,8 @@ async fn add_key(
 
 /// Replace an identifier of a member by another of its kind
 ///
-/// The old one is free from then on. Where the new one is there and the old one is not, it was done before. Checked in
-/// this order: the identifier; the member exists; done before; state and kind; there is one to replace; the new one is
+/// The old one is free from then on. Where the new one is there and the old one is not, it was done before. A till must
+/// have seen a proof. Checked in this order: proof (of a till); the identifier; the member exists; done before; state and kind; there is one to replace; the new one is
 /// free (`member_key_taken`).
 #[utoipa::path(post, path = "/v1/members/{member_id}/keys/change", tag = "members",
     params(("member_id" = MemberId, Path)),
@@ -170,6 +170,9 @@ async fn change_key(
     At(member_id): At<MemberId>,
     Json(body): Json<KeyChange>,
 ) -> Reply<MemberKeys> {
+    if caller.role == Role::Pos && body.proof.is_none() {
+        return Err(ApiError::invalid_field("proof", "a till must say what it has seen of the new identifier"));
+    }
     let identifier = body.identifier(&app, Purpose::Claim).await?;
     reply(app.members.change_key(actor(&caller), member_id, body.replaces, identifier, body.proof).await)
 }

@@ -194,7 +194,7 @@ impl Work for MemberImport {
         let bad = |column| JobError::Inconsistent { table: "job", column, key: job.job_id.to_string() };
         let options: Options = serde_json::from_value(job.options.clone()).map_err(|_| bad("options"))?;
         let columns = Columns::parse(&options.columns, None).map_err(|_| bad("options"))?;
-        let raw = file.read(from, rows_max, options.header).await?;
+        let raw = file.read(from, rows_max, options.delimiter as u8, options.header).await?;
         let stores = self.stores.read(&self.office).await?;
         let systems = self.systems.get().await.map_err(of_chain)?;
         let import = self.clone();
@@ -306,7 +306,7 @@ impl MemberImport {
         file: &mut FileReader,
         bytes: i64,
     ) -> Result<Preview, JobError> {
-        let raw = file.read(Checkpoint::default(), PREVIEW_ROWS, options.header).await?;
+        let raw = file.read(Checkpoint::default(), PREVIEW_ROWS, options.delimiter as u8, options.header).await?;
         let stores = self.stores.read(&self.office).await?;
         let systems = self.systems.get().await.map_err(of_chain)?;
         let reading = self.reading(options, columns, &stores, &systems);

@@ -234,6 +234,12 @@ impl Reading<'_> {
             self.zone.start_of(crate::id::Day::from_date(local.date()))
                 + local.time().signed_duration_since(chrono::NaiveTime::MIN)
         } else {
+            // A day alone: a time that is not one is not passed over.
+            if value.contains([' ', 'T', ':'])
+                && !value.bytes().all(|byte| matches!(byte, b'0' | b'-' | b'/' | b'.' | b' ' | b':'))
+            {
+                return Err(("date_invalid", Cow::Borrowed("it is not a time of a day")));
+            }
             match day(self.options.date_format, value)? {
                 Some(day) => self.zone.start_of(crate::id::Day::from_date(day)),
                 None => return Ok(None),
@@ -444,6 +450,9 @@ mod tests {
             (9, "32768", at("level", "value_invalid")),
             (10, "cancelled", at("state", "value_invalid")),
             (11, "2027-01-01", at("created_at", "date_invalid")),
+            (11, "2019-02-03 24:61:00", at("created_at", "date_invalid")),
+            (11, "2019-02-03 10:00+99:00", at("created_at", "date_invalid")),
+            (4, "\"Lin\nMei\"", at("name", "value_invalid")),
             (12, &"x".repeat(257), at("attr.kids", "value_invalid")),
         ] {
             assert_eq!(read(&with(field, text), DateFormat::Ymd, Encoding::Utf8).err(), expected, "{text}");

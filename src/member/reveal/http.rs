@@ -57,26 +57,6 @@ struct RevealBody {
     reason: Reason,
 }
 
-/// Digits in a row, spaces and hyphens left out, from which on they may be somebody's number.
-const DIGITS_MAX: usize = 8;
-
-/// Whether a reason looks as if it named somebody by phone or e-mail.
-fn names_somebody(reason: &str) -> bool {
-    let mut digits = 0;
-    for letter in reason.chars() {
-        match letter {
-            '@' => return true,
-            ' ' | '-' => {}
-            letter if letter.is_numeric() => digits += 1,
-            _ => digits = 0,
-        }
-        if digits > DIGITS_MAX {
-            return true;
-        }
-    }
-    false
-}
-
 /// See what is masked
 ///
 /// Written down with the caller's name, the fields and the reason before the answer leaves; without that there is none.
@@ -100,7 +80,7 @@ async fn reveal_member(
             return Err(ApiError::invalid_field(&format!("fields[{position}]"), "was given before"));
         }
     }
-    if names_somebody(body.reason.as_str()) {
+    if crate::member::names_somebody(body.reason.as_str()) {
         return Err(ApiError::invalid_field("reason", "must name a ticket or a call, not a phone number or an e-mail"));
     }
     shell.limits.reveal(&caller)?;
@@ -111,7 +91,7 @@ async fn reveal_member(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::member::names_somebody;
 
     #[test]
     fn a_reason_names_a_ticket_and_nobody() {
@@ -124,7 +104,7 @@ mod tests {
             ("lin@example.cn asks", true),
             ("１３８００００００１１", true),
         ] {
-            assert_eq!(names_somebody(reason), names, "{reason}");
+            assert_eq!(crate::member::names_somebody(reason), names, "{reason}");
         }
     }
 }

@@ -49,11 +49,14 @@ pub struct ChangeTags {
 
 impl ChangeTags {
     /// # Errors
-    /// `invalid_field` when a tag stands in both.
+    /// `invalid_field` when a tag stands in both, or a new one looks like a phone number or an e-mail address.
     pub fn new(mut add: Vec<Tag>, mut remove: Vec<Tag>) -> Result<Self, Refusal> {
         for tags in [&mut add, &mut remove] {
             tags.sort_unstable();
             tags.dedup();
+        }
+        if add.iter().any(|tag| super::names_somebody(tag.as_str())) {
+            return Err(Refusal::invalid_field("tag", "must not hold a phone number or an e-mail address"));
         }
         if remove.iter().any(|tag| add.contains(tag)) {
             return Err(Refusal::invalid_field("remove", "a tag stands in add and in remove"));
