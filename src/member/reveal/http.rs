@@ -104,7 +104,7 @@ mod tests {
             ("lin@example.cn asks", true),
             ("１３８００００００１１", true),
         ] {
-            assert_eq!(crate::member::names_somebody(reason), names, "{reason}");
+            assert_eq!(names_somebody(reason), names, "{reason}");
         }
     }
 }
