@@ -99,7 +99,7 @@ codes! {
     MemberErased "member_erased" 422 "The member was erased and does not come back",
     MemberKeyNotFound "member_key_not_found" 404 "The member has no such identifier",
     MemberKeyLast "member_key_last" 422 "The last identifier of a member is not released",
-    MemberKeysFull "member_keys_full" 422 "The member has as many identifiers as it may",
+    MemberKeysFull "member_keys_full" 409 "The member has as many identifiers as it may",
     // Rules.
     RuleNotFound "rule_not_found" 404 "There is no such coupon rule",
     RuleNotActive "rule_not_active" 422 "The coupon rule is not active",
