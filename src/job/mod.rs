@@ -38,7 +38,9 @@ pub const FILE_DAYS: i64 = 7;
 /// An upload that brought nothing for so long is taken for broken off.
 pub const UPLOAD_STALE: TimeDelta = TimeDelta::hours(1);
 /// How often a job is taken up without a slice that goes through before it is given up.
-pub const ATTEMPTS_MAX: i16 = 20;
+pub const ATTEMPTS_MAX: i16 = 150;
+/// The error of a job that was given up; resuming leads out of it.
+pub const GAVE_UP: &str = "gave_up";
 
 /// What a job does. The numbers stand in rows and never change their meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -146,7 +148,7 @@ impl Act {
         }
     }
 
-    /// The states that it leads from.
+    /// The states that it leads from; [`Act::Resume`] from [`State::Failed`] too, where the error is [`GAVE_UP`].
     pub const fn from(self) -> &'static [State] {
         match self {
             Self::Start => &[State::Ready],

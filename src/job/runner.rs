@@ -18,7 +18,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    ATTEMPTS_MAX, Checkpoint, Job, JobError, Kind,
+    ATTEMPTS_MAX, Checkpoint, GAVE_UP, Job, JobError, Kind,
     file::FileReader,
     store::{self, Progress},
 };
@@ -36,8 +36,10 @@ use crate::{
 const TURN: Duration = Duration::from_secs(1);
 /// How often a node looks for jobs that other nodes were given, or lost.
 const POLL: Duration = Duration::from_millis(500);
-/// A job that met an error rests for so long.
-const REST: Duration = Duration::from_secs(2);
+/// A job that met an error rests for so long; twice as long after each further attempt,
+const REST_FIRST: Duration = Duration::from_secs(2);
+/// up to this: [`ATTEMPTS_MAX`] attempts take more than two hours.
+const REST_MAX: Duration = Duration::from_secs(60);
 /// What a slice is meant to take; bulk work must not hold the horizon.
 const SLICE_TIME: Duration = Duration::from_millis(400);
 const SLICE_ROWS_MIN: usize = 100;
@@ -198,6 +200,12 @@ async fn keep_files(engine: Arc<Engine>) {
     }
 }
 
+/// How long a job rests after so many attempts in a row.
+fn rest_after(attempts: i16) -> Duration {
+    let doublings = u32::from(attempts.unsigned_abs().saturating_sub(1)).min(8);
+    (REST_FIRST * 2_u32.pow(doublings)).min(REST_MAX)
+}
+
 /// Works on one job at a time.
 struct Hand {
     engine: Arc<Engine>,
@@ -260,7 +268,7 @@ impl Hand {
         let engine = Arc::clone(&self.engine);
         let job = Arc::new(job);
         let outcome = if job.attempts > ATTEMPTS_MAX {
-            self.give_up(&job, "gave_up").await
+            self.give_up(&job, GAVE_UP).await
         } else {
             match job.kind {
                 // In a box, as what follows is: these futures are large, and stacks of workers are not.
@@ -276,13 +284,13 @@ impl Hand {
                 if self.give_up(&job, "file_damaged").await.is_ok() {
                     return;
                 }
-                Some(REST)
+                Some(rest_after(job.attempts))
             }
             Err(error) => {
                 tracing::warn!(job_id = %job.job_id, error = &error as &dyn std::error::Error, "a job rests");
                 // In doubt the connection goes: it may be in the middle of anything.
                 self.conn = None;
-                Some(REST)
+                Some(rest_after(job.attempts))
             }
         };
         let given_back = async {
@@ -296,7 +304,9 @@ impl Hand {
 
     async fn give_up(&self, job: &Job, why: &str) -> Result<Turn, JobError> {
         let mut conn = self.engine.office.get().await?;
-        store::fail_job(&mut conn, job.job_id, why, self.engine.clock.now()).await?;
+        if !store::fail_job(&mut conn, job.job_id, self.holder, why, self.engine.clock.now()).await? {
+            tracing::info!(job_id = %job.job_id, why, "a job was to fail that is another's by now");
+        }
         Ok(Turn::Over)
     }
 
@@ -382,4 +392,17 @@ async fn write<W: Work>(
         metrics::counter!("tessera_job_rows_total", "kind" => kind, "outcome" => outcome).increment(rows as u64);
     }
     Ok(Some(took))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rests_double_up_to_a_minute_and_outlast_an_hour_without_a_database() {
+        let rests: Vec<u64> = (1..=7).map(|attempts| rest_after(attempts).as_secs()).collect();
+        assert_eq!(rests, [2, 4, 8, 16, 32, 60, 60]);
+        let whole: Duration = (1..=ATTEMPTS_MAX).map(rest_after).sum();
+        assert!(whole > Duration::from_secs(2 * 3600), "{whole:?}");
+    }
 }

@@ -223,6 +223,7 @@ pub async fn update_state(
         &numbers(act.from()),
         now,
         act.to().has_ended(),
+        act == Act::Resume,
     );
     if let Some(row) = update.fetch_optional(&mut *conn).await? {
         return row.try_into();
@@ -339,10 +340,16 @@ pub async fn update_progress(
     Err(JobError::Inconsistent { table: "job", column: "job_id", key: job_id.to_string() })
 }
 
-/// Ends a job that cannot go on.
-pub async fn fail_job(conn: &mut PgConnection, job_id: JobId, error: &str, now: DateTime<Utc>) -> Result<(), JobError> {
-    sqlx::query_file!("sql/queries/job/fail.sql", job_id.get(), error, now).execute(conn).await?;
-    Ok(())
+/// Ends a job that cannot go on; false if it is not the holder's any more.
+pub async fn fail_job(
+    conn: &mut PgConnection,
+    job_id: JobId,
+    holder: Uuid,
+    error: &str,
+    now: DateTime<Utc>,
+) -> Result<bool, JobError> {
+    let fail = sqlx::query_file!("sql/queries/job/fail.sql", job_id.get(), error, now, holder);
+    Ok(fail.execute(conn).await?.rows_affected() == 1)
 }
 
 /// Pieces deleted in one statement.
