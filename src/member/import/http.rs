@@ -247,6 +247,20 @@ async fn get_member_import(shell: Data<Shell>, At(job_id): At<JobId>) -> Reply<J
 ///
 /// By line, column and code, in the order of the file; nothing of what stood in them. With `Accept: text/csv` all of them
 /// as a file, from the cursor on.
+///
+/// | code | what is wrong |
+/// |---|---|
+/// | `row_too_long` | the line has more bytes than a row may have |
+/// | `row_malformed` | it is not CSV, or has more or fewer fields than there are columns |
+/// | `encoding_invalid` | a field is not text in the file's encoding |
+/// | `identifier_invalid` | an identifier is not of its kind |
+/// | `identifier_missing` | there is none |
+/// | `date_invalid` | a day is none, or is outside its range |
+/// | `value_invalid` | another field has a value that it may not have |
+/// | `store_not_found` | there is no such store |
+/// | `member_key_taken` | an identifier belongs to another member, or to this one, which differs |
+///
+/// A row is a line: line breaks inside quotes are not allowed, and both halves of such a row are `row_malformed`.
 #[utoipa::path(get, path = "/v1/member-imports/{job_id}/failures", tag = "member imports",
     params(("job_id" = JobId, Path), FailureList),
     responses((status = 200, description = "A page of failures, or all of them", content(
@@ -284,7 +298,7 @@ async fn pause_member_import(app: Data<App>, shell: Data<Shell>, At(job_id): At<
 
 /// Resume an import of members
 ///
-/// It goes on where it stood. One that runs stays as it is.
+/// It goes on where it stood. One that runs stays as it is. One that failed with `gave_up` is taken up again, too.
 #[utoipa::path(post, path = "/v1/member-imports/{job_id}/resume", tag = "member imports",
     params(("job_id" = JobId, Path)),
     responses((status = 200, description = "The job", body = JobView, headers(("ETag" = String)))))]
