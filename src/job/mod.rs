@@ -28,7 +28,7 @@ use utoipa::ToSchema;
 use crate::{
     coupon::decide::millis,
     db::pool,
-    id::{JobId, MintError},
+    id::{BlockError, JobId, MintError},
     problem::{Code, Refusal},
     secret::Undecryptable,
 };
@@ -308,6 +308,8 @@ pub enum JobError {
     /// Numbers cannot be had for the moment.
     #[error("no id could be minted")]
     Mint(#[from] MintError),
+    #[error("no number could be had")]
+    Numbers(#[from] BlockError),
     /// A slice that was made ready before is not written: it is made ready anew.
     #[error("the keys have changed since the slice was made ready")]
     KeysChanged,

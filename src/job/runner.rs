@@ -84,6 +84,16 @@ pub trait Work: Send + Sync + 'static {
         slice: &Self::Slice,
         now: DateTime<Utc>,
     ) -> impl Future<Output = Result<Progress, JobError>> + Send;
+
+    /// Tells of a job whose last slice is written, in that slice's transaction. `rows_ok` are those of all slices.
+    fn finish(
+        &self,
+        conn: &mut PgConnection,
+        job: &Job,
+        slice: &Self::Slice,
+        rows_ok: i64,
+        now: DateTime<Utc>,
+    ) -> impl Future<Output = Result<(), JobError>> + Send;
 }
 
 /// The hands of a node.
@@ -379,7 +389,10 @@ async fn write<W: Work>(
             return Ok(None);
         }
         let progress = Box::pin(work.write(conn, job, slice, now)).await?;
-        store::update_progress(conn, job.job_id, end, &progress, lease, now).await?;
+        let rows_ok = store::update_progress(conn, job.job_id, end, &progress, lease, now).await?;
+        if end.1 {
+            work.finish(conn, job, slice, rows_ok, now).await?;
+        }
         Ok::<_, JobError>(Some(progress))
     })
     .await?;

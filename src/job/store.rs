@@ -300,7 +300,7 @@ pub struct Progress {
     pub failures: Vec<Failure>,
 }
 
-/// Moves the checkpoint of a locked job on and names what failed.
+/// Moves the checkpoint of a locked job on and names what failed. Gives the rows that are ok by now.
 pub async fn update_progress(
     conn: &mut PgConnection,
     job_id: JobId,
@@ -308,7 +308,7 @@ pub async fn update_progress(
     progress: &Progress,
     lease: Duration,
     now: DateTime<Utc>,
-) -> Result<(), JobError> {
+) -> Result<i64, JobError> {
     let failures = &progress.failures;
     if !failures.is_empty() {
         let insert = sqlx::query_file!(
@@ -322,7 +322,7 @@ pub async fn update_progress(
         );
         insert.execute(&mut *conn).await?;
     }
-    let update = sqlx::query_file!(
+    let update = sqlx::query_file_scalar!(
         "sql/queries/job/update_progress.sql",
         job_id.get(),
         end.bytes,
@@ -334,10 +334,8 @@ pub async fn update_progress(
         interval(lease),
         now,
     );
-    if update.execute(conn).await?.rows_affected() == 1 {
-        return Ok(());
-    }
-    Err(JobError::Inconsistent { table: "job", column: "job_id", key: job_id.to_string() })
+    let missing = || JobError::Inconsistent { table: "job", column: "job_id", key: job_id.to_string() };
+    update.fetch_optional(conn).await?.ok_or_else(missing)
 }
 
 /// Ends a job that cannot go on; false if it is not the holder's any more.
