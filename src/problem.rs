@@ -123,6 +123,7 @@ codes! {
     // Jobs.
     JobNotFound "job_not_found" 404 "There is no such job",
     JobStateForbidden "job_state_forbidden" 409 "The job cannot go from its state to that one",
+    JobLimitReached "job_limit_reached" 409 "The caller has as many jobs that have not ended as it may",
     FileInvalid "file_invalid" 422 "The file cannot be taken in as it is",
     // Ours.
     Unavailable "unavailable" 503 "The service cannot answer at the moment; try again",

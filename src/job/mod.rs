@@ -10,7 +10,8 @@
 //!   one. A node works on a bounded number at once.
 //! - Pausing, resuming and cancelling change the row; the node that works on the job sees it at its next slice.
 //! - The file is in the database, encrypted, so that any node can go on; it is gone after [`FILE_DAYS`] days. Failures name
-//!   line, column and code and hold nothing of what stood in the row; they stay with the job.
+//!   line, column and code and hold nothing of what stood in the row; they stay with the job,
+//!   the first [`FAILURES_MAX`] of them. A job that has ended is gone after a setting's days.
 //!
 //! A kind of job is a [`runner::Work`]. `member::import` is the pattern that others follow.
 
@@ -39,6 +40,8 @@ pub const FILE_DAYS: i64 = 7;
 pub const UPLOAD_STALE: TimeDelta = TimeDelta::hours(1);
 /// How often a job is taken up without a slice that goes through before it is given up.
 pub const ATTEMPTS_MAX: i16 = 150;
+/// Failures of a job that are kept; those after them are only counted.
+pub const FAILURES_MAX: i64 = 100_000;
 /// The error of a job that was given up; resuming leads out of it.
 pub const GAVE_UP: &str = "gave_up";
 
@@ -216,6 +219,7 @@ impl Job {
             rows_ok: self.rows_ok,
             rows_skipped: self.rows_skipped,
             rows_failed: self.rows_failed,
+            failures_cut: self.rows_failed > FAILURES_MAX,
             options: self.options.clone(),
             preview: self.preview.clone(),
             version: self.version,
@@ -234,7 +238,7 @@ pub struct JobView {
     pub job_id: JobId,
     pub kind: Kind,
     pub state: State,
-    /// Why it failed: `file_expired`, `file_damaged` or `gave_up`.
+    /// Why it failed: `file_expired`, `file_damaged`, `upload_broken` or `gave_up`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub error: Option<String>,
@@ -254,6 +258,8 @@ pub struct JobView {
     pub rows_skipped: i64,
     /// Rows that were refused; `failures` names them.
     pub rows_failed: i64,
+    /// More rows failed than `failures` names: the first 100,000.
+    pub failures_cut: bool,
     #[schema(value_type = Object)]
     pub options: serde_json::Value,
     /// What the first rows of the file look like.

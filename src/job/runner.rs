@@ -9,10 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
     task::JoinHandle,
 };
 use uuid::Uuid;
@@ -29,6 +29,7 @@ use crate::{
         tx::{self, Mode},
     },
     member::import::MemberImport,
+    problem::{Code, Refusal},
     secret::Secrets,
 };
 
@@ -40,6 +41,8 @@ const POLL: Duration = Duration::from_millis(500);
 const REST_FIRST: Duration = Duration::from_secs(2);
 /// up to this: [`ATTEMPTS_MAX`] attempts take more than two hours.
 const REST_MAX: Duration = Duration::from_secs(60);
+/// When a file that found no place is worth sending again.
+const UPLOAD_RETRY_SECS: u64 = 10;
 /// What a slice is meant to take; bulk work must not hold the horizon.
 const SLICE_TIME: Duration = Duration::from_millis(400);
 const SLICE_ROWS_MIN: usize = 100;
@@ -57,6 +60,12 @@ pub struct JobSettings {
     pub slice_rows_max: usize,
     /// A job of a node that died is taken over after this time.
     pub lease: Duration,
+    /// Files that come in at once on this node.
+    pub uploads_max: usize,
+    /// Jobs of a caller that have not ended.
+    pub open_max: i64,
+    /// Jobs that have ended are kept for so long.
+    pub retain: TimeDelta,
 }
 
 /// What a kind of job does.
@@ -100,6 +109,7 @@ pub trait Work: Send + Sync + 'static {
 pub struct Runner {
     engine: Arc<Engine>,
     stop: watch::Sender<bool>,
+    uploads: Arc<Semaphore>,
     hands: std::sync::Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -158,12 +168,30 @@ impl Runner {
         let mut hands: Vec<_> =
             (0..engine.settings.hands).map(|_| tokio::spawn(Hand::new(Arc::clone(&engine)).run())).collect();
         hands.push(tokio::spawn(keep_files(Arc::clone(&engine))));
-        Self { engine, stop, hands: std::sync::Mutex::new(hands) }
+        let uploads = Arc::new(Semaphore::new(engine.settings.uploads_max));
+        Self { engine, stop, uploads, hands: std::sync::Mutex::new(hands) }
     }
 
     /// A job may have something to do.
     pub fn wake(&self) {
         self.engine.wake.notify_one();
+    }
+
+    /// A place for a file that comes in, until it is dropped.
+    ///
+    /// # Errors
+    /// `too_many_requests` when this node takes in as many as it may.
+    pub fn upload_place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.uploads).try_acquire_owned().map_err(|_| {
+            Refusal::new(Code::TooManyRequests)
+                .detail("as many files come in as may at once")
+                .with("retry_after", UPLOAD_RETRY_SECS)
+        })
+    }
+
+    /// Jobs of a caller that have not ended, at most.
+    pub fn open_max(&self) -> i64 {
+        self.engine.settings.open_max
     }
 
     /// What takes in the files of members.
@@ -196,7 +224,7 @@ async fn keep_files(engine: Arc<Engine>) {
     while !engine.has_stopped() {
         let kept = async {
             let mut conn = engine.office.get().await?;
-            store::purge(&mut conn, engine.clock.now()).await
+            store::purge(&mut conn, engine.settings.retain, engine.clock.now()).await
         };
         match kept.await {
             Ok(0) => {}
@@ -385,11 +413,9 @@ async fn write<W: Work>(
     let now = engine.clock.now();
     let began = Instant::now();
     let progress = tx::run_on(conn, job.kind.name(), Mode::ReadCommitted, async move |conn: &mut PgConnection| {
-        if !store::lock_for_slice(conn, job.job_id, holder, from).await? {
-            return Ok(None);
-        }
+        let Some(failed) = store::lock_for_slice(conn, job.job_id, holder, from).await? else { return Ok(None) };
         let progress = Box::pin(work.write(conn, job, slice, now)).await?;
-        let rows_ok = store::update_progress(conn, job.job_id, end, &progress, lease, now).await?;
+        let rows_ok = store::update_progress(conn, job.job_id, end, (failed, &progress), lease, now).await?;
         if end.1 {
             work.finish(conn, job, slice, rows_ok, now).await?;
         }

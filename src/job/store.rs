@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{PgConnection, postgres::types::PgInterval};
 use uuid::Uuid;
 
-use super::{Act, Checkpoint, FILE_DAYS, Failure, Job, JobError, Kind, State, UPLOAD_STALE};
+use super::{Act, Checkpoint, FAILURES_MAX, FILE_DAYS, Failure, Job, JobError, Kind, State, UPLOAD_STALE};
 use crate::{
     id::JobId,
     problem::{Code, Refusal},
@@ -86,7 +86,15 @@ pub struct NewJob {
 }
 
 /// Makes a job whose file is on the way.
-pub async fn insert_job(conn: &mut PgConnection, new: &NewJob, now: DateTime<Utc>) -> Result<(), JobError> {
+///
+/// # Errors
+/// `job_limit_reached` when `open_max` jobs of the caller have not ended.
+pub async fn insert_job(
+    conn: &mut PgConnection,
+    new: &NewJob,
+    open_max: i64,
+    now: DateTime<Utc>,
+) -> Result<(), JobError> {
     let insert = sqlx::query_file!(
         "sql/queries/job/insert.sql",
         new.job_id.get(),
@@ -96,9 +104,12 @@ pub async fn insert_job(conn: &mut PgConnection, new: &NewJob, now: DateTime<Utc
         new.created_by,
         new.file_name,
         new.options.to_string(),
+        open_max,
     );
-    insert.execute(conn).await?;
-    Ok(())
+    if insert.execute(conn).await?.rows_affected() == 1 {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::JobLimitReached).with("limit", open_max).into())
 }
 
 /// Adds a piece to the file of a job that is being uploaded; false if it is not any more.
@@ -160,8 +171,14 @@ pub async fn find_by_number(
     find.fetch_optional(conn).await?.map(Job::try_from).transpose()
 }
 
-/// Deletes a job that has not begun, with its file.
+/// Deletes a job that has not begun, with its file. Nobody else uploads it.
 pub async fn delete_uploading(conn: &mut PgConnection, job_id: JobId) -> Result<(), JobError> {
+    loop {
+        let delete = sqlx::query_file!("sql/queries/job_chunk/delete.sql", job_id.get(), PURGE_CHUNKS);
+        if delete.execute(&mut *conn).await?.rows_affected() == 0 {
+            break;
+        }
+    }
     sqlx::query_file!("sql/queries/job/delete_uploading.sql", job_id.get()).execute(conn).await?;
     Ok(())
 }
@@ -281,15 +298,16 @@ pub async fn release_job(
     Ok(())
 }
 
-/// Locks a job for a slice, if it still is as the slice was prepared for; else the slice must not be written.
+/// Locks a job for a slice, if it still is as the slice was prepared for; else the slice must not be written. Gives the
+/// rows that have failed so far.
 pub async fn lock_for_slice(
     conn: &mut PgConnection,
     job_id: JobId,
     holder: Uuid,
     from: Checkpoint,
-) -> Result<bool, JobError> {
+) -> Result<Option<i64>, JobError> {
     let lock = sqlx::query_file_scalar!("sql/queries/job/lock_for_slice.sql", job_id.get(), holder, from.bytes);
-    Ok(lock.fetch_optional(conn).await?.is_some())
+    Ok(lock.fetch_optional(conn).await?)
 }
 
 /// What a slice has done.
@@ -300,16 +318,17 @@ pub struct Progress {
     pub failures: Vec<Failure>,
 }
 
-/// Moves the checkpoint of a locked job on and names what failed. Gives the rows that are ok by now.
+/// Moves the checkpoint of a locked job, of which `failed` rows had failed, on and names what failed. Gives the rows that are ok by now.
 pub async fn update_progress(
     conn: &mut PgConnection,
     job_id: JobId,
     (end, is_last): (Checkpoint, bool),
-    progress: &Progress,
+    (failed, progress): (i64, &Progress),
     lease: Duration,
     now: DateTime<Utc>,
 ) -> Result<i64, JobError> {
-    let failures = &progress.failures;
+    let room = usize::try_from(FAILURES_MAX - failed).unwrap_or(0).min(progress.failures.len());
+    let failures = &progress.failures[..room];
     if !failures.is_empty() {
         let insert = sqlx::query_file!(
             "sql/queries/job_failure/insert.sql",
@@ -329,7 +348,7 @@ pub async fn update_progress(
         end.lines,
         progress.ok,
         progress.skipped,
-        failures.len() as i64,
+        progress.failures.len() as i64,
         is_last,
         interval(lease),
         now,
@@ -352,12 +371,13 @@ pub async fn fail_job(
 
 /// Pieces deleted in one statement.
 const PURGE_CHUNKS: i64 = 64;
+/// Failures deleted in one statement.
+const PURGE_FAILURES: i64 = 5_000;
 
-/// Deletes files that are as old as they may get, and uploads that broke off. Gives the pieces deleted.
-pub async fn purge(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<u64, JobError> {
-    let file_end = now - chrono::TimeDelta::days(FILE_DAYS);
-    let stale = sqlx::query_file!("sql/queries/job/delete_stale.sql", now - UPLOAD_STALE);
-    stale.execute(&mut *conn).await?;
+/// Deletes files that are as old as they may get or broke off, and jobs that ended `retain` ago. Gives the pieces deleted.
+pub async fn purge(conn: &mut PgConnection, retain: TimeDelta, now: DateTime<Utc>) -> Result<u64, JobError> {
+    let file_end = now - TimeDelta::days(FILE_DAYS);
+    sqlx::query_file!("sql/queries/job/break_stale.sql", now - UPLOAD_STALE, now).execute(&mut *conn).await?;
     let waiting = numbers(&[State::Ready, State::Running, State::Paused]);
     sqlx::query_file!("sql/queries/job/expire.sql", file_end, now, &waiting).execute(&mut *conn).await?;
     let mut deleted = 0;
@@ -365,8 +385,17 @@ pub async fn purge(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<u64, J
         let purge = sqlx::query_file!("sql/queries/job_chunk/purge.sql", file_end, PURGE_CHUNKS);
         let rows = purge.execute(&mut *conn).await?.rows_affected();
         if rows == 0 {
-            return Ok(deleted);
+            break;
         }
         deleted += rows;
     }
+    let job_end = now - retain;
+    loop {
+        let purge = sqlx::query_file!("sql/queries/job_failure/purge.sql", job_end, PURGE_FAILURES);
+        if purge.execute(&mut *conn).await?.rows_affected() == 0 {
+            break;
+        }
+    }
+    sqlx::query_file!("sql/queries/job/delete_ended.sql", job_end).execute(&mut *conn).await?;
+    Ok(deleted)
 }

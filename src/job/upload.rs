@@ -29,14 +29,15 @@ impl<'a> Upload<'a> {
     /// Makes the job.
     ///
     /// # Errors
-    /// The database's.
+    /// `job_limit_reached`; the database's.
     pub async fn begin(
         office: &'a Office,
         secrets: &'a Secrets,
         new: NewJob,
+        open_max: i64,
         now: DateTime<Utc>,
     ) -> Result<Self, JobError> {
-        store::insert_job(&mut *office.get().await?, &new, now).await?;
+        store::insert_job(&mut *office.get().await?, &new, open_max, now).await?;
         Ok(Self { office, secrets, new, piece: Vec::with_capacity(CHUNK_BYTES), no: 0, digest: Sha256::new() })
     }
 

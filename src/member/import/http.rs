@@ -35,7 +35,7 @@ text_type! {
 
 pub fn routes() -> Routes {
     crate::routes! {
-        create_member_import(stream): FileInvalid, JobStateForbidden;
+        create_member_import(stream): FileInvalid, JobStateForbidden, JobLimitReached;
         list_member_imports;
         get_member_import: JobNotFound;
         list_member_import_failures: JobNotFound;
@@ -126,7 +126,9 @@ impl ImportQuery {
 /// in. Rows that are wrong are named under `failures`, with line, column and code; the others come in. Empty fields, `null`
 /// and their like, zeros as identifiers and 1900-01-01 are no values. A file that is sent twice doubles nothing: rows that
 /// say nothing new of a member who has all their identifiers are skipped. Under the same `Idempotency-Key` the same file is
-/// the same job. The file is kept encrypted for 7 days. Checked in this order: query, type of the body, columns, size.
+/// the same job. The file is kept encrypted for 7 days; the job, once it has ended, for 90 unless a setting says otherwise.
+/// `too_many_requests` also says that as many files come in as may at once. Checked in this order: query, type of the
+/// body, files at once, jobs that have not ended, columns, size.
 #[utoipa::path(post, path = "/v1/member-imports", tag = "member imports",
     params(ImportQuery, ("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number")),
     request_body(content = String, content_type = "text/csv"),
@@ -140,6 +142,7 @@ async fn create_member_import(
     mut body: FileBody,
 ) -> Reply<JobView> {
     let mut options = query.options()?;
+    let _place = app.jobs.upload_place()?;
     let import = app.jobs.member_import();
     let new = NewJob {
         job_id: app.minter.mint_job().map_err(crate::job::JobError::from)?,
@@ -148,7 +151,7 @@ async fn create_member_import(
         file_name: query.file_name.map(FileName::into_string),
         options: json(&options),
     };
-    let mut upload = Upload::begin(&app.office, &app.secrets, new, shell.clock.now()).await?;
+    let mut upload = Upload::begin(&app.office, &app.secrets, new, app.jobs.open_max(), shell.clock.now()).await?;
     let number = number.0.as_ref().map(text_of);
     let taken = take(&shell, import, &mut options, &mut body, &mut upload, number, query.start.unwrap_or(true)).await;
     let (job, replayed) = match taken {
@@ -261,6 +264,7 @@ async fn get_member_import(shell: Data<Shell>, At(job_id): At<JobId>) -> Reply<J
 /// | `member_key_taken` | an identifier belongs to another member, or to this one, which differs |
 ///
 /// A row is a line: line breaks inside quotes are not allowed, and both halves of such a row are `row_malformed`.
+/// The first 100,000 failures of a job are kept; the job then says `failures_cut`, and its `rows_failed` counts all.
 #[utoipa::path(get, path = "/v1/member-imports/{job_id}/failures", tag = "member imports",
     params(("job_id" = JobId, Path), FailureList),
     responses((status = 200, description = "A page of failures, or all of them", content(
