@@ -129,7 +129,8 @@ pub async fn insert_chunk(
 #[derive(Debug, Clone)]
 pub struct Uploaded {
     pub digest: Uuid,
-    pub number: Option<String>,
+    /// The caller's number on the days on which it may stand; the last is written.
+    pub numbers: Vec<String>,
     pub options: serde_json::Value,
     pub preview: serde_json::Value,
     pub state: State,
@@ -148,7 +149,7 @@ pub async fn update_uploaded(
         job_id.get(),
         uploaded.state.number(),
         uploaded.digest,
-        uploaded.number,
+        uploaded.numbers.last(),
         uploaded.options.to_string(),
         uploaded.preview.to_string(),
         now,
@@ -160,14 +161,14 @@ pub async fn update_uploaded(
     }
 }
 
-/// The job that a caller made under a number.
+/// The job that a caller made under one of these numbers.
 pub async fn find_by_number(
     conn: &mut PgConnection,
     kind: Kind,
     created_by: &str,
-    number: &str,
+    numbers: &[String],
 ) -> Result<Option<Job>, JobError> {
-    let find = sqlx::query_file_as!(JobRow, "sql/queries/job/find_by_number.sql", created_by, kind.number(), number);
+    let find = sqlx::query_file_as!(JobRow, "sql/queries/job/find_by_number.sql", created_by, kind.number(), numbers);
     find.fetch_optional(conn).await?.map(Job::try_from).transpose()
 }
 

@@ -97,13 +97,15 @@ impl<'a> Upload<'a> {
     /// `request_number_reused` when the other job has another file or other options.
     pub async fn end(&self, uploaded: &Uploaded, now: DateTime<Utc>) -> Result<(super::Job, bool), JobError> {
         let mut conn = self.office.get().await?;
-        if let Some(job) = store::update_uploaded(&mut conn, self.new.job_id, uploaded, now).await? {
-            return Ok((job, false));
+        let (kind, caller, numbers) = (self.new.kind, &self.new.created_by, &uploaded.numbers);
+        // A number that carries no day may stand under yesterday.
+        let mut first = store::find_by_number(&mut conn, kind, caller, numbers).await?;
+        if first.is_none() {
+            if let Some(job) = store::update_uploaded(&mut conn, self.new.job_id, uploaded, now).await? {
+                return Ok((job, false));
+            }
+            first = store::find_by_number(&mut conn, kind, caller, numbers).await?;
         }
-        let first = match &uploaded.number {
-            Some(number) => store::find_by_number(&mut conn, self.new.kind, &self.new.created_by, number).await?,
-            None => None,
-        };
         let Some(first) = first else {
             return Err(Refusal::new(Code::JobStateForbidden).detail("the job was cancelled").into());
         };

@@ -7,6 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{DateFormat, Encoding, MemberImport, OnTaken, Options, column::BadColumns};
 use crate::{
     app::App,
+    coupon::http::window,
     http::{
         Answer, ApiError, At, Caller, ETag, FileBody, Number, Page, Query, Reply, Routes, app::Shell,
         number::NumberText,
@@ -21,7 +22,8 @@ use crate::{
     },
     member::Source,
     problem::{Code, Refusal},
-    request, text_type,
+    request::{Operation, RequestNumber},
+    text_type,
 };
 
 const KIND: Kind = Kind::MemberImport;
@@ -127,7 +129,7 @@ impl ImportQuery {
 /// and their like, zeros as identifiers and 1900-01-01 are no values. A file that is sent twice doubles nothing: rows that
 /// say nothing new of a member who has all their identifiers are skipped. Under the same `Idempotency-Key` the same file is
 /// the same job. The file is kept encrypted for 7 days; the job, once it has ended, for 90 unless a setting says otherwise.
-/// `too_many_requests` also says that as many files come in as may at once. Checked in this order: query, type of the
+/// `too_many_requests` also says that as many files come in as may at once. Checked in this order: query, number, type of the
 /// body, files at once, jobs that have not ended, columns, size.
 #[utoipa::path(post, path = "/v1/member-imports", tag = "member imports",
     params(ImportQuery, ("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number")),
@@ -142,6 +144,10 @@ async fn create_member_import(
     mut body: FileBody,
 ) -> Reply<JobView> {
     let mut options = query.options()?;
+    let number = number.0.as_ref().map(|source| {
+        RequestNumber::new(&caller.scope(), Operation::Import, source, &window(&app, &shell)).map(|it| numbers_of(&it))
+    });
+    let numbers = number.transpose()?.unwrap_or_default();
     let _place = app.jobs.upload_place()?;
     let import = app.jobs.member_import();
     let new = NewJob {
@@ -152,8 +158,7 @@ async fn create_member_import(
         options: json(&options),
     };
     let mut upload = Upload::begin(&app.office, &app.secrets, new, app.jobs.open_max(), shell.clock.now()).await?;
-    let number = number.0.as_ref().map(text_of);
-    let taken = take(&shell, import, &mut options, &mut body, &mut upload, number, query.start.unwrap_or(true)).await;
+    let taken = take(&shell, import, &mut options, &mut body, &mut upload, numbers, query.start.unwrap_or(true)).await;
     let (job, replayed) = match taken {
         Ok(taken) => taken,
         Err(error) => {
@@ -170,13 +175,9 @@ fn json<T: Serialize>(value: &T) -> serde_json::Value {
     serde_json::to_value(value).expect("plain structs with string keys always serialise")
 }
 
-fn text_of(source: &request::Source) -> String {
-    match source {
-        request::Source::Key(key) => key.clone(),
-        request::Source::Till { store_id, register, business_date, sequence } => {
-            format!("till:{store_id}:{register}:{business_date}:{sequence}")
-        }
-    }
+/// As jobs keep a number: its day and its key, for each day on which it may stand.
+fn numbers_of(number: &RequestNumber) -> Vec<String> {
+    number.days.iter().map(|day| format!("{day}:{}", number.key)).collect()
 }
 
 /// Takes the file in: first enough of it to see its columns, then the rest, then a look at its rows.
@@ -186,7 +187,7 @@ async fn take(
     options: &mut Options,
     body: &mut FileBody,
     upload: &mut Upload<'_>,
-    number: Option<String>,
+    numbers: Vec<String>,
     starts: bool,
 ) -> Result<(Job, bool), ApiError> {
     let systems = import.systems.get().await?;
@@ -215,7 +216,7 @@ async fn take(
         FileReader::new(shell.office.clone(), std::sync::Arc::clone(&import.secrets), upload.new.job_id, bytes);
     let preview = import.preview(options, &columns, &mut file, bytes).await?;
     let uploaded =
-        Uploaded { digest, number, options: json(options), preview: json(&preview), state: state_after(starts) };
+        Uploaded { digest, numbers, options: json(options), preview: json(&preview), state: state_after(starts) };
     Ok(upload.end(&uploaded, shell.clock.now()).await?)
 }
 
