@@ -144,6 +144,7 @@ impl App {
                 region,
                 secrets: Arc::clone(&secrets),
                 minter: Arc::clone(&minter),
+                events: desk.events.clone(),
                 stores: Default::default(),
                 systems: systems.clone(),
             },

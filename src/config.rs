@@ -441,6 +441,18 @@ pub struct JobSettings {
     #[arg(long, env = "TESSERA_JOB_LEASE", default_value = "15s", value_parser = parse_duration, global = true,
           hide_short_help = true, value_name = "TIME")]
     pub job_lease: Duration,
+    /// Files that this node takes in at once.
+    #[arg(long, env = "TESSERA_UPLOADS_AT_ONCE", default_value_t = 8, global = true, hide_short_help = true,
+          value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub uploads_at_once: u16,
+    /// Jobs of one caller that have not ended, at most.
+    #[arg(long, env = "TESSERA_JOBS_OPEN_MAX", default_value_t = 100, global = true, hide_short_help = true,
+          value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub jobs_open_max: u16,
+    /// Days for which jobs that have ended are kept, with what failed in them.
+    #[arg(long, env = "TESSERA_JOB_RETAIN_DAYS", default_value_t = 90, global = true, hide_short_help = true,
+          value_name = "DAYS", value_parser = clap::value_parser!(u16).range(7..=3_650))]
+    pub job_retain_days: u16,
     /// Largest file of a job in bytes, unpacked.
     #[arg(
         long,
@@ -459,6 +471,9 @@ impl JobSettings {
             hands: usize::from(self.jobs_at_once),
             slice_rows_max: self.job_slice_rows as usize,
             lease: self.job_lease,
+            uploads_max: usize::from(self.uploads_at_once),
+            open_max: i64::from(self.jobs_open_max),
+            retain: chrono::TimeDelta::days(i64::from(self.job_retain_days)),
         }
     }
 }

@@ -99,7 +99,7 @@ codes! {
     MemberErased "member_erased" 422 "The member was erased and does not come back",
     MemberKeyNotFound "member_key_not_found" 404 "The member has no such identifier",
     MemberKeyLast "member_key_last" 422 "The last identifier of a member is not released",
-    MemberKeysFull "member_keys_full" 422 "The member has as many identifiers as it may",
+    MemberKeysFull "member_keys_full" 409 "The member has as many identifiers as it may",
     // Rules.
     RuleNotFound "rule_not_found" 404 "There is no such coupon rule",
     RuleNotActive "rule_not_active" 422 "The coupon rule is not active",
@@ -123,6 +123,7 @@ codes! {
     // Jobs.
     JobNotFound "job_not_found" 404 "There is no such job",
     JobStateForbidden "job_state_forbidden" 409 "The job cannot go from its state to that one",
+    JobLimitReached "job_limit_reached" 409 "The caller has as many jobs that have not ended as it may",
     FileInvalid "file_invalid" 422 "The file cannot be taken in as it is",
     // Ours.
     Unavailable "unavailable" 503 "The service cannot answer at the moment; try again",

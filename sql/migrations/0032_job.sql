@@ -21,7 +21,7 @@ create table job (
     state smallint not null, -- job::State
     attempts smallint not null default 0, -- times it was taken up since its last slice that went through
     created_by text not null, -- scope of the caller
-    number text, -- the caller's Idempotency-Key
+    number text, -- the caller's request number: <day>:<key>
     file_name text,
     error text, -- why it failed
     options jsonb not null,

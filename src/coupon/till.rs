@@ -112,7 +112,8 @@ impl TillFields<'_> {
 /// What a store does when its till asks for this.
 fn deed_of(operation: Operation) -> Deed {
     match operation {
-        Operation::Register => Deed::RegisterMember,
+        // No till sends a file; it would register members.
+        Operation::Register | Operation::Import => Deed::RegisterMember,
         Operation::Issue => Deed::Issue,
         Operation::Lock => Deed::Lock,
         Operation::Release => Deed::Release,

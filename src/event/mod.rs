@@ -17,6 +17,8 @@ pub enum Kind {
     MemberKeyMoved,
     /// Something beside the core row: an address, a profile. What is remembered of the member stays right.
     MemberDetailChanged,
+    /// A file of members has been imported to its end. The subject is the job.
+    MembersImported,
     CouponsIssued,
     CouponRedeemed,
     CouponReversed,
@@ -26,11 +28,12 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [(Kind, i16); 10] = [
+    const ALL: [(Kind, i16); 11] = [
         (Kind::MemberRegistered, 1),
         (Kind::MemberChanged, 2),
         (Kind::MemberKeyMoved, 3),
         (Kind::MemberDetailChanged, 4),
+        (Kind::MembersImported, 5),
         (Kind::CouponsIssued, 10),
         (Kind::CouponRedeemed, 11),
         (Kind::CouponReversed, 12),

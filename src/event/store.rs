@@ -43,12 +43,24 @@ pub async fn insert_office(
     subject: i64,
     what: &str,
 ) -> Result<(), sqlx::Error> {
+    insert_done(conn, now, event_id, kind, subject, &serde_json::json!({ "to": what })).await
+}
+
+/// Writes one event in a transaction that is not the lane's, such as a job's.
+pub async fn insert_done(
+    conn: &mut sqlx::PgConnection,
+    now: DateTime<Utc>,
+    event_id: EventId,
+    kind: Kind,
+    subject: i64,
+    body: &serde_json::Value,
+) -> Result<(), sqlx::Error> {
     sqlx::query(query("event/insert").parent())
         .bind([event_id.get()])
         .bind([now])
         .bind([subject])
         .bind([kind.number()])
-        .bind([serde_json::json!({ "to": what }).to_string()])
+        .bind([body.to_string()])
         .execute(conn)
         .await?;
     Ok(())

@@ -141,7 +141,7 @@ impl From<JobError> for ApiError {
         match error {
             JobError::Refused(refusal) => refusal.into(),
             JobError::Database(error) => error.into(),
-            JobError::Mint(_) | JobError::KeysChanged => Self::unavailable(error),
+            JobError::Mint(_) | JobError::Numbers(_) | JobError::KeysChanged => Self::unavailable(error),
             JobError::Inconsistent { .. } | JobError::Damaged(_) | JobError::Panicked(_) => Self::internal(error),
         }
     }

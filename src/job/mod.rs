@@ -10,7 +10,8 @@
 //!   one. A node works on a bounded number at once.
 //! - Pausing, resuming and cancelling change the row; the node that works on the job sees it at its next slice.
 //! - The file is in the database, encrypted, so that any node can go on; it is gone after [`FILE_DAYS`] days. Failures name
-//!   line, column and code and hold nothing of what stood in the row; they stay with the job.
+//!   line, column and code and hold nothing of what stood in the row; they stay with the job,
+//!   the first [`FAILURES_MAX`] of them. A job that has ended is gone after a setting's days.
 //!
 //! A kind of job is a [`runner::Work`]. `member::import` is the pattern that others follow.
 
@@ -28,7 +29,7 @@ use utoipa::ToSchema;
 use crate::{
     coupon::decide::millis,
     db::pool,
-    id::{JobId, MintError},
+    id::{BlockError, JobId, MintError},
     problem::{Code, Refusal},
     secret::Undecryptable,
 };
@@ -38,7 +39,11 @@ pub const FILE_DAYS: i64 = 7;
 /// An upload that brought nothing for so long is taken for broken off.
 pub const UPLOAD_STALE: TimeDelta = TimeDelta::hours(1);
 /// How often a job is taken up without a slice that goes through before it is given up.
-pub const ATTEMPTS_MAX: i16 = 20;
+pub const ATTEMPTS_MAX: i16 = 150;
+/// Failures of a job that are kept; those after them are only counted.
+pub const FAILURES_MAX: i64 = 100_000;
+/// The error of a job that was given up; resuming leads out of it.
+pub const GAVE_UP: &str = "gave_up";
 
 /// What a job does. The numbers stand in rows and never change their meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -146,7 +151,7 @@ impl Act {
         }
     }
 
-    /// The states that it leads from.
+    /// The states that it leads from; [`Act::Resume`] from [`State::Failed`] too, where the error is [`GAVE_UP`].
     pub const fn from(self) -> &'static [State] {
         match self {
             Self::Start => &[State::Ready],
@@ -214,6 +219,7 @@ impl Job {
             rows_ok: self.rows_ok,
             rows_skipped: self.rows_skipped,
             rows_failed: self.rows_failed,
+            failures_cut: self.rows_failed > FAILURES_MAX,
             options: self.options.clone(),
             preview: self.preview.clone(),
             version: self.version,
@@ -232,7 +238,7 @@ pub struct JobView {
     pub job_id: JobId,
     pub kind: Kind,
     pub state: State,
-    /// Why it failed: `file_expired`, `file_damaged` or `gave_up`.
+    /// Why it failed: `file_expired`, `file_damaged`, `upload_broken` or `gave_up`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub error: Option<String>,
@@ -252,6 +258,8 @@ pub struct JobView {
     pub rows_skipped: i64,
     /// Rows that were refused; `failures` names them.
     pub rows_failed: i64,
+    /// More rows failed than `failures` names: the first 100,000.
+    pub failures_cut: bool,
     #[schema(value_type = Object)]
     pub options: serde_json::Value,
     /// What the first rows of the file look like.
@@ -306,6 +314,8 @@ pub enum JobError {
     /// Numbers cannot be had for the moment.
     #[error("no id could be minted")]
     Mint(#[from] MintError),
+    #[error("no number could be had")]
+    Numbers(#[from] BlockError),
     /// A slice that was made ready before is not written: it is made ready anew.
     #[error("the keys have changed since the slice was made ready")]
     KeysChanged,

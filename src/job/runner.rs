@@ -9,16 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
     task::JoinHandle,
 };
 use uuid::Uuid;
 
 use super::{
-    ATTEMPTS_MAX, Checkpoint, Job, JobError, Kind,
+    ATTEMPTS_MAX, Checkpoint, GAVE_UP, Job, JobError, Kind,
     file::FileReader,
     store::{self, Progress},
 };
@@ -29,6 +29,7 @@ use crate::{
         tx::{self, Mode},
     },
     member::import::MemberImport,
+    problem::{Code, Refusal},
     secret::Secrets,
 };
 
@@ -36,8 +37,12 @@ use crate::{
 const TURN: Duration = Duration::from_secs(1);
 /// How often a node looks for jobs that other nodes were given, or lost.
 const POLL: Duration = Duration::from_millis(500);
-/// A job that met an error rests for so long.
-const REST: Duration = Duration::from_secs(2);
+/// A job that met an error rests for so long; twice as long after each further attempt,
+const REST_FIRST: Duration = Duration::from_secs(2);
+/// up to this: [`ATTEMPTS_MAX`] attempts take more than two hours.
+const REST_MAX: Duration = Duration::from_secs(60);
+/// When a file that found no place is worth sending again.
+const UPLOAD_RETRY_SECS: u64 = 10;
 /// What a slice is meant to take; bulk work must not hold the horizon.
 const SLICE_TIME: Duration = Duration::from_millis(400);
 const SLICE_ROWS_MIN: usize = 100;
@@ -55,6 +60,12 @@ pub struct JobSettings {
     pub slice_rows_max: usize,
     /// A job of a node that died is taken over after this time.
     pub lease: Duration,
+    /// Files that come in at once on this node.
+    pub uploads_max: usize,
+    /// Jobs of a caller that have not ended.
+    pub open_max: i64,
+    /// Jobs that have ended are kept for so long.
+    pub retain: TimeDelta,
 }
 
 /// What a kind of job does.
@@ -82,12 +93,23 @@ pub trait Work: Send + Sync + 'static {
         slice: &Self::Slice,
         now: DateTime<Utc>,
     ) -> impl Future<Output = Result<Progress, JobError>> + Send;
+
+    /// Tells of a job whose last slice is written, in that slice's transaction. `rows_ok` are those of all slices.
+    fn finish(
+        &self,
+        conn: &mut PgConnection,
+        job: &Job,
+        slice: &Self::Slice,
+        rows_ok: i64,
+        now: DateTime<Utc>,
+    ) -> impl Future<Output = Result<(), JobError>> + Send;
 }
 
 /// The hands of a node.
 pub struct Runner {
     engine: Arc<Engine>,
     stop: watch::Sender<bool>,
+    uploads: Arc<Semaphore>,
     hands: std::sync::Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -146,12 +168,30 @@ impl Runner {
         let mut hands: Vec<_> =
             (0..engine.settings.hands).map(|_| tokio::spawn(Hand::new(Arc::clone(&engine)).run())).collect();
         hands.push(tokio::spawn(keep_files(Arc::clone(&engine))));
-        Self { engine, stop, hands: std::sync::Mutex::new(hands) }
+        let uploads = Arc::new(Semaphore::new(engine.settings.uploads_max));
+        Self { engine, stop, uploads, hands: std::sync::Mutex::new(hands) }
     }
 
     /// A job may have something to do.
     pub fn wake(&self) {
         self.engine.wake.notify_one();
+    }
+
+    /// A place for a file that comes in, until it is dropped.
+    ///
+    /// # Errors
+    /// `too_many_requests` when this node takes in as many as it may.
+    pub fn upload_place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.uploads).try_acquire_owned().map_err(|_| {
+            Refusal::new(Code::TooManyRequests)
+                .detail("as many files come in as may at once")
+                .with("retry_after", UPLOAD_RETRY_SECS)
+        })
+    }
+
+    /// Jobs of a caller that have not ended, at most.
+    pub fn open_max(&self) -> i64 {
+        self.engine.settings.open_max
     }
 
     /// What takes in the files of members.
@@ -184,7 +224,7 @@ async fn keep_files(engine: Arc<Engine>) {
     while !engine.has_stopped() {
         let kept = async {
             let mut conn = engine.office.get().await?;
-            store::purge(&mut conn, engine.clock.now()).await
+            store::purge(&mut conn, engine.settings.retain, engine.clock.now()).await
         };
         match kept.await {
             Ok(0) => {}
@@ -196,6 +236,12 @@ async fn keep_files(engine: Arc<Engine>) {
             () = tokio::time::sleep(PURGE_EVERY) => {}
         }
     }
+}
+
+/// How long a job rests after so many attempts in a row.
+fn rest_after(attempts: i16) -> Duration {
+    let doublings = u32::from(attempts.unsigned_abs().saturating_sub(1)).min(8);
+    (REST_FIRST * 2_u32.pow(doublings)).min(REST_MAX)
 }
 
 /// Works on one job at a time.
@@ -260,7 +306,7 @@ impl Hand {
         let engine = Arc::clone(&self.engine);
         let job = Arc::new(job);
         let outcome = if job.attempts > ATTEMPTS_MAX {
-            self.give_up(&job, "gave_up").await
+            self.give_up(&job, GAVE_UP).await
         } else {
             match job.kind {
                 // In a box, as what follows is: these futures are large, and stacks of workers are not.
@@ -276,13 +322,13 @@ impl Hand {
                 if self.give_up(&job, "file_damaged").await.is_ok() {
                     return;
                 }
-                Some(REST)
+                Some(rest_after(job.attempts))
             }
             Err(error) => {
                 tracing::warn!(job_id = %job.job_id, error = &error as &dyn std::error::Error, "a job rests");
                 // In doubt the connection goes: it may be in the middle of anything.
                 self.conn = None;
-                Some(REST)
+                Some(rest_after(job.attempts))
             }
         };
         let given_back = async {
@@ -296,7 +342,9 @@ impl Hand {
 
     async fn give_up(&self, job: &Job, why: &str) -> Result<Turn, JobError> {
         let mut conn = self.engine.office.get().await?;
-        store::fail_job(&mut conn, job.job_id, why, self.engine.clock.now()).await?;
+        if !store::fail_job(&mut conn, job.job_id, self.holder, why, self.engine.clock.now()).await? {
+            tracing::info!(job_id = %job.job_id, why, "a job was to fail that is another's by now");
+        }
         Ok(Turn::Over)
     }
 
@@ -365,11 +413,12 @@ async fn write<W: Work>(
     let now = engine.clock.now();
     let began = Instant::now();
     let progress = tx::run_on(conn, job.kind.name(), Mode::ReadCommitted, async move |conn: &mut PgConnection| {
-        if !store::lock_for_slice(conn, job.job_id, holder, from).await? {
-            return Ok(None);
-        }
+        let Some(failed) = store::lock_for_slice(conn, job.job_id, holder, from).await? else { return Ok(None) };
         let progress = Box::pin(work.write(conn, job, slice, now)).await?;
-        store::update_progress(conn, job.job_id, end, &progress, lease, now).await?;
+        let rows_ok = store::update_progress(conn, job.job_id, end, (failed, &progress), lease, now).await?;
+        if end.1 {
+            work.finish(conn, job, slice, rows_ok, now).await?;
+        }
         Ok::<_, JobError>(Some(progress))
     })
     .await?;
@@ -382,4 +431,17 @@ async fn write<W: Work>(
         metrics::counter!("tessera_job_rows_total", "kind" => kind, "outcome" => outcome).increment(rows as u64);
     }
     Ok(Some(took))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rests_double_up_to_a_minute_and_outlast_an_hour_without_a_database() {
+        let rests: Vec<u64> = (1..=7).map(|attempts| rest_after(attempts).as_secs()).collect();
+        assert_eq!(rests, [2, 4, 8, 16, 32, 60, 60]);
+        let whole: Duration = (1..=ATTEMPTS_MAX).map(rest_after).sum();
+        assert!(whole > Duration::from_secs(2 * 3600), "{whole:?}");
+    }
 }

@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{PgConnection, postgres::types::PgInterval};
 use uuid::Uuid;
 
-use super::{Act, Checkpoint, FILE_DAYS, Failure, Job, JobError, Kind, State, UPLOAD_STALE};
+use super::{Act, Checkpoint, FAILURES_MAX, FILE_DAYS, Failure, Job, JobError, Kind, State, UPLOAD_STALE};
 use crate::{
     id::JobId,
     problem::{Code, Refusal},
@@ -86,7 +86,15 @@ pub struct NewJob {
 }
 
 /// Makes a job whose file is on the way.
-pub async fn insert_job(conn: &mut PgConnection, new: &NewJob, now: DateTime<Utc>) -> Result<(), JobError> {
+///
+/// # Errors
+/// `job_limit_reached` when `open_max` jobs of the caller have not ended.
+pub async fn insert_job(
+    conn: &mut PgConnection,
+    new: &NewJob,
+    open_max: i64,
+    now: DateTime<Utc>,
+) -> Result<(), JobError> {
     let insert = sqlx::query_file!(
         "sql/queries/job/insert.sql",
         new.job_id.get(),
@@ -96,9 +104,12 @@ pub async fn insert_job(conn: &mut PgConnection, new: &NewJob, now: DateTime<Utc
         new.created_by,
         new.file_name,
         new.options.to_string(),
+        open_max,
     );
-    insert.execute(conn).await?;
-    Ok(())
+    if insert.execute(conn).await?.rows_affected() == 1 {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::JobLimitReached).with("limit", open_max).into())
 }
 
 /// Adds a piece to the file of a job that is being uploaded; false if it is not any more.
@@ -118,7 +129,8 @@ pub async fn insert_chunk(
 #[derive(Debug, Clone)]
 pub struct Uploaded {
     pub digest: Uuid,
-    pub number: Option<String>,
+    /// The caller's number on the days on which it may stand; the last is written.
+    pub numbers: Vec<String>,
     pub options: serde_json::Value,
     pub preview: serde_json::Value,
     pub state: State,
@@ -137,7 +149,7 @@ pub async fn update_uploaded(
         job_id.get(),
         uploaded.state.number(),
         uploaded.digest,
-        uploaded.number,
+        uploaded.numbers.last(),
         uploaded.options.to_string(),
         uploaded.preview.to_string(),
         now,
@@ -149,19 +161,25 @@ pub async fn update_uploaded(
     }
 }
 
-/// The job that a caller made under a number.
+/// The job that a caller made under one of these numbers.
 pub async fn find_by_number(
     conn: &mut PgConnection,
     kind: Kind,
     created_by: &str,
-    number: &str,
+    numbers: &[String],
 ) -> Result<Option<Job>, JobError> {
-    let find = sqlx::query_file_as!(JobRow, "sql/queries/job/find_by_number.sql", created_by, kind.number(), number);
+    let find = sqlx::query_file_as!(JobRow, "sql/queries/job/find_by_number.sql", created_by, kind.number(), numbers);
     find.fetch_optional(conn).await?.map(Job::try_from).transpose()
 }
 
-/// Deletes a job that has not begun, with its file.
+/// Deletes a job that has not begun, with its file. Nobody else uploads it.
 pub async fn delete_uploading(conn: &mut PgConnection, job_id: JobId) -> Result<(), JobError> {
+    loop {
+        let delete = sqlx::query_file!("sql/queries/job_chunk/delete.sql", job_id.get(), PURGE_CHUNKS);
+        if delete.execute(&mut *conn).await?.rows_affected() == 0 {
+            break;
+        }
+    }
     sqlx::query_file!("sql/queries/job/delete_uploading.sql", job_id.get()).execute(conn).await?;
     Ok(())
 }
@@ -223,6 +241,7 @@ pub async fn update_state(
         &numbers(act.from()),
         now,
         act.to().has_ended(),
+        act == Act::Resume,
     );
     if let Some(row) = update.fetch_optional(&mut *conn).await? {
         return row.try_into();
@@ -280,15 +299,16 @@ pub async fn release_job(
     Ok(())
 }
 
-/// Locks a job for a slice, if it still is as the slice was prepared for; else the slice must not be written.
+/// Locks a job for a slice, if it still is as the slice was prepared for; else the slice must not be written. Gives the
+/// rows that have failed so far.
 pub async fn lock_for_slice(
     conn: &mut PgConnection,
     job_id: JobId,
     holder: Uuid,
     from: Checkpoint,
-) -> Result<bool, JobError> {
+) -> Result<Option<i64>, JobError> {
     let lock = sqlx::query_file_scalar!("sql/queries/job/lock_for_slice.sql", job_id.get(), holder, from.bytes);
-    Ok(lock.fetch_optional(conn).await?.is_some())
+    Ok(lock.fetch_optional(conn).await?)
 }
 
 /// What a slice has done.
@@ -299,16 +319,17 @@ pub struct Progress {
     pub failures: Vec<Failure>,
 }
 
-/// Moves the checkpoint of a locked job on and names what failed.
+/// Moves the checkpoint of a locked job, of which `failed` rows had failed, on and names what failed. Gives the rows that are ok by now.
 pub async fn update_progress(
     conn: &mut PgConnection,
     job_id: JobId,
     (end, is_last): (Checkpoint, bool),
-    progress: &Progress,
+    (failed, progress): (i64, &Progress),
     lease: Duration,
     now: DateTime<Utc>,
-) -> Result<(), JobError> {
-    let failures = &progress.failures;
+) -> Result<i64, JobError> {
+    let room = usize::try_from(FAILURES_MAX - failed).unwrap_or(0).min(progress.failures.len());
+    let failures = &progress.failures[..room];
     if !failures.is_empty() {
         let insert = sqlx::query_file!(
             "sql/queries/job_failure/insert.sql",
@@ -321,38 +342,43 @@ pub async fn update_progress(
         );
         insert.execute(&mut *conn).await?;
     }
-    let update = sqlx::query_file!(
+    let update = sqlx::query_file_scalar!(
         "sql/queries/job/update_progress.sql",
         job_id.get(),
         end.bytes,
         end.lines,
         progress.ok,
         progress.skipped,
-        failures.len() as i64,
+        progress.failures.len() as i64,
         is_last,
         interval(lease),
         now,
     );
-    if update.execute(conn).await?.rows_affected() == 1 {
-        return Ok(());
-    }
-    Err(JobError::Inconsistent { table: "job", column: "job_id", key: job_id.to_string() })
+    let missing = || JobError::Inconsistent { table: "job", column: "job_id", key: job_id.to_string() };
+    update.fetch_optional(conn).await?.ok_or_else(missing)
 }
 
-/// Ends a job that cannot go on.
-pub async fn fail_job(conn: &mut PgConnection, job_id: JobId, error: &str, now: DateTime<Utc>) -> Result<(), JobError> {
-    sqlx::query_file!("sql/queries/job/fail.sql", job_id.get(), error, now).execute(conn).await?;
-    Ok(())
+/// Ends a job that cannot go on; false if it is not the holder's any more.
+pub async fn fail_job(
+    conn: &mut PgConnection,
+    job_id: JobId,
+    holder: Uuid,
+    error: &str,
+    now: DateTime<Utc>,
+) -> Result<bool, JobError> {
+    let fail = sqlx::query_file!("sql/queries/job/fail.sql", job_id.get(), error, now, holder);
+    Ok(fail.execute(conn).await?.rows_affected() == 1)
 }
 
 /// Pieces deleted in one statement.
 const PURGE_CHUNKS: i64 = 64;
+/// Failures deleted in one statement.
+const PURGE_FAILURES: i64 = 5_000;
 
-/// Deletes files that are as old as they may get, and uploads that broke off. Gives the pieces deleted.
-pub async fn purge(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<u64, JobError> {
-    let file_end = now - chrono::TimeDelta::days(FILE_DAYS);
-    let stale = sqlx::query_file!("sql/queries/job/delete_stale.sql", now - UPLOAD_STALE);
-    stale.execute(&mut *conn).await?;
+/// Deletes files that are as old as they may get or broke off, and jobs that ended `retain` ago. Gives the pieces deleted.
+pub async fn purge(conn: &mut PgConnection, retain: TimeDelta, now: DateTime<Utc>) -> Result<u64, JobError> {
+    let file_end = now - TimeDelta::days(FILE_DAYS);
+    sqlx::query_file!("sql/queries/job/break_stale.sql", now - UPLOAD_STALE, now).execute(&mut *conn).await?;
     let waiting = numbers(&[State::Ready, State::Running, State::Paused]);
     sqlx::query_file!("sql/queries/job/expire.sql", file_end, now, &waiting).execute(&mut *conn).await?;
     let mut deleted = 0;
@@ -360,8 +386,17 @@ pub async fn purge(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<u64, J
         let purge = sqlx::query_file!("sql/queries/job_chunk/purge.sql", file_end, PURGE_CHUNKS);
         let rows = purge.execute(&mut *conn).await?.rows_affected();
         if rows == 0 {
-            return Ok(deleted);
+            break;
         }
         deleted += rows;
     }
+    let job_end = now - retain;
+    loop {
+        let purge = sqlx::query_file!("sql/queries/job_failure/purge.sql", job_end, PURGE_FAILURES);
+        if purge.execute(&mut *conn).await?.rows_affected() == 0 {
+            break;
+        }
+    }
+    sqlx::query_file!("sql/queries/job/delete_ended.sql", job_end).execute(&mut *conn).await?;
+    Ok(deleted)
 }

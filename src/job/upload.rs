@@ -29,14 +29,15 @@ impl<'a> Upload<'a> {
     /// Makes the job.
     ///
     /// # Errors
-    /// The database's.
+    /// `job_limit_reached`; the database's.
     pub async fn begin(
         office: &'a Office,
         secrets: &'a Secrets,
         new: NewJob,
+        open_max: i64,
         now: DateTime<Utc>,
     ) -> Result<Self, JobError> {
-        store::insert_job(&mut *office.get().await?, &new, now).await?;
+        store::insert_job(&mut *office.get().await?, &new, open_max, now).await?;
         Ok(Self { office, secrets, new, piece: Vec::with_capacity(CHUNK_BYTES), no: 0, digest: Sha256::new() })
     }
 
@@ -96,13 +97,15 @@ impl<'a> Upload<'a> {
     /// `request_number_reused` when the other job has another file or other options.
     pub async fn end(&self, uploaded: &Uploaded, now: DateTime<Utc>) -> Result<(super::Job, bool), JobError> {
         let mut conn = self.office.get().await?;
-        if let Some(job) = store::update_uploaded(&mut conn, self.new.job_id, uploaded, now).await? {
-            return Ok((job, false));
+        let (kind, caller, numbers) = (self.new.kind, &self.new.created_by, &uploaded.numbers);
+        // A number that carries no day may stand under yesterday.
+        let mut first = store::find_by_number(&mut conn, kind, caller, numbers).await?;
+        if first.is_none() {
+            if let Some(job) = store::update_uploaded(&mut conn, self.new.job_id, uploaded, now).await? {
+                return Ok((job, false));
+            }
+            first = store::find_by_number(&mut conn, kind, caller, numbers).await?;
         }
-        let first = match &uploaded.number {
-            Some(number) => store::find_by_number(&mut conn, self.new.kind, &self.new.created_by, number).await?,
-            None => None,
-        };
         let Some(first) = first else {
             return Err(Refusal::new(Code::JobStateForbidden).detail("the job was cancelled").into());
         };

@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     About, Attributes, AttributesPatch, Avatar, EXTERNAL_MAX, Gender, Given, HomeStore, Identifiers,
-    Kind as MemberKind, Member, NewMember, Source, State,
+    Kind as MemberKind, LEVEL_MAX, Member, NewMember, Source, State,
     cache::Shown,
     check_birthday,
     desk::MemberError,
@@ -523,7 +523,7 @@ struct MemberPatch {
     /// For the roles ops and admin.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
-    level: Option<Int<0, 999>>,
+    level: Option<Int<0, { LEVEL_MAX as i64 }>>,
     /// For the roles ops and admin.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]

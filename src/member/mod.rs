@@ -63,6 +63,8 @@ use crate::{
 
 /// External identifiers in one registration.
 pub const EXTERNAL_MAX: usize = 8;
+/// The highest level that a member may have; levels begin at 0.
+pub const LEVEL_MAX: i16 = 999;
 /// No member was born before.
 pub const BIRTH_YEAR_MIN: i32 = 1900;
 

@@ -56,6 +56,7 @@ operations! {
     Redeem "redeem",
     Reverse "reverse",
     Void "void",
+    Import "import",
 }
 
 impl Operation {

@@ -282,6 +282,8 @@ async fn a_file_that_cannot_be_taken_is_refused_at_once_and_leaves_nothing() {
     assert_eq!(again.header("idempotency-replayed"), Some("true"));
     assert_eq!(again.json["job_id"], first.json["job_id"]);
     assert_eq!(numbered(&number, "phone\n13800000002\n").await.expect(409).code(), "request_number_reused");
+    let old = numbered("0178f7c5-6a30-7cc3-98c4-dc0c0c07398f", "phone\n13800000001\n").await.expect(422);
+    assert_eq!(old.code(), "request_number_expired");
     assert_eq!(db.count("select count(*) from job").await, 1);
     app.stop().await;
 }

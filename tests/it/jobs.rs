@@ -1,13 +1,15 @@
 //! Jobs: in two processes at once, through kills, paused, cancelled, stopped, and their files when they are old.
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
 use reqwest::Method;
 use serde_json::json;
-use tessera::clock::Clock;
+use tessera::{clock::Clock, job::store};
 
 use crate::support::{
     Pair, Server, TestApp, TestDb,
-    job::{assert_members, assert_verified, begin, clean, done, job, rows, until},
+    job::{assert_members, assert_verified, begin, clean, done, job, rows, send, until},
     scaled,
     server::{Keys, settings},
 };
@@ -23,6 +25,9 @@ async fn the_same_file_twice_at_once_doubles_nothing() {
     let count = count as i64;
     assert_eq!((one.0 + other.0, one.1 + other.1, one.2 + other.2), (count, count, 0), "{one:?} {other:?}");
     assert_members(&pair.db, count).await;
+    // One event of each job tells how many it brought.
+    let told = "select sum((body::jsonb ->> 'members')::bigint)::bigint * 10 + count(*) from event where kind = 5";
+    assert_eq!(pair.db.count(told).await, count * 10 + 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,6 +170,91 @@ async fn a_file_is_kept_for_seven_days_and_its_failures_longer() {
     assert_eq!(job(&app.client, &waits).await["error"], "file_expired");
     assert_eq!(rows(&job(&app.client, &ended).await), (1, 0, 1));
     app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_was_given_up_is_resumed_and_one_whose_file_expired_is_not() {
+    let db = TestDb::new().await;
+    let keys = Keys::make(&db).await;
+    let app = slow(&db, &keys, Clock::system()).await;
+    let api = &app.client;
+    let resume = async |job_id: &str| {
+        let path = format!("/v1/member-imports/{job_id}/resume");
+        api.send(api.raw(Method::POST, &path).bearer_auth(&api.keys.ops)).await
+    };
+    let job_id = begin(api, "?start=false", clean(50)).await;
+    let fail = async |error: &str| {
+        let fail = format!("update job set state = 9, error = '{error}', attempts = 151, finished_at = now()");
+        sqlx::query(sqlx::AssertSqlSafe(fail)).execute(&mut db.sql().await).await.unwrap();
+    };
+    fail("file_expired").await;
+    assert_eq!(resume(&job_id).await.expect(409).code(), "job_state_forbidden");
+    fail("gave_up").await;
+    resume(&job_id).await.expect(200);
+    let job = done(api, &job_id).await;
+    assert_eq!((job["state"].as_str(), rows(&job), job["error"].is_null()), (Some("done"), (50, 0, 0), true), "{job}");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_lease_lapsed_does_not_fail_a_job_that_another_works_on() {
+    let db = TestDb::new().await;
+    let insert = "insert into job (job_id, created_at, updated_at, kind, state, created_by, options)
+                  values (7, now(), now(), 1, 4, 'key:x', '{}')";
+    sqlx::query(insert).execute(&mut db.sql().await).await.unwrap();
+    let (mut conn, now) = (db.sql().await, chrono::Utc::now());
+    let (slow, other) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
+    let job_id = store::lease_job(&mut conn, slow, Duration::ZERO, now).await.unwrap().expect("a job").job_id;
+    let taken_over = until_leased(&db, other).await;
+    assert_eq!(taken_over, job_id);
+    assert!(!store::fail_job(&mut conn, job_id, slow, "gave_up", now).await.unwrap());
+    assert_eq!(db.count("select count(*) from job where state = 4").await, 1);
+    assert!(store::fail_job(&mut conn, job_id, other, "gave_up", now).await.unwrap());
+}
+
+/// Takes over a job whose lease has lapsed.
+async fn until_leased(db: &TestDb, holder: uuid::Uuid) -> tessera::id::JobId {
+    let mut conn = db.sql().await;
+    for _ in 0..400 {
+        let leased = store::lease_job(&mut conn, holder, Duration::from_secs(15), chrono::Utc::now()).await.unwrap();
+        if let Some(job) = leased {
+            return job.job_id;
+        }
+    }
+    panic!("no lease lapsed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_jobs_are_bounded_kept_failures_too_and_jobs_that_ended_go_after_their_days() {
+    let db = TestDb::new().await;
+    let keys = Keys::make(&db).await;
+    let mut settings = settings();
+    settings.jobs.jobs_open_max = 1;
+    let app = TestApp::on(&db, keys.clone(), settings, Clock::system()).await;
+    let api = &app.client;
+    let first = begin(api, "?start=false", "phone\n1\n2\n3\n").await;
+    let refused = send(api, "", clean(1)).await.expect(409);
+    assert_eq!((refused.code(), &refused.json["limit"]), ("job_limit_reached", &json!(1)));
+    // As if all but one of the failures that are kept were there.
+    let sql = "update job set rows_failed = 99999";
+    sqlx::query(sql).execute(&mut db.sql().await).await.unwrap();
+    let path = format!("/v1/member-imports/{first}/start");
+    api.send(api.raw(Method::POST, &path).bearer_auth(&api.keys.ops)).await.expect(200);
+    let job = done(api, &first).await;
+    assert_eq!((rows(&job).2, &job["failures_cut"]), (100_002, &json!(true)), "{job}");
+    assert_eq!(db.count("select count(*) from job_failure").await, 1);
+    begin(api, "?start=false", clean(1)).await;
+    app.stop().await;
+    for (days, jobs) in [(89, 2), (91, 1)] {
+        let clock = Clock::system();
+        clock.set_offset_ms(TimeDelta::days(days).num_milliseconds());
+        let app = slow(&db, &keys, clock).await;
+        until_count(&db, "select count(*) from job_chunk", 0).await;
+        // The one that waited has failed by now, and is kept for as long from then on.
+        until_count(&db, "select count(*) from job", jobs).await;
+        app.stop().await;
+    }
+    assert_eq!(db.count("select count(*) from job_failure").await, 0);
 }
 
 async fn until_count(db: &TestDb, sql: &str, count: i64) {

@@ -213,6 +213,7 @@ async fn what_a_request_costs_is_frozen_by_route() {
     list changes: 1 statements, 1 leaves
     list registrations of a store: 1 statements, 1 leaves
     list audits: 1 statements, 1 leaves
+    list audits of a member: 1 statements, 1 leaves
     get coupon: 1 statements, 1 leaves
     redeem, held: 9 statements, 9 leaves
     redeem, held, replayed: 2 statements, 2 leaves
@@ -299,7 +300,8 @@ async fn lines(app: &TestApp, rule: &str, warm: bool) -> String {
     read("list changes of a member", get.clone(), &path("changes"), None).await;
     read("list changes", get.clone(), "/v1/logs/changes", None).await;
     read("list registrations of a store", get.clone(), "/v1/logs/registrations?store=S0001", None).await;
-    read("list audits", get, "/v1/logs/audits", None).await;
+    read("list audits", get.clone(), "/v1/logs/audits", None).await;
+    read("list audits of a member", get, &format!("/v1/logs/audits?member_id={member}"), None).await;
     line("get coupon", &api.get(&format!("/v1/coupons/{held}"), &keys.pos).await.expect(200));
 
     let today = tessera::clock::Zone::DEFAULT.day_of(app.clock.now()).to_string();

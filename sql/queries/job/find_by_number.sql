@@ -24,4 +24,6 @@ select
     j.options::text as "options!",
     j.preview::text as "preview?"
 from job j
-where j.created_by = $1 and j.kind = $2 and j.number = $3
+where j.created_by = $1 and j.kind = $2 and j.number = any($3)
+order by j.job_id
+limit 1

@@ -14,3 +14,4 @@ set
     attempts = 0,
     version = version + 1
 where job_id = $1
+returning rows_ok

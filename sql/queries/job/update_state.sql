@@ -1,5 +1,6 @@
 -- job::store::update_state
 -- touches: none
+-- $7: one that was given up is taken up again too.
 -- Whoever works on the job finds at its next slice that it does not any more; who resumes it need not wait for a lease.
 update job j
 set
@@ -8,9 +9,13 @@ set
     version = version + 1,
     started_at = case when $3 = 4::smallint then coalesce(started_at, $5::timestamptz) else started_at end,
     finished_at = case when $6::boolean then $5::timestamptz end,
+    error = null,
+    attempts = 0,
     lease_holder = null,
     lease_until = null
-where j.job_id = $1 and j.kind = $2 and j.state = any($4)
+where j.job_id = $1
+    and j.kind = $2
+    and (j.state = any($4) or ($7::boolean and j.state = 9 and j.error = 'gave_up'))
 returning
     j.job_id as "job_id: JobId",
     j.created_at,

@@ -7,6 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{DateFormat, Encoding, MemberImport, OnTaken, Options, column::BadColumns};
 use crate::{
     app::App,
+    coupon::http::window,
     http::{
         Answer, ApiError, At, Caller, ETag, FileBody, Number, Page, Query, Reply, Routes, app::Shell,
         number::NumberText,
@@ -21,7 +22,8 @@ use crate::{
     },
     member::Source,
     problem::{Code, Refusal},
-    request, text_type,
+    request::{Operation, RequestNumber},
+    text_type,
 };
 
 const KIND: Kind = Kind::MemberImport;
@@ -35,7 +37,7 @@ text_type! {
 
 pub fn routes() -> Routes {
     crate::routes! {
-        create_member_import(stream): FileInvalid, JobStateForbidden;
+        create_member_import(stream): FileInvalid, JobStateForbidden, JobLimitReached;
         list_member_imports;
         get_member_import: JobNotFound;
         list_member_import_failures: JobNotFound;
@@ -126,7 +128,9 @@ impl ImportQuery {
 /// in. Rows that are wrong are named under `failures`, with line, column and code; the others come in. Empty fields, `null`
 /// and their like, zeros as identifiers and 1900-01-01 are no values. A file that is sent twice doubles nothing: rows that
 /// say nothing new of a member who has all their identifiers are skipped. Under the same `Idempotency-Key` the same file is
-/// the same job. The file is kept encrypted for 7 days. Checked in this order: query, type of the body, columns, size.
+/// the same job. The file is kept encrypted for 7 days; the job, once it has ended, for 90 unless a setting says otherwise.
+/// `too_many_requests` also says that as many files come in as may at once. Checked in this order: query, number, type of the
+/// body, files at once, jobs that have not ended, columns, size.
 #[utoipa::path(post, path = "/v1/member-imports", tag = "member imports",
     params(ImportQuery, ("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number")),
     request_body(content = String, content_type = "text/csv"),
@@ -140,6 +144,11 @@ async fn create_member_import(
     mut body: FileBody,
 ) -> Reply<JobView> {
     let mut options = query.options()?;
+    let number = number.0.as_ref().map(|source| {
+        RequestNumber::new(&caller.scope(), Operation::Import, source, &window(&app, &shell)).map(|it| numbers_of(&it))
+    });
+    let numbers = number.transpose()?.unwrap_or_default();
+    let _place = app.jobs.upload_place()?;
     let import = app.jobs.member_import();
     let new = NewJob {
         job_id: app.minter.mint_job().map_err(crate::job::JobError::from)?,
@@ -148,9 +157,8 @@ async fn create_member_import(
         file_name: query.file_name.map(FileName::into_string),
         options: json(&options),
     };
-    let mut upload = Upload::begin(&app.office, &app.secrets, new, shell.clock.now()).await?;
-    let number = number.0.as_ref().map(text_of);
-    let taken = take(&shell, import, &mut options, &mut body, &mut upload, number, query.start.unwrap_or(true)).await;
+    let mut upload = Upload::begin(&app.office, &app.secrets, new, app.jobs.open_max(), shell.clock.now()).await?;
+    let taken = take(&shell, import, &mut options, &mut body, &mut upload, numbers, query.start.unwrap_or(true)).await;
     let (job, replayed) = match taken {
         Ok(taken) => taken,
         Err(error) => {
@@ -167,13 +175,9 @@ fn json<T: Serialize>(value: &T) -> serde_json::Value {
     serde_json::to_value(value).expect("plain structs with string keys always serialise")
 }
 
-fn text_of(source: &request::Source) -> String {
-    match source {
-        request::Source::Key(key) => key.clone(),
-        request::Source::Till { store_id, register, business_date, sequence } => {
-            format!("till:{store_id}:{register}:{business_date}:{sequence}")
-        }
-    }
+/// As jobs keep a number: its day and its key, for each day on which it may stand.
+fn numbers_of(number: &RequestNumber) -> Vec<String> {
+    number.days.iter().map(|day| format!("{day}:{}", number.key)).collect()
 }
 
 /// Takes the file in: first enough of it to see its columns, then the rest, then a look at its rows.
@@ -183,7 +187,7 @@ async fn take(
     options: &mut Options,
     body: &mut FileBody,
     upload: &mut Upload<'_>,
-    number: Option<String>,
+    numbers: Vec<String>,
     starts: bool,
 ) -> Result<(Job, bool), ApiError> {
     let systems = import.systems.get().await?;
@@ -212,7 +216,7 @@ async fn take(
         FileReader::new(shell.office.clone(), std::sync::Arc::clone(&import.secrets), upload.new.job_id, bytes);
     let preview = import.preview(options, &columns, &mut file, bytes).await?;
     let uploaded =
-        Uploaded { digest, number, options: json(options), preview: json(&preview), state: state_after(starts) };
+        Uploaded { digest, numbers, options: json(options), preview: json(&preview), state: state_after(starts) };
     Ok(upload.end(&uploaded, shell.clock.now()).await?)
 }
 
@@ -247,6 +251,21 @@ async fn get_member_import(shell: Data<Shell>, At(job_id): At<JobId>) -> Reply<J
 ///
 /// By line, column and code, in the order of the file; nothing of what stood in them. With `Accept: text/csv` all of them
 /// as a file, from the cursor on.
+///
+/// | code | what is wrong |
+/// |---|---|
+/// | `row_too_long` | the line has more bytes than a row may have |
+/// | `row_malformed` | it is not CSV, or has more or fewer fields than there are columns |
+/// | `encoding_invalid` | a field is not text in the file's encoding |
+/// | `identifier_invalid` | an identifier is not of its kind |
+/// | `identifier_missing` | there is none |
+/// | `date_invalid` | a day is none, or is outside its range |
+/// | `value_invalid` | another field has a value that it may not have |
+/// | `store_not_found` | there is no such store |
+/// | `member_key_taken` | an identifier belongs to another member, or to this one, which differs |
+///
+/// A row is a line: line breaks inside quotes are not allowed, and both halves of such a row are `row_malformed`.
+/// The first 100,000 failures of a job are kept; the job then says `failures_cut`, and its `rows_failed` counts all.
 #[utoipa::path(get, path = "/v1/member-imports/{job_id}/failures", tag = "member imports",
     params(("job_id" = JobId, Path), FailureList),
     responses((status = 200, description = "A page of failures, or all of them", content(
@@ -284,7 +303,7 @@ async fn pause_member_import(app: Data<App>, shell: Data<Shell>, At(job_id): At<
 
 /// Resume an import of members
 ///
-/// It goes on where it stood. One that runs stays as it is.
+/// It goes on where it stood. One that runs stays as it is. One that failed with `gave_up` is taken up again, too.
 #[utoipa::path(post, path = "/v1/member-imports/{job_id}/resume", tag = "member imports",
     params(("job_id" = JobId, Path)),
     responses((status = 200, description = "The job", body = JobView, headers(("ETag" = String)))))]

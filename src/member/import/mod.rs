@@ -17,7 +17,8 @@
 //!
 //! Identifiers are claimed in `member_key`, the referee, in the order that keeps transactions from deadlocking; rows that
 //! find one taken give back what they won; then members and their other identifiers go straight into their leaves by binary
-//! `COPY`. No event tells of an imported member: caches keep nothing of members that they do not know.
+//! `COPY`, and with them a row of `register_log` each. No event tells of a single member, for caches keep nothing of
+//! members that they do not know; one tells of the job when the end of its file is reached.
 
 pub mod column;
 pub mod http;
@@ -38,7 +39,7 @@ use utoipa::ToSchema;
 use self::{
     column::{BadColumns, Column, Columns},
     row::{Draft, Reading},
-    write::Sealed,
+    write::{Sealed, Told},
 };
 use super::{Source, key::Region};
 use crate::{
@@ -48,7 +49,8 @@ use crate::{
     },
     clock::{Clock, Zone},
     db::pool::Office,
-    id::{MemberId, MemberIdMinter, MintError, StoreNo},
+    event,
+    id::{Counter, Day, EventId, MemberId, MemberIdMinter, MintError, StoreNo},
     job::{
         Checkpoint, Failure, Job, JobError,
         file::{FileReader, RawRows},
@@ -125,6 +127,8 @@ pub struct MemberImport {
     pub region: Region,
     pub secrets: Arc<Secrets>,
     pub minter: Arc<MemberIdMinter>,
+    /// Numbers of events and of rows of logs.
+    pub events: Counter,
     pub stores: Stores,
     pub systems: SystemBook,
 }
@@ -157,6 +161,8 @@ pub struct Slice {
     drafts: Vec<(Draft, Sealed)>,
     failures: Vec<Failure>,
     end: (Checkpoint, bool),
+    /// A number for each row's log, and one for the job's event.
+    numbers: Vec<i64>,
     /// The keys that it was encrypted and blinded with.
     holding: Holding,
 }
@@ -202,7 +208,9 @@ impl Work for MemberImport {
             let reading = import.reading(&options, &columns, &stores, &systems);
             import.ready(&reading, &raw)
         });
-        Ok(prepared.await.map_err(JobError::Panicked)??)
+        let mut slice = prepared.await.map_err(JobError::Panicked)??;
+        slice.numbers = self.events.next(slice.drafts.len() + 1).await?;
+        Ok(slice)
     }
 
     fn end(slice: &Slice) -> (Checkpoint, bool) {
@@ -223,10 +231,27 @@ impl Work for MemberImport {
         if self.secrets.holding() != slice.holding {
             return Err(JobError::KeysChanged);
         }
-        let mut progress = write::write(conn, &self.secrets, &options, &slice.drafts, now).await?;
+        let actor = job.created_by.strip_prefix("key:").unwrap_or(&job.created_by);
+        let told = Told { actor, numbers: &slice.numbers[1..] };
+        let mut progress = write::write(conn, &self.secrets, &options, &slice.drafts, &told, now).await?;
         progress.failures.extend_from_slice(&slice.failures);
         progress.failures.sort_by_key(|failure| failure.ordinal);
         Ok(progress)
+    }
+
+    async fn finish(
+        &self,
+        conn: &mut PgConnection,
+        job: &Job,
+        slice: &Slice,
+        rows_ok: i64,
+        now: DateTime<Utc>,
+    ) -> Result<(), JobError> {
+        let bad = || JobError::Inconsistent { table: "event", column: "event_id", key: job.job_id.to_string() };
+        let event_id = EventId::from_parts(Day::from_date(now.date_naive()), slice.numbers[0]).map_err(|_| bad())?;
+        let body = serde_json::json!({ "job_id": job.job_id, "members": rows_ok });
+        event::store::insert_done(conn, now, event_id, event::Kind::MembersImported, job.job_id.get(), &body).await?;
+        Ok(())
     }
 }
 
@@ -257,7 +282,8 @@ impl MemberImport {
         // Asked first: keys that change meanwhile are noticed when the slice is written.
         let holding = self.secrets.holding();
         let end = (raw.end, raw.is_last);
-        let mut slice = Slice { drafts: Vec::with_capacity(raw.len()), failures: Vec::new(), end, holding };
+        let mut slice =
+            Slice { drafts: Vec::with_capacity(raw.len()), failures: Vec::new(), end, numbers: Vec::new(), holding };
         for row in raw.iter() {
             match reading.read(row) {
                 Ok(draft) => {

@@ -36,7 +36,7 @@ use crate::{
         line,
     },
     member::{
-        Gender, State,
+        Gender, LEVEL_MAX, State,
         about::AttributeText,
         check_birthday,
         http::{Nickname, RealName},
@@ -175,8 +175,8 @@ impl Reading<'_> {
                     Some(store_no.ok_or(("store_not_found", Cow::Borrowed("there is no such store")))?);
             }
             Column::Level => {
-                let level = value.parse::<i16>().ok().filter(|level| *level >= 0);
-                draft.level = Some(level.ok_or_else(|| invalid(format!("must be a number up to {}", i16::MAX)))?);
+                let level = value.parse::<i16>().ok().filter(|level| (0..=LEVEL_MAX).contains(level));
+                draft.level = Some(level.ok_or_else(|| invalid(format!("must be a number up to {LEVEL_MAX}")))?);
             }
             Column::State => {
                 draft.state = Some(match value.to_ascii_lowercase().as_str() {
@@ -447,7 +447,7 @@ mod tests {
             (6, "x", at("gender", "value_invalid")),
             (8, "S9999", at("store_id", "store_not_found")),
             (9, "-1", at("level", "value_invalid")),
-            (9, "32768", at("level", "value_invalid")),
+            (9, "1000", at("level", "value_invalid")),
             (10, "cancelled", at("state", "value_invalid")),
             (11, "2027-01-01", at("created_at", "date_invalid")),
             (11, "2019-02-03 24:61:00", at("created_at", "date_invalid")),

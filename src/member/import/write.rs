@@ -1,13 +1,13 @@
 //! Writes the rows of a slice: claims, decisions, copies.
 //!
-//! Lock order: `member_key`, `member`, `member_auth`; rows by (leaf, key). What is decided is what taking the rows one after
+//! Lock order: `member_key`, `member`, `member_auth`, `register_log`; rows by (leaf, key). What is decided is what taking the rows one after
 //! the other would decide; claims of others, which `member_key` referees, count as they stand when ours meet them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
-use sqlx::{FromRow, PgConnection};
+use sqlx::{Executor, FromRow, PgConnection};
 use uuid::Uuid;
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     db::copy::CopyRows,
-    id::{MemberId, StoreNo},
+    id::{Day, MemberId, StoreNo},
     job::{Failure, JobError, store::Progress},
     member::{
         Gender, State,
@@ -48,6 +48,7 @@ const MEMBER: &[&str] = &[
     "nickname",
     "attributes",
 ];
+const REGISTER_LOG: &[&str] = &["log_id", "member_id", "created_at", "store_no", "source", "actor"];
 const MEMBER_AUTH: &[&str] = &["member_id", "bound_at", "key", "key_version", "kind", "source", "identifier"];
 
 /// What of a draft is encrypted, for the member id that it gets.
@@ -100,12 +101,21 @@ enum Verdict {
     Taken(usize, MemberId),
 }
 
+/// What `register_log` is told.
+pub(super) struct Told<'a> {
+    /// The caller who sent the file.
+    pub actor: &'a str,
+    /// Numbers of events, as many as there are rows.
+    pub numbers: &'a [i64],
+}
+
 /// Writes what can be written of the rows and says what became of each.
 pub(super) async fn write(
     conn: &mut PgConnection,
     secrets: &Secrets,
     options: &Options,
     drafts: &[(Draft, Sealed)],
+    told: &Told<'_>,
     now: DateTime<Utc>,
 ) -> Result<Progress, JobError> {
     let verdicts = Box::pin(claim(conn, drafts, now)).await?;
@@ -148,7 +158,7 @@ pub(super) async fn write(
         }
     }
     progress.ok = fresh.len() as i64;
-    Box::pin(copy(conn, options, fresh, now)).await?;
+    Box::pin(copy(conn, options, fresh, told, now)).await?;
     Ok(progress)
 }
 
@@ -163,36 +173,31 @@ fn taken(options: &Options, draft: &Draft, at: usize, member_id: MemberId, how: 
 }
 
 /// Claims the identifiers of the rows that are new members, and says what becomes of each row.
+///
+/// A round claims everything in the order of locking. One that meets claims of others is taken back whole, so that the
+/// next one begins with no lock held and the order holds throughout.
 async fn claim(
     conn: &mut PgConnection,
     drafts: &[(Draft, Sealed)],
     now: DateTime<Utc>,
 ) -> Result<Vec<Verdict>, JobError> {
-    // Who has a key, as far as we have met others; and which row each key of ours was claimed for.
+    // Who has a key, as far as we have met others.
     let mut others: HashMap<Uuid, MemberId> = HashMap::new();
-    let mut ours: HashMap<Uuid, usize> = HashMap::new();
     for _ in 0..ROUNDS_MAX {
         let (verdicts, wanted) = decide(drafts, &others);
-        let given_back: Vec<(Uuid, MemberId)> = ours
-            .iter()
-            .filter(|(key, at)| wanted.get(*key).is_none_or(|(wanted, _)| wanted != *at))
-            .map(|(key, at)| (*key, drafts[*at].1.member_id))
-            .collect();
-        delete(conn, &given_back).await?;
-        for (key, _) in given_back {
-            ours.remove(&key);
-        }
-        let missing: Vec<(KeyRow, usize)> =
-            wanted.iter().filter(|(key, _)| !ours.contains_key(*key)).map(|(_, (at, row))| (*row, *at)).collect();
-        if missing.is_empty() {
+        if wanted.is_empty() {
             return Ok(verdicts);
         }
-        let won = insert(conn, drafts, &missing, now).await?;
-        let lost: Vec<Uuid> = missing.iter().map(|(row, _)| row.key).filter(|key| !won.contains(key)).collect();
-        ours.extend(missing.into_iter().filter(|(row, _)| won.contains(&row.key)).map(|(row, at)| (row.key, at)));
+        conn.execute("savepoint claims").await?;
+        let wanted: Vec<(KeyRow, usize)> = wanted.into_values().map(|(at, row)| (row, at)).collect();
+        let won = insert(conn, drafts, &wanted, now).await?;
+        let lost: Vec<Uuid> = wanted.iter().map(|(row, _)| row.key).filter(|key| !won.contains(key)).collect();
         if lost.is_empty() {
+            conn.execute("release savepoint claims").await?;
             return Ok(verdicts);
         }
+        conn.execute("rollback to savepoint claims").await?;
+        metrics::counter!("tessera_import_claim_rounds_total").increment(1);
         // One that was freed since is claimed again in the next round.
         others.extend(find(conn, lost).await?);
     }
@@ -263,18 +268,6 @@ async fn insert(
         won.extend(inserted.into_iter().map(|(key,)| key));
     }
     Ok(won)
-}
-
-async fn delete(conn: &mut PgConnection, keys: &[(Uuid, MemberId)]) -> Result<(), JobError> {
-    for (leaf, rows) in by_leaf(keys, |(key, _)| (key_leaf(*key), *key)) {
-        let deleted = sqlx::query(query("member_key/delete").on(&[leaf]))
-            .bind(rows.iter().map(|(key, _)| *key).collect::<Vec<_>>())
-            .bind(rows.iter().map(|(_, member_id)| *member_id).collect::<Vec<_>>())
-            .execute(&mut *conn)
-            .await?;
-        expect("member_key", rows.len(), deleted.rows_affected())?;
-    }
-    Ok(())
 }
 
 async fn find(conn: &mut PgConnection, keys: Vec<Uuid>) -> Result<Vec<(Uuid, MemberId)>, JobError> {
@@ -398,9 +391,22 @@ async fn copy(
     conn: &mut PgConnection,
     options: &Options,
     mut fresh: Vec<(&Draft, &Sealed)>,
+    told: &Told<'_>,
     now: DateTime<Utc>,
 ) -> Result<(), JobError> {
     fresh.sort_by_key(|(_, sealed)| sealed.member_id);
+    let mut log = CopyRows::new(REGISTER_LOG);
+    let day = Day::from_date(now.date_naive());
+    for ((draft, sealed), number) in fresh.iter().zip(told.numbers) {
+        log.row()
+            .i64(day.first_id() | *number)
+            .i64(sealed.member_id.get())
+            .instant(now)
+            .opt(draft.home_store_no, |row, store_no| row.i32(store_no.get()))
+            .i16(options.source.number())
+            .text(told.actor);
+    }
+    expect("register_log", fresh.len(), log.len())?;
     let (mut members, mut auths) = (BTreeMap::new(), BTreeMap::new());
     for (draft, sealed) in fresh {
         let rows = members.entry(member_leaf(sealed.member_id)).or_insert_with(|| CopyRows::new(MEMBER));
@@ -418,7 +424,12 @@ async fn copy(
             expect(table, expected, copied)?;
         }
     }
-    Ok(())
+    if log.is_empty() {
+        return Ok(());
+    }
+    let expected = log.len() as usize;
+    let copied = log.send(conn, plan("register_log").leaf_i64(day.first_id())).await?;
+    expect("register_log", expected, copied)
 }
 
 fn put_member(rows: &mut CopyRows, options: &Options, draft: &Draft, sealed: &Sealed, now: DateTime<Utc>) {

@@ -95,7 +95,7 @@ impl Filter {
 }
 
 /// A row of a log.
-#[derive(Debug)]
+#[derive(Debug, FromRow)]
 pub struct LogRow {
     pub log_id: i64,
     pub member_id: Option<MemberId>,
@@ -134,6 +134,9 @@ pub async fn list(
     filter: &Filter,
     rows_max: usize,
 ) -> Result<Listed<LogRow>, sqlx::Error> {
+    if let (Log::Audits, Some(subject)) = (log, filter.member_id) {
+        return list_of_subject(conn, subject, window, filter, rows_max).await;
+    }
     // Without a filter every row fits.
     let examined_max = if filter.is_any() { rows_max as i64 + 1 } else { EXAMINED_MAX };
     let found: Vec<Found> = sqlx::query_as(query(log.list()).parent())
@@ -170,6 +173,29 @@ pub async fn list(
     } else {
         end
     };
+    Ok(Listed { rows, next })
+}
+
+/// A page of what was done to one member, newest first. The window lies in one leaf.
+pub async fn list_of_subject(
+    conn: &mut PgConnection,
+    subject: MemberId,
+    window: Window,
+    filter: &Filter,
+    rows_max: usize,
+) -> Result<Listed<LogRow>, sqlx::Error> {
+    let mut rows: Vec<LogRow> = sqlx::query_as(query("audit_log/of_member").parent())
+        .bind(window.from)
+        .bind(window.before)
+        .bind(subject)
+        .bind(filter.actor.as_deref())
+        .bind(filter.what)
+        .bind(rows_max as i64 + 1)
+        .fetch_all(conn)
+        .await?;
+    let more = rows.len() > rows_max;
+    rows.truncate(rows_max);
+    let next = rows.last().map(|row| row.log_id).filter(|_| more);
     Ok(Listed { rows, next })
 }
 

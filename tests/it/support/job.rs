@@ -79,7 +79,7 @@ pub fn clean(rows: usize) -> String {
 }
 
 pub async fn assert_members(db: &TestDb, members: i64) {
-    for (table, each) in [("member", 1), ("member_key", 2), ("member_auth", 1)] {
+    for (table, each) in [("member", 1), ("member_key", 2), ("member_auth", 1), ("register_log", 1)] {
         assert_eq!(db.count(&format!("select count(*) from {table}")).await, members * each, "{table}");
     }
     assert_verified(db).await;
