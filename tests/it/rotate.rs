@@ -16,7 +16,10 @@ use tempfile::TempDir;
 use tessera::{
     clock::Clock,
     partition::{proof, queries},
-    secret::{SecretFile, Secrets, Source, columns::ENCRYPTED},
+    secret::{
+        SecretFile, Secrets, Source,
+        columns::{ENCRYPTED, PIECES},
+    },
     verify::{self, VerifySettings},
 };
 use tokio::process::{Child, Command};
@@ -24,6 +27,7 @@ use tokio::process::{Child, Command};
 use crate::support::{
     Server, TestDb,
     command::said,
+    job::{begin, clean, done, rows, until as job_until},
     scaled,
     server::{Client, Keys},
 };
@@ -104,7 +108,9 @@ impl Vault {
                 one.columns.iter().map(|column| format!("coalesce(get_byte({column}, 0) = {key}, false)")).collect();
             format!("(select count(*) from {} where {})", one.table, is.join(" or "))
         });
-        self.db.count(&format!("select {}", counts.collect::<Vec<_>>().join(" + "))).await
+        let (table, column) = PIECES;
+        let pieces = format!("(select count(*) from {table} where get_byte({column}, 0) = {key})");
+        self.db.count(&format!("select {}", counts.chain([pieces]).collect::<Vec<_>>().join(" + "))).await
     }
 
     async fn under_blind(&self, version: i16) -> i64 {
@@ -365,6 +371,45 @@ async fn a_killed_rotation_goes_on_where_it_was() {
     for one in &known {
         is_found(&server.client, one).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_import_survives_a_rotation_and_comes_in_whole() {
+    let vault = Vault::new().await;
+    let path = vault.path();
+    let more = [
+        ("TESSERA_SECRETS_FILE", path.to_str().unwrap()),
+        ("TESSERA_SECRETS_EVERY", "50ms"),
+        ("TESSERA_JOB_SLICE_ROWS", "20"),
+    ];
+    let server = Server::spawn(&vault.db, &vault.keys, &more).await;
+    let api = &server.client;
+    let act = async |job_id: &str, act: &str| {
+        let path = format!("/v1/member-imports/{job_id}/{act}");
+        api.send(api.raw(Method::POST, &path).bearer_auth(&api.keys.ops)).await.expect(200)
+    };
+    // A line that nobody reads makes a second piece.
+    let file = format!("{}{}\n137{:08},D1,Lin\n", clean(1_000), "x".repeat(1_100_000), 1);
+    let paused = begin(api, "", file).await;
+    job_until(api, &paused, |job| job["rows_done"].as_i64().unwrap() > 0).await;
+    assert_eq!(act(&paused, "pause").await.json["state"], "paused");
+    let cancelled = begin(api, "?start=false", clean(3)).await;
+    act(&cancelled, "cancel").await;
+
+    Vault::done(&vault.keys(&["add", "pii"]).await);
+    until("the new key", async || vault.keys(&["use", "pii", "2"]).await.status.success()).await;
+    let refused = vault.keys(&["drop", "pii", "1"]).await;
+    Vault::refused(&refused, "3 rows of job_chunk");
+    Vault::done(&vault.keys(&["rotate", "pii", "--all"]).await);
+    assert_eq!(vault.file().pii().map(|(id, _)| id).collect::<Vec<_>>(), [2]);
+    assert_eq!(vault.under_pii(1).await, 0);
+    assert_eq!(vault.db.count("select count(*) from job_chunk where get_byte(sealed, 0) = 2").await, 3);
+
+    act(&paused, "resume").await;
+    let whole = done(api, &paused).await;
+    assert_eq!((whole["state"].as_str(), rows(&whole)), (Some("done"), (1_001, 0, 1)), "{whole}");
+    assert_eq!(vault.db.count("select count(*) from member").await, 1_001);
+    vault.is_clean(&vault.secrets()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

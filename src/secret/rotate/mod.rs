@@ -26,6 +26,7 @@
 
 mod blind;
 mod nodes;
+mod pieces;
 mod pii;
 mod progress;
 mod steps;

@@ -2,11 +2,11 @@
 
 use rand::CryptoRng;
 
-use super::{RotateError, Run, Uses, Versions, blind, pii};
+use super::{RotateError, Run, Uses, Versions, blind, pieces, pii};
 use crate::{
     clock::Zone,
     id::Day,
-    secret::{Holding, SecretFile, SecretFileError, Source},
+    secret::{Holding, SecretFile, SecretFileError, Source, columns::PIECES},
 };
 
 /// Which kind of key.
@@ -134,7 +134,13 @@ impl Run<'_> {
     /// # Errors
     /// [`RotateError`].
     pub async fn count(&mut self) -> Result<(Uses, Versions), RotateError> {
-        Ok((pii::count(self).await?, blind::count(self).await?))
+        Ok((self.count_pii().await?, blind::count(self).await?))
+    }
+
+    async fn count_pii(&mut self) -> Result<Uses, RotateError> {
+        let mut uses = pii::count(self).await?;
+        uses.insert(PIECES.0, pieces::count(&mut self.conn).await?);
+        Ok(uses)
     }
 
     async fn turn_pii(&mut self, rng: &mut impl CryptoRng) -> Result<(), RotateError> {
@@ -176,7 +182,7 @@ impl Run<'_> {
     async fn rewrite_pii(&mut self) -> Result<(), RotateError> {
         let current = self.secrets.holding().pii_current;
         self.followed(&format!("writes with personal-data key {current}"), |node| node.pii_current == current).await?;
-        let rows = pii::rewrite(self).await?;
+        let rows = pii::rewrite(self).await? + pieces::rewrite(self).await?;
         self.tell(&format!("{rows} rows were written again with personal-data key {current}"));
         Ok(())
     }
@@ -206,7 +212,7 @@ impl Run<'_> {
     async fn drop_pii(&mut self, id: u8) -> Result<(), RotateError> {
         self.followed(&format!("has stopped writing with personal-data key {id}"), |node| node.pii_current != id)
             .await?;
-        let uses = pii::count(self).await?;
+        let uses = self.count_pii().await?;
         let using: Vec<String> =
             uses.iter().filter_map(|(table, keys)| Some(format!("{} rows of {table}", keys.get(&id)?))).collect();
         if !using.is_empty() {
