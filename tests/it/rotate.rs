@@ -413,6 +413,72 @@ async fn a_paused_import_survives_a_rotation_and_comes_in_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn identifiers_of_rules_that_were_wider_rotate_and_what_cannot_be_read_stops_it() {
+    let vault = Vault::new().await;
+    let server = vault.server(&vault.path()).await;
+    for number in 0..3 {
+        register(&server.client, number).await;
+    }
+    let secrets = vault.secrets();
+    // Stored when capitals were no matter yet.
+    let (mut sql, old) = (vault.db.sql().await, "Ünder The Old Rules!");
+    let kind = tessera::member::key::Kind::Username;
+    let member_id: i64 = sqlx::query_scalar("select min(member_id) from member").fetch_one(&mut sql).await.unwrap();
+    let insert = async |sql: &mut PgConnection, sealed: &[u8]| {
+        let (version, key) = secrets.blind_current(kind.number(), old);
+        sqlx::query(
+            "insert into member_auth (member_id, bound_at, key, key_version, kind, identifier)
+             values ($1, timestamptz '2026-01-01 00:00Z', $2, $3, $4, $5)
+             on conflict (member_id, key) do update set identifier = excluded.identifier",
+        )
+        .bind(member_id)
+        .bind(key)
+        .bind(version)
+        .bind(i16::from(kind.number()))
+        .bind(sealed)
+        .execute(&mut *sql)
+        .await
+        .unwrap();
+        key
+    };
+    let sealed = secrets.encrypt("member_auth", "identifier", member_id, old);
+    let mut damaged = sealed.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    let key = insert(&mut sql, &damaged).await;
+    sqlx::query(
+        "insert into member_key (member_id, bound_at, key, key_version, kind)
+         values ($1, timestamptz '2026-01-01 00:00Z', $2, 1, $3)",
+    )
+    .bind(member_id)
+    .bind(key)
+    .bind(i16::from(kind.number()))
+    .execute(&mut sql)
+    .await
+    .unwrap();
+    for _ in 0..2 {
+        Vault::refused(&vault.keys(&["rotate", "blind", "--all"]).await, "1 identifiers cannot be read");
+    }
+    Vault::refused(&vault.keys(&["use", "blind", "2"]).await, "not every identifier has a row of version 2");
+    assert_eq!(vault.db.count("select count(*) from member_key where key_version = 1").await, 3 * 4 + 1);
+
+    insert(&mut sql, &sealed).await;
+    Vault::done(&vault.keys(&["rotate", "blind"]).await);
+    vault.is_clean(&vault.secrets()).await;
+    Vault::done(&vault.keys(&["use", "blind", "2"]).await);
+    // As late as can be.
+    insert(&mut sql, &damaged).await;
+    Vault::refused(&vault.keys(&["rotate", "blind"]).await, "1 identifiers cannot be read");
+    assert_eq!(vault.db.count("select count(*) from member_key where key_version = 1").await, 3 * 4 + 1);
+    insert(&mut sql, &sealed).await;
+    Vault::done(&vault.keys(&["rotate", "blind", "--all"]).await);
+    assert_eq!((vault.under_blind(1).await, vault.db.count("select count(*) from member_key").await), (0, 3 * 4 + 1));
+    let (_, key) = vault.secrets().blind_current(kind.number(), old);
+    let found = vault.db.count(&format!("select member_id from member_key where key = '{key}'")).await;
+    assert_eq!(found, member_id);
+    vault.is_clean(&vault.secrets()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_step_is_refused_before_its_time_and_says_why() {
     let vault = Vault::new().await;
     let path = vault.path();

@@ -201,6 +201,10 @@ impl Run<'_> {
     async fn retire(&mut self, old: i16) -> Result<(), RotateError> {
         let current = self.secrets.holding().blind_current;
         self.followed(&format!("looks up by version {current}"), |node| node.blind_current == current).await?;
+        // A file that was changed by hand may be ahead of the rows.
+        if !blind::is_filled(&mut self.conn, current).await? {
+            blind::fill(self, current).await?;
+        }
         let logins = blind::rekey_auths(self).await?;
         self.edit(&format!("set idle = true on blind key {old}"), |file| file.set_blind_idle(old, true))?;
         self.followed(&format!("has stopped writing version {old}"), |node| !node.blind_written.contains(&old)).await?;
