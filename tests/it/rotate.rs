@@ -479,6 +479,48 @@ async fn identifiers_of_rules_that_were_wider_rotate_and_what_cannot_be_read_sto
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn commands_on_keys_keep_out_of_each_others_way_and_a_killed_drop_is_ended() {
+    let vault = Vault::new().await;
+    let server = vault.server(&vault.path()).await;
+    for number in 0..60 {
+        register(&server.client, number).await;
+    }
+    let mut rotation = spawn_rotation(&vault, "pii");
+    until("a row under the new key", async || vault.under_pii(2).await > 5).await;
+    let day = (Clock::system().now() + chrono::TimeDelta::days(5)).date_naive().to_string();
+    for args in [
+        &["add", "pii"][..],
+        &["add", "blind"],
+        &["add", "check", "--from", &day],
+        &["use", "pii", "1"],
+        &["drop", "pii", "1"],
+        &["rotate"],
+    ] {
+        Vault::refused(&vault.keys(args).await, "another `tessera keys` is at work");
+    }
+    rotation.kill().await.unwrap();
+    rotation.wait().await.unwrap();
+    until("the lock", async || vault.keys(&["add", "blind"]).await.status.success()).await;
+
+    // Nobody can write events, by a lock that is no transaction to wait for: the drop is killed when the key has gone from the file.
+    let mut sql = vault.db.sql().await;
+    let moved = "insert into event (event_id, created_at, subject, kind)
+        select ((current_date - date '2000-01-01')::bigint << 41) + (1::bigint << 40), now(), 424242, 3";
+    sql.execute(moved).await.unwrap();
+    sql.execute("begin; lock table event in share mode").await.unwrap();
+    let mut rotation = spawn_rotation(&vault, "blind");
+    until("the end of the old key", async || vault.file().blind().count() == 1).await;
+    rotation.kill().await.unwrap();
+    rotation.wait().await.unwrap();
+    sql.execute("rollback").await.unwrap();
+    let named = "select count(*) from event where kind = 3 and subject <> 0";
+    assert_eq!(vault.db.count(named).await, 1, "it was killed before");
+    until("the lock", async || vault.keys(&["drop", "blind", "1"]).await.status.success()).await;
+    assert_eq!((vault.db.count(named).await, vault.file().blind().next().unwrap().0), (0, 2));
+    Vault::refused(&vault.keys(&["drop", "blind", "1"]).await, "there is no identifier key 1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_step_is_refused_before_its_time_and_says_why() {
     let vault = Vault::new().await;
     let path = vault.path();

@@ -33,6 +33,9 @@ fn delete_step(version: i16) -> String {
     format!("delete {version}")
 }
 
+/// The versions whose names of keys are to be taken out of events, each in the place of a leaf.
+const BLANK_STEP: &str = "blank events";
+
 fn leaves_of(table: &str) -> (Vec<Leaf>, Vec<String>) {
     let leaves: Vec<Leaf> = plan(table).hash_leaves().collect();
     let names = leaves.iter().map(ToString::to_string).collect();
@@ -397,6 +400,26 @@ pub(super) async fn delete(run: &mut Run<'_>, version: i16) -> Result<u64, Rotat
 
 async fn walk_keys(conn: &mut PgConnection, leaf: Leaf, after: Option<Uuid>) -> Result<Vec<(Uuid, i16)>, sqlx::Error> {
     sqlx::query_as(query("rotate/member_key_walk").on(&[leaf])).bind(after).bind(WALK_ROWS).fetch_all(conn).await
+}
+
+/// Notes that events are to be blanked, before the version goes from the file: whoever is killed in between finds it.
+pub(super) async fn plan_to_blank(run: &mut Run<'_>, version: i16) -> Result<(), sqlx::Error> {
+    let noted = progress::Walk { leaf: version.to_string(), ..progress::Walk::default() };
+    progress::save(&mut run.conn, run.clock.now(), BLANK_STEP, &noted).await
+}
+
+pub(super) async fn to_be_blanked(conn: &mut PgConnection) -> Result<Vec<i16>, sqlx::Error> {
+    let noted = progress::list(conn, BLANK_STEP).await?;
+    Ok(noted.keys().filter_map(|version| version.parse().ok()).collect())
+}
+
+pub(super) async fn is_to_be_blanked(conn: &mut PgConnection, version: i16) -> Result<bool, sqlx::Error> {
+    Ok(to_be_blanked(conn).await?.contains(&version))
+}
+
+/// Forgets the note. Blanking takes the names of all versions.
+pub(super) async fn has_blanked(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    progress::forget(conn, BLANK_STEP).await
 }
 
 /// Takes the names of keys out of the events that tell of them: a name is half of a key of the old version. Who reads
