@@ -39,7 +39,7 @@ use std::{
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
 pub use self::{blind::Versions, pii::Uses, steps::KeyKind};
-use super::{SecretFileError, Secrets};
+use super::{SecretFileError, Secrets, columns};
 use crate::{
     clock::Clock,
     db::{
@@ -115,6 +115,7 @@ impl<'a> Run<'a> {
         pace: Pace,
         sink: &'a mut dyn FnMut(&str),
     ) -> Result<Self, RotateError> {
+        columns::check().map_err(RotateError::Refused)?;
         secrets.refresh()?;
         let conn = with_settings(options).connect().await?;
         Ok(Self { conn, secrets, clock, pace, sink, told: Instant::now() })
