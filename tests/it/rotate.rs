@@ -137,9 +137,14 @@ impl Known {
             json!({"phone": phone(n)}),
             json!({"email": format!("rotating{n}@example.cn")}),
             json!({"username": format!("rotating{n}")}),
-            json!({"external": format!("web:{n}")}),
+            json!({"external": web(n)}),
         ]
     }
+}
+
+/// Ids of this system begin at 1.
+fn web(n: usize) -> String {
+    format!("web:{}", n + 1)
 }
 
 fn phone(n: usize) -> String {
@@ -148,7 +153,7 @@ fn phone(n: usize) -> String {
 
 async fn register(client: &Client, number: usize) -> Known {
     let body = json!({"phone": phone(number), "email": format!("rotating{number}@example.cn"),
-        "username": format!("rotating{number}"), "external": [format!("web:{number}")], "name": "Lin",
+        "username": format!("rotating{number}"), "external": [web(number)], "name": "Lin",
         "birthday": "1990-05-01"});
     let made = client.post("/v1/members", &client.keys.pos, body).await.expect(201);
     Known { member_id: made.json["member_id"].as_str().unwrap().to_owned(), number }
