@@ -35,7 +35,7 @@ use crate::{
     member::{cache::MemberBook, desk::MemberDesk, import::MemberImport, key::Region},
     readiness::Readiness,
     request::read::FindAnswer,
-    secret::{Secrets, watch::Watch},
+    secret::{self, Secrets, watch::Watch},
 };
 
 /// Numbers leased at a time: a block lost with its process is a gap.
@@ -52,6 +52,9 @@ pub enum StartError {
     Database(#[from] pool::Error),
     #[error("no node number could be leased")]
     Lease(#[from] LeaseError),
+    /// Personal data would be written that no rotation of keys reaches.
+    #[error("{0}")]
+    Columns(String),
 }
 
 /// One node of Tessera.
@@ -88,6 +91,7 @@ impl App {
         clock: Clock,
         holder: Uuid,
     ) -> Result<Arc<Self>, StartError> {
+        secret::columns::check().map_err(StartError::Columns)?;
         let zone = Zone::new(settings.chain.zone);
         let region = Region::parse(&settings.chain.phone_region).unwrap_or_default();
         let office = Office::new(connect.clone(), &settings.database.office());

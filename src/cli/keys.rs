@@ -97,8 +97,8 @@ pub(super) async fn run(
 async fn obey(command: &KeysCommand, run: &mut Run<'_>, zone: Zone) -> Result<(), RotateError> {
     match command {
         KeysCommand::List { .. } => {}
-        KeysCommand::Add { what: Added::Pii, .. } => drop(run.add(KeyKind::Pii, &mut seed())?),
-        KeysCommand::Add { what: Added::Blind, .. } => drop(run.add(KeyKind::Blind, &mut seed())?),
+        KeysCommand::Add { what: Added::Pii, .. } => drop(run.add(KeyKind::Pii, &mut seed()).await?),
+        KeysCommand::Add { what: Added::Blind, .. } => drop(run.add(KeyKind::Blind, &mut seed()).await?),
         KeysCommand::Add { what: Added::Check, from } => {
             run.add_check(from.expect("clap demands it for a check key"), zone, &mut seed()).await?;
         }

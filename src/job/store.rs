@@ -112,17 +112,21 @@ pub async fn insert_job(
     Err(Refusal::new(Code::JobLimitReached).with("limit", open_max).into())
 }
 
-/// Adds a piece to the file of a job that is being uploaded; false if it is not any more.
-pub async fn insert_chunk(
+/// Makes room for a piece in a job that is being uploaded; false if it is not any more.
+pub async fn grow_uploading(
     conn: &mut PgConnection,
     job_id: JobId,
-    no: i32,
     bytes: i64,
-    sealed: &[u8],
     now: DateTime<Utc>,
 ) -> Result<bool, JobError> {
-    let insert = sqlx::query_file!("sql/queries/job_chunk/insert.sql", job_id.get(), no, bytes, sealed, now);
-    Ok(insert.execute(conn).await?.rows_affected() == 1)
+    let update = sqlx::query_file!("sql/queries/job/update_uploading.sql", job_id.get(), bytes, now);
+    Ok(update.execute(conn).await?.rows_affected() == 1)
+}
+
+/// Adds a piece to the file of a job. It was sealed after [`grow_uploading`] in the same transaction.
+pub async fn insert_chunk(conn: &mut PgConnection, job_id: JobId, no: i32, sealed: &[u8]) -> Result<(), JobError> {
+    sqlx::query_file!("sql/queries/job_chunk/insert.sql", job_id.get(), no, sealed).execute(conn).await?;
+    Ok(())
 }
 
 /// What an upload ends with.

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
@@ -10,7 +11,7 @@ use super::{
     store::{self, NewJob, Uploaded},
 };
 use crate::{
-    db::pool::Office,
+    db::{pool::Office, tx},
     problem::{Code, Refusal},
     secret::Secrets,
 };
@@ -62,13 +63,18 @@ impl<'a> Upload<'a> {
         (self.no == 0).then_some(&self.piece)
     }
 
+    /// The piece is sealed once its transaction has written: so a key that is dropped seals none that comes in later
+    /// (`secret::rotate`).
     async fn write(&mut self, now: DateTime<Utc>) -> Result<(), JobError> {
-        let sealed = file::seal(self.secrets, self.new.job_id, self.no, &self.piece);
-        let bytes = self.piece.len() as i64;
-        let mut conn = self.office.get().await?;
-        if !store::insert_chunk(&mut conn, self.new.job_id, self.no, bytes, &sealed, now).await? {
-            return Err(Refusal::new(Code::JobStateForbidden).detail("the job was cancelled").into());
-        }
+        let (secrets, job_id, no, piece) = (self.secrets, self.new.job_id, self.no, &self.piece);
+        tx::run(self.office, "job_upload", async move |conn: &mut PgConnection| {
+            if !store::grow_uploading(conn, job_id, piece.len() as i64, now).await? {
+                return Err(JobError::from(Refusal::new(Code::JobStateForbidden).detail("the job was cancelled")));
+            }
+            let sealed = file::seal(secrets, job_id, no, piece);
+            store::insert_chunk(conn, job_id, no, &sealed).await
+        })
+        .await?;
         self.piece.clear();
         self.no += 1;
         Ok(())

@@ -21,7 +21,7 @@ use super::{
     row::{Cell, Fold, Key, Row, Side, Type, Value, altered},
 };
 use crate::{
-    member::key::{self, normalise},
+    member::key::{self, Identifier},
     partition::{Leaf, plan, query},
     secret::Secrets,
 };
@@ -125,9 +125,9 @@ impl Expected {
     }
 }
 
-/// The keys of a decrypted identifier; none when it could not be read or has no normal form.
+/// The keys of a decrypted identifier; none when it could not be read.
 fn identify(secrets: &Secrets, kind: key::Kind, plain: Option<String>) -> Option<Vec<(i16, Uuid)>> {
-    let identifier = normalise(kind, &plain?).ok()??;
+    let identifier = Identifier::from_stored(kind, plain?);
     Some(secrets.blind_known(kind.number(), identifier.normalised()))
 }
 

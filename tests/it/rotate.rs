@@ -16,7 +16,10 @@ use tempfile::TempDir;
 use tessera::{
     clock::Clock,
     partition::{proof, queries},
-    secret::{SecretFile, Secrets, Source, columns::ENCRYPTED},
+    secret::{
+        SecretFile, Secrets, Source,
+        columns::{ENCRYPTED, PIECES},
+    },
     verify::{self, VerifySettings},
 };
 use tokio::process::{Child, Command};
@@ -24,6 +27,7 @@ use tokio::process::{Child, Command};
 use crate::support::{
     Server, TestDb,
     command::said,
+    job::{begin, clean, done, rows, until as job_until},
     scaled,
     server::{Client, Keys},
 };
@@ -104,7 +108,9 @@ impl Vault {
                 one.columns.iter().map(|column| format!("coalesce(get_byte({column}, 0) = {key}, false)")).collect();
             format!("(select count(*) from {} where {})", one.table, is.join(" or "))
         });
-        self.db.count(&format!("select {}", counts.collect::<Vec<_>>().join(" + "))).await
+        let (table, column) = PIECES;
+        let pieces = format!("(select count(*) from {table} where get_byte({column}, 0) = {key})");
+        self.db.count(&format!("select {}", counts.chain([pieces]).collect::<Vec<_>>().join(" + "))).await
     }
 
     async fn under_blind(&self, version: i16) -> i64 {
@@ -131,9 +137,14 @@ impl Known {
             json!({"phone": phone(n)}),
             json!({"email": format!("rotating{n}@example.cn")}),
             json!({"username": format!("rotating{n}")}),
-            json!({"external": format!("crm:{n}")}),
+            json!({"external": web(n)}),
         ]
     }
+}
+
+/// Ids of this system begin at 1.
+fn web(n: usize) -> String {
+    format!("web:{}", n + 1)
 }
 
 fn phone(n: usize) -> String {
@@ -142,7 +153,7 @@ fn phone(n: usize) -> String {
 
 async fn register(client: &Client, number: usize) -> Known {
     let body = json!({"phone": phone(number), "email": format!("rotating{number}@example.cn"),
-        "username": format!("rotating{number}"), "external": [format!("crm:{number}")], "name": "Lin",
+        "username": format!("rotating{number}"), "external": [web(number)], "name": "Lin",
         "birthday": "1990-05-01"});
     let made = client.post("/v1/members", &client.keys.pos, body).await.expect(201);
     Known { member_id: made.json["member_id"].as_str().unwrap().to_owned(), number }
@@ -365,6 +376,153 @@ async fn a_killed_rotation_goes_on_where_it_was() {
     for one in &known {
         is_found(&server.client, one).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_import_survives_a_rotation_and_comes_in_whole() {
+    let vault = Vault::new().await;
+    let path = vault.path();
+    let more = [
+        ("TESSERA_SECRETS_FILE", path.to_str().unwrap()),
+        ("TESSERA_SECRETS_EVERY", "50ms"),
+        ("TESSERA_JOB_SLICE_ROWS", "20"),
+    ];
+    let server = Server::spawn(&vault.db, &vault.keys, &more).await;
+    let api = &server.client;
+    let act = async |job_id: &str, act: &str| {
+        let path = format!("/v1/member-imports/{job_id}/{act}");
+        api.send(api.raw(Method::POST, &path).bearer_auth(&api.keys.ops)).await.expect(200)
+    };
+    // A line that nobody reads makes a second piece.
+    let file = format!("{}{}\n137{:08},D1,Lin\n", clean(1_000), "x".repeat(1_100_000), 1);
+    let paused = begin(api, "", file).await;
+    job_until(api, &paused, |job| job["rows_done"].as_i64().unwrap() > 0).await;
+    assert_eq!(act(&paused, "pause").await.json["state"], "paused");
+    let cancelled = begin(api, "?start=false", clean(3)).await;
+    act(&cancelled, "cancel").await;
+
+    Vault::done(&vault.keys(&["add", "pii"]).await);
+    until("the new key", async || vault.keys(&["use", "pii", "2"]).await.status.success()).await;
+    let refused = vault.keys(&["drop", "pii", "1"]).await;
+    Vault::refused(&refused, "3 rows of job_chunk");
+    Vault::done(&vault.keys(&["rotate", "pii", "--all"]).await);
+    assert_eq!(vault.file().pii().map(|(id, _)| id).collect::<Vec<_>>(), [2]);
+    assert_eq!(vault.under_pii(1).await, 0);
+    assert_eq!(vault.db.count("select count(*) from job_chunk where get_byte(sealed, 0) = 2").await, 3);
+
+    act(&paused, "resume").await;
+    let whole = done(api, &paused).await;
+    assert_eq!((whole["state"].as_str(), rows(&whole)), (Some("done"), (1_001, 0, 1)), "{whole}");
+    assert_eq!(vault.db.count("select count(*) from member").await, 1_001);
+    vault.is_clean(&vault.secrets()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn identifiers_of_rules_that_were_wider_rotate_and_what_cannot_be_read_stops_it() {
+    let vault = Vault::new().await;
+    let server = vault.server(&vault.path()).await;
+    for number in 0..3 {
+        register(&server.client, number).await;
+    }
+    let secrets = vault.secrets();
+    // Stored when capitals were no matter yet.
+    let (mut sql, old) = (vault.db.sql().await, "Ünder The Old Rules!");
+    let kind = tessera::member::key::Kind::Username;
+    let member_id: i64 = sqlx::query_scalar("select min(member_id) from member").fetch_one(&mut sql).await.unwrap();
+    let insert = async |sql: &mut PgConnection, sealed: &[u8]| {
+        let (version, key) = secrets.blind_current(kind.number(), old);
+        sqlx::query(
+            "insert into member_auth (member_id, bound_at, key, key_version, kind, identifier)
+             values ($1, timestamptz '2026-01-01 00:00Z', $2, $3, $4, $5)
+             on conflict (member_id, key) do update set identifier = excluded.identifier",
+        )
+        .bind(member_id)
+        .bind(key)
+        .bind(version)
+        .bind(i16::from(kind.number()))
+        .bind(sealed)
+        .execute(&mut *sql)
+        .await
+        .unwrap();
+        key
+    };
+    let sealed = secrets.encrypt("member_auth", "identifier", member_id, old);
+    let mut damaged = sealed.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    let key = insert(&mut sql, &damaged).await;
+    sqlx::query(
+        "insert into member_key (member_id, bound_at, key, key_version, kind)
+         values ($1, timestamptz '2026-01-01 00:00Z', $2, 1, $3)",
+    )
+    .bind(member_id)
+    .bind(key)
+    .bind(i16::from(kind.number()))
+    .execute(&mut sql)
+    .await
+    .unwrap();
+    for _ in 0..2 {
+        Vault::refused(&vault.keys(&["rotate", "blind", "--all"]).await, "1 identifiers cannot be read");
+    }
+    Vault::refused(&vault.keys(&["use", "blind", "2"]).await, "not every identifier has a row of version 2");
+    assert_eq!(vault.db.count("select count(*) from member_key where key_version = 1").await, 3 * 4 + 1);
+
+    insert(&mut sql, &sealed).await;
+    Vault::done(&vault.keys(&["rotate", "blind"]).await);
+    vault.is_clean(&vault.secrets()).await;
+    Vault::done(&vault.keys(&["use", "blind", "2"]).await);
+    // As late as can be.
+    insert(&mut sql, &damaged).await;
+    Vault::refused(&vault.keys(&["rotate", "blind"]).await, "1 identifiers cannot be read");
+    assert_eq!(vault.db.count("select count(*) from member_key where key_version = 1").await, 3 * 4 + 1);
+    insert(&mut sql, &sealed).await;
+    Vault::done(&vault.keys(&["rotate", "blind", "--all"]).await);
+    assert_eq!((vault.under_blind(1).await, vault.db.count("select count(*) from member_key").await), (0, 3 * 4 + 1));
+    let (_, key) = vault.secrets().blind_current(kind.number(), old);
+    let found = vault.db.count(&format!("select member_id from member_key where key = '{key}'")).await;
+    assert_eq!(found, member_id);
+    vault.is_clean(&vault.secrets()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_on_keys_keep_out_of_each_others_way_and_a_killed_drop_is_ended() {
+    let vault = Vault::new().await;
+    let server = vault.server(&vault.path()).await;
+    for number in 0..60 {
+        register(&server.client, number).await;
+    }
+    let mut rotation = spawn_rotation(&vault, "pii");
+    until("a row under the new key", async || vault.under_pii(2).await > 5).await;
+    let day = (Clock::system().now() + chrono::TimeDelta::days(5)).date_naive().to_string();
+    for args in [
+        &["add", "pii"][..],
+        &["add", "blind"],
+        &["add", "check", "--from", &day],
+        &["use", "pii", "1"],
+        &["drop", "pii", "1"],
+        &["rotate"],
+    ] {
+        Vault::refused(&vault.keys(args).await, "another `tessera keys` is at work");
+    }
+    rotation.kill().await.unwrap();
+    rotation.wait().await.unwrap();
+    until("the lock", async || vault.keys(&["add", "blind"]).await.status.success()).await;
+
+    // Nobody can write events, by a lock that is no transaction to wait for: the drop is killed when the key has gone from the file.
+    let mut sql = vault.db.sql().await;
+    let moved = "insert into event (event_id, created_at, subject, kind)
+        select ((current_date - date '2000-01-01')::bigint << 41) + (1::bigint << 40), now(), 424242, 3";
+    sql.execute(moved).await.unwrap();
+    sql.execute("begin; lock table event in share mode").await.unwrap();
+    let mut rotation = spawn_rotation(&vault, "blind");
+    until("the end of the old key", async || vault.file().blind().count() == 1).await;
+    rotation.kill().await.unwrap();
+    rotation.wait().await.unwrap();
+    sql.execute("rollback").await.unwrap();
+    let named = "select count(*) from event where kind = 3 and subject <> 0";
+    assert_eq!(vault.db.count(named).await, 1, "it was killed before");
+    until("the lock", async || vault.keys(&["drop", "blind", "1"]).await.status.success()).await;
+    assert_eq!((vault.db.count(named).await, vault.file().blind().next().unwrap().0), (0, 2));
+    Vault::refused(&vault.keys(&["drop", "blind", "1"]).await, "there is no identifier key 1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

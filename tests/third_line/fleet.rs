@@ -24,6 +24,9 @@ inventory::submit! {
             ("member_profile_fleet/find", include_str!("find.sql")),
             ("member_profile_fleet/put", include_str!("put.sql")),
             ("member_profile_fleet/delete_all", include_str!("delete_all.sql")),
+            ("rotate/member_profile_fleet_walk", include_str!("rotate_walk.sql")),
+            ("rotate/member_profile_fleet_lock", include_str!("rotate_lock.sql")),
+            ("rotate/member_profile_fleet_update", include_str!("rotate_update.sql")),
         ],
     }
 }

@@ -8,14 +8,20 @@ mod support;
 
 use std::sync::Arc;
 
+use rand::{SeedableRng, rngs::StdRng};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tessera::{
+    clock::Clock,
     db::lane::{Lane, LaneSettings, Tx, WriteError, Writer},
     id::MemberId,
     member::{family, profile},
     partition::{proof, queries},
+    secret::{
+        SecretFile, Secrets, Source,
+        rotate::{KeyKind, Pace, Run},
+    },
 };
 
 use self::support::{TestApp, server::Response};
@@ -85,9 +91,9 @@ async fn its_statements_are_proved_with_all_others() {
     let app = TestApp::spawn().await;
     app.client.member("+8613800000001").await;
     let mut conn = PgConnection::connect_with(&app.db.service()).await.unwrap();
-    let own = queries().filter(|query| query.name.starts_with("member_profile_fleet/"));
+    let own = queries().filter(|query| query.name.contains("member_profile_fleet"));
     let report = proof::run(&mut conn, own, |_| {}).await.unwrap();
-    assert!(report.ok() && report.rows.len() == 3, "{}", report.render());
+    assert!(report.ok() && report.rows.len() == 6, "{}", report.render());
     assert_eq!(
         app.db.count("select count(*) from pg_inherits where inhparent = 'member_profile_fleet'::regclass").await,
         16
@@ -136,4 +142,36 @@ async fn a_persons_export_and_erasure_reach_it() {
     assert_eq!(family::export(&mut conn, &app.db.secrets(), member_id).await.unwrap(), json!({}));
     lane.stop().await;
     app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_of_keys_reaches_it() {
+    let app = TestApp::spawn().await;
+    let member = app.client.member("+8613800000001").await;
+    let path = format!("/v1/members/{member}/profiles/fleet");
+    send(&app, Method::PUT, &path, None, json!({"plate": "沪A12345"})).await.expect(201);
+    let (db, member_id): (_, MemberId) = (app.db.clone(), member.parse().unwrap());
+    // Its secrets are those of the whole run, which must stay.
+    app.stop().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("secrets.toml");
+    std::fs::copy(db.secrets_path(), &file).unwrap();
+    let mut rng = StdRng::seed_from_u64(31);
+    let secrets = Secrets::new(&SecretFile::load(&file).unwrap(), StdRng::seed_from_u64(32));
+    let secrets = Arc::new(secrets.of(Source::File(file.clone())));
+    let mut sink = |_: &str| {};
+    let mut run = Run::open(db.service(), secrets, Clock::system(), Pace::default(), &mut sink).await.unwrap();
+    let new = run.add(KeyKind::Pii, &mut rng).await.unwrap();
+    run.make_current(KeyKind::Pii, new).await.unwrap();
+    let refused = run.drop_key(KeyKind::Pii, 1).await.unwrap_err().to_string();
+    assert!(refused.contains("1 rows of member_profile_fleet"), "{refused}");
+    run.rewrite(KeyKind::Pii).await.unwrap();
+    run.drop_key(KeyKind::Pii, 1).await.unwrap();
+    run.close().await;
+
+    let under = |key: i16| format!("select count(*) from member_profile_fleet where get_byte(plate, 0) = {key}");
+    assert_eq!((db.count(&under(1)).await, db.count(&under(new)).await), (0, 1));
+    let secrets = Secrets::new(&SecretFile::load(&file).unwrap(), StdRng::seed_from_u64(33));
+    let export = family::export(&mut db.sql().await, &secrets, member_id).await.unwrap();
+    assert_eq!(export["profile_fleet"][0]["plate"], json!("沪A12345"));
 }

@@ -2,7 +2,9 @@
 //! member never used.
 //!
 //! A line is a file here and a table: its migration, its plan under `partitions`, and `find`, `put` and `delete_all`
-//! under `sql/queries/<table>`. The file says what comes in, what is kept and what is shown ([`Line`]), and registers
+//! under `sql/queries/<table>`; one with personal data also the three statements by which rotation of keys writes it
+//! again (`<table>_walk`, `_lock` and `_update` under `sql/queries/rotate`, see `secret::columns`), without which nothing
+//! starts. The file says what comes in, what is kept and what is shown ([`Line`]), and registers
 //! itself ([`Registered`]). Reading, changing, erasing and exporting it, its routes and its part of the document follow
 //! from that; nothing else names a line. (A file in this folder needs its `mod` line below, as every file of Rust.)
 //!

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{RotateError, Run, WALK_ROWS, locked_members, progress};
 use crate::{
     event::Kind as EventKind,
-    member::key::{self, normalise},
+    member::key::{self, Identifier},
     partition::{Leaf, plan, query},
     secret::Secrets,
 };
@@ -32,6 +32,9 @@ fn auth_step(version: i16) -> String {
 fn delete_step(version: i16) -> String {
     format!("delete {version}")
 }
+
+/// The versions whose names of keys are to be taken out of events, each in the place of a leaf.
+const BLANK_STEP: &str = "blank events";
 
 fn leaves_of(table: &str) -> (Vec<Leaf>, Vec<String>) {
     let leaves: Vec<Leaf> = plan(table).hash_leaves().collect();
@@ -73,7 +76,7 @@ impl AuthRow {
     }
 }
 
-/// The key of an encrypted identifier in one version. None, and said, where it can't be read.
+/// The key of a stored identifier in one version. None, and said, where it can't be read.
 fn blind(
     secrets: &Secrets,
     table: &'static str,
@@ -83,23 +86,67 @@ fn blind(
     sealed: &[u8],
     version: i16,
 ) -> Option<Uuid> {
-    let plain = secrets.decrypt(table, column, member_id, sealed);
-    let identifier = plain.ok().and_then(|plain| normalise(key::Kind::try_from(kind).ok()?, &plain).ok()?);
-    let Some(identifier) = identifier else {
-        tracing::error!(table, column, member_id, "an identifier cannot be read; it gets no row of the new version");
+    let plain = secrets.decrypt(table, column, member_id, sealed).ok();
+    let kind = key::Kind::try_from(kind).ok();
+    let Some((kind, plain)) = kind.zip(plain) else {
+        tracing::error!(table, column, member_id, "an identifier cannot be read: its old key has to stay");
         return None;
     };
+    let identifier = Identifier::from_stored(kind, plain);
     let known = secrets.blind_known(identifier.kind().number(), identifier.normalised());
     known.into_iter().find(|(known, _)| *known == version).map(|(_, key)| key)
 }
 
-/// Makes the rows of a version that members lack. Gives how many.
+/// What a step did to the identifiers that it met.
+#[derive(Debug, Clone, Copy, Default)]
+struct Did {
+    written: u64,
+    unreadable: u64,
+}
+
+impl Did {
+    fn add(&mut self, other: Self) {
+        self.written += other.written;
+        self.unreadable += other.unreadable;
+    }
+
+    /// The rows written, if every identifier could be read.
+    fn whole(self) -> Result<u64, RotateError> {
+        match self.unreadable {
+            0 => Ok(self.written),
+            n => Err(RotateError::Refused(format!(
+                "{n} identifiers cannot be read, and without their old key they could not be found: the log and \
+                 `tessera verify` name them; mend them, then ask again"
+            ))),
+        }
+    }
+}
+
+/// The claims of some members, and how many of their identifiers can't be read.
+#[derive(Default)]
+struct Claims {
+    claims: Vec<Claim>,
+    unreadable: u64,
+}
+
+impl Claims {
+    fn put(&mut self, key: Option<Uuid>, (member_id, bound_at, kind): (i64, DateTime<Utc>, i16)) {
+        match key {
+            Some(key) => self.claims.push(Claim { key, member_id, bound_at, kind }),
+            None => self.unreadable += 1,
+        }
+    }
+}
+
+/// Makes the rows of a version that members lack. Gives how many. A leaf with an identifier that can't be read is never
+/// done: it is walked again from before that identifier.
 pub(super) async fn fill(run: &mut Run<'_>, version: i16) -> Result<u64, RotateError> {
     let (leaves, names) = leaves_of("member");
     let step = fill_step(version);
     let walks = progress::resume(&mut run.conn, &step, &names).await?;
-    let mut total = 0;
+    let mut total = Did::default();
     for (leaf, mut at) in leaves.into_iter().zip(walks) {
+        let mut of_leaf = Did::default();
         while !at.done {
             let limit = i64::from(run.pace.chunk_rows);
             let ids: Vec<i64> = sqlx::query_scalar(query("rotate/base_walk").on(&[leaf]))
@@ -107,18 +154,21 @@ pub(super) async fn fill(run: &mut Run<'_>, version: i16) -> Result<u64, RotateE
                 .bind(limit)
                 .fetch_all(&mut run.conn)
                 .await?;
-            let written = fill_ids(run, &ids, version).await?;
-            total += written;
+            let did = fill_ids(run, &ids, version).await?;
+            of_leaf.add(did);
             at.after_id = ids.last().copied().or(at.after_id);
             at.seen += ids.len() as i64;
-            at.written += written as i64;
+            at.written += did.written as i64;
             at.done = (ids.len() as i64) < limit;
-            progress::save(&mut run.conn, run.clock.now(), &step, &at).await?;
+            if of_leaf.unreadable == 0 {
+                progress::save(&mut run.conn, run.clock.now(), &step, &at).await?;
+            }
             run.tell_progress(&format!("{}: {} members seen, {} keys made", at.leaf, at.seen, at.written));
-            run.throttle(written).await;
+            run.throttle(did.written).await;
         }
+        total.add(of_leaf);
     }
-    Ok(total)
+    total.whole()
 }
 
 /// Whether every member was seen by [`fill`].
@@ -134,21 +184,21 @@ pub(super) async fn forget(conn: &mut PgConnection, version: i16) -> Result<(), 
     Ok(())
 }
 
-async fn fill_ids(run: &mut Run<'_>, ids: &[i64], version: i16) -> Result<u64, RotateError> {
-    let claims = claims_of(&mut run.conn, &run.secrets, ids, version).await?;
+async fn fill_ids(run: &mut Run<'_>, ids: &[i64], version: i16) -> Result<Did, RotateError> {
+    let Claims { claims, unreadable } = claims_of(&mut run.conn, &run.secrets, ids, version).await?;
     let there = holders(&mut run.conn, claims.iter().map(|claim| claim.key)).await?;
     let missing: Vec<Claim> =
         claims.into_iter().filter(|claim| there.get(&claim.key) != Some(&claim.member_id)).collect();
     if missing.is_empty() {
-        return Ok(0);
+        return Ok(Did { written: 0, unreadable });
     }
     let missing = &missing;
-    run.patiently("keys_fill", async move |conn: &mut PgConnection, secrets: &Secrets| {
+    let filled = run.patiently("keys_fill", async move |conn: &mut PgConnection, secrets: &Secrets| {
         let won = insert(conn, missing, version).await?;
         let ids: BTreeSet<i64> = missing.iter().map(|claim| claim.member_id).collect();
         let ids: Vec<i64> = ids.into_iter().collect();
         locked_members(conn, &ids).await?;
-        let still: HashSet<Claim> = claims_of(conn, secrets, &ids, version).await?.into_iter().collect();
+        let still: HashSet<Claim> = claims_of(conn, secrets, &ids, version).await?.claims.into_iter().collect();
         let (kept, gone): (Vec<&Claim>, Vec<&Claim>) =
             missing.iter().filter(|claim| won.contains(&claim.key)).partition(|claim| still.contains(claim));
         take_back(conn, &gone).await?;
@@ -162,8 +212,8 @@ async fn fill_ids(run: &mut Run<'_>, ids: &[i64], version: i16) -> Result<u64, R
             ))),
             None => Ok(kept.len() as u64),
         }
-    })
-    .await
+    });
+    Ok(Did { written: filled.await?, unreadable })
 }
 
 /// What the base says of these members, in one version. Ids of one leaf.
@@ -172,9 +222,9 @@ async fn claims_of(
     secrets: &Secrets,
     ids: &[i64],
     version: i16,
-) -> Result<Vec<Claim>, RotateError> {
-    let Some(first) = ids.first() else { return Ok(Vec::new()) };
-    let mut claims = Vec::new();
+) -> Result<Claims, RotateError> {
+    let mut found = Claims::default();
+    let Some(first) = ids.first() else { return Ok(found) };
     let sql = query("verify/member_find").on(&[plan("member").leaf_i64(*first)]);
     for row in sqlx::query_as::<_, BaseRow>(sql).bind(ids).fetch_all(&mut *conn).await? {
         for (kind, column, sealed, bound_at) in [
@@ -184,15 +234,14 @@ async fn claims_of(
             let (Some(sealed), Some(bound_at)) = (sealed, bound_at) else { continue };
             let (member_id, kind) = (row.member_id, i16::from(kind.number()));
             let key = blind(secrets, "member", column, member_id, kind, sealed, version);
-            claims.extend(key.map(|key| Claim { key, member_id, bound_at, kind }));
+            found.put(key, (member_id, bound_at, kind));
         }
     }
     for row in auths_of(conn, ids).await? {
-        let (member_id, bound_at, kind) = (row.member_id, row.bound_at, row.kind);
-        claims.extend(row.blind(secrets, version).map(|key| Claim { key, member_id, bound_at, kind }));
+        found.put(row.blind(secrets, version), (row.member_id, row.bound_at, row.kind));
     }
-    claims.sort_by_key(|claim| (plan("member_key").leaf_uuid(claim.key), claim.key));
-    Ok(claims)
+    found.claims.sort_by_key(|claim| (plan("member_key").leaf_uuid(claim.key), claim.key));
+    Ok(found)
 }
 
 async fn auths_of(conn: &mut PgConnection, ids: &[i64]) -> Result<Vec<AuthRow>, sqlx::Error> {
@@ -251,14 +300,16 @@ async fn take_back(conn: &mut PgConnection, claims: &[&Claim]) -> Result<(), sql
     Ok(())
 }
 
-/// Gives every login the key of the current version as its own. Gives how many were changed.
+/// Gives every login the key of the current version as its own. Gives how many were changed. A leaf with a
+/// login that can't be read is never done.
 pub(super) async fn rekey_auths(run: &mut Run<'_>) -> Result<u64, RotateError> {
     let version = run.secrets.holding().blind_current;
     let (leaves, names) = leaves_of("member_auth");
     let step = auth_step(version);
     let walks = progress::resume(&mut run.conn, &step, &names).await?;
-    let mut total = 0;
+    let mut total = Did::default();
     for (leaf, mut at) in leaves.into_iter().zip(walks) {
+        let mut of_leaf = Did::default();
         while !at.done {
             let rows: Vec<(i64, i16)> = sqlx::query_as(query("rotate/member_auth_version_walk").on(&[leaf]))
                 .bind(at.after_id.unwrap_or(i64::MIN))
@@ -268,22 +319,25 @@ pub(super) async fn rekey_auths(run: &mut Run<'_>) -> Result<u64, RotateError> {
             let mut stale: Vec<i64> = rows.iter().filter(|(_, own)| *own != version).map(|(id, _)| *id).collect();
             stale.dedup();
             for ids in stale.chunks(run.pace.chunk_rows as usize) {
-                let written = run
+                let did = run
                     .patiently("keys_auth", async move |conn: &mut PgConnection, secrets: &Secrets| {
                         rekey(conn, secrets, leaf, ids, version).await
                     })
                     .await?;
-                at.written += written as i64;
-                total += written;
-                run.throttle(written).await;
+                at.written += did.written as i64;
+                of_leaf.add(did);
+                run.throttle(did.written).await;
             }
             at.after_id = rows.last().map(|(id, _)| *id).or(at.after_id);
             at.seen += rows.len() as i64;
             at.done = (rows.len() as i64) < WALK_ROWS;
-            progress::save(&mut run.conn, run.clock.now(), &step, &at).await?;
+            if of_leaf.unreadable == 0 {
+                progress::save(&mut run.conn, run.clock.now(), &step, &at).await?;
+            }
         }
+        total.add(of_leaf);
     }
-    Ok(total)
+    total.whole()
 }
 
 async fn rekey(
@@ -292,12 +346,13 @@ async fn rekey(
     leaf: Leaf,
     ids: &[i64],
     version: i16,
-) -> Result<u64, RotateError> {
+) -> Result<Did, RotateError> {
     locked_members(conn, ids).await?;
     let mut rows = auths_of(conn, ids).await?;
     rows.retain(|row| row.key_version != version);
     let renewed: Vec<(i64, Uuid, Uuid)> =
         rows.iter().filter_map(|row| Some((row.member_id, row.key, row.blind(secrets, version)?))).collect();
+    let unreadable = (rows.len() - renewed.len()) as u64;
     let written = sqlx::query(query("rotate/member_auth_key_update").on(&[leaf]))
         .bind(renewed.iter().map(|one| one.0).collect::<Vec<_>>())
         .bind(renewed.iter().map(|one| one.1).collect::<Vec<_>>())
@@ -309,7 +364,7 @@ async fn rekey(
     if written != renewed.len() as u64 {
         return Err(RotateError::Inconsistent(format!("member_auth: {written} of {} rows written", renewed.len())));
     }
-    Ok(written)
+    Ok(Did { written, unreadable })
 }
 
 /// Deletes the rows of a version that nobody writes any more. Gives how many.
@@ -345,6 +400,26 @@ pub(super) async fn delete(run: &mut Run<'_>, version: i16) -> Result<u64, Rotat
 
 async fn walk_keys(conn: &mut PgConnection, leaf: Leaf, after: Option<Uuid>) -> Result<Vec<(Uuid, i16)>, sqlx::Error> {
     sqlx::query_as(query("rotate/member_key_walk").on(&[leaf])).bind(after).bind(WALK_ROWS).fetch_all(conn).await
+}
+
+/// Notes that events are to be blanked, before the version goes from the file: whoever is killed in between finds it.
+pub(super) async fn plan_to_blank(run: &mut Run<'_>, version: i16) -> Result<(), sqlx::Error> {
+    let noted = progress::Walk { leaf: version.to_string(), ..progress::Walk::default() };
+    progress::save(&mut run.conn, run.clock.now(), BLANK_STEP, &noted).await
+}
+
+pub(super) async fn to_be_blanked(conn: &mut PgConnection) -> Result<Vec<i16>, sqlx::Error> {
+    let noted = progress::list(conn, BLANK_STEP).await?;
+    Ok(noted.keys().filter_map(|version| version.parse().ok()).collect())
+}
+
+pub(super) async fn is_to_be_blanked(conn: &mut PgConnection, version: i16) -> Result<bool, sqlx::Error> {
+    Ok(to_be_blanked(conn).await?.contains(&version))
+}
+
+/// Forgets the note. Blanking takes the names of all versions.
+pub(super) async fn has_blanked(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    progress::forget(conn, BLANK_STEP).await
 }
 
 /// Takes the names of keys out of the events that tell of them: a name is half of a key of the old version. Who reads

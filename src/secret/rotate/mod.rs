@@ -17,7 +17,7 @@
 //! written or locked something already.
 //!
 //! Everything can be killed and asked again: a step of the file is whole or not done, and walks go on where they
-//! stopped. One rotation runs at a time. A node that was stopped for longer than its lease (a suspended machine) is not
+//! stopped. One command on keys runs at a time. A node that was stopped for longer than its lease (a suspended machine) is not
 //! seen; it follows within a second of waking. Backups made before a rotation need the old secret file.
 //!
 //! Check keys of coupon codes are added from a day to come on and never dropped.
@@ -26,6 +26,7 @@
 
 mod blind;
 mod nodes;
+mod pieces;
 mod pii;
 mod progress;
 mod steps;
@@ -38,7 +39,7 @@ use std::{
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
 pub use self::{blind::Versions, pii::Uses, steps::KeyKind};
-use super::{SecretFileError, Secrets};
+use super::{SecretFileError, Secrets, columns};
 use crate::{
     clock::Clock,
     db::{
@@ -51,7 +52,7 @@ use crate::{
 /// Rows looked at in one statement.
 const WALK_ROWS: i64 = 2_000;
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
-/// Names the lock that one rotation holds: the letters "tesskeys".
+/// Names the lock that a command on keys holds: the letters "tesskeys".
 const LOCK: i64 = 0x7465_7373_6b65_7973;
 /// How often a chunk is tried whose rows somebody else has locked.
 const LOCKED_TRIES: u32 = 20;
@@ -114,6 +115,7 @@ impl<'a> Run<'a> {
         pace: Pace,
         sink: &'a mut dyn FnMut(&str),
     ) -> Result<Self, RotateError> {
+        columns::check().map_err(RotateError::Refused)?;
         secrets.refresh()?;
         let conn = with_settings(options).connect().await?;
         Ok(Self { conn, secrets, clock, pace, sink, told: Instant::now() })
@@ -125,15 +127,17 @@ impl<'a> Run<'a> {
         let _ = self.conn.close().await;
     }
 
-    /// Keeps other rotations away until the connection ends.
+    /// Keeps other commands on keys away until the connection ends. May be asked again by who has it.
     async fn alone(&mut self) -> Result<(), RotateError> {
         let got: bool =
             sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(LOCK).fetch_one(&mut self.conn).await?;
-        if got {
-            Ok(())
-        } else {
-            Err(RotateError::Refused("another `tessera keys` is at work on this database; wait for it".to_owned()))
+        if !got {
+            let why = "another `tessera keys` is at work on this database; wait for it";
+            return Err(RotateError::Refused(why.to_owned()));
         }
+        // What the last one did before it let go.
+        self.secrets.refresh()?;
+        Ok(())
     }
 
     fn tell(&mut self, text: &str) {

@@ -32,7 +32,7 @@ fn step_of(key: u8, table: &str) -> String {
 /// Counts what uses which key, by walking everything.
 pub(super) async fn count(run: &mut Run<'_>) -> Result<Uses, RotateError> {
     let mut uses = Uses::new();
-    for one in ENCRYPTED {
+    for one in ENCRYPTED.iter() {
         let counts = uses.entry(one.table).or_default();
         for piece in one.pieces() {
             let mut after = i64::MIN;
@@ -57,7 +57,7 @@ pub(super) async fn count(run: &mut Run<'_>) -> Result<Uses, RotateError> {
 pub(super) async fn rewrite(run: &mut Run<'_>) -> Result<u64, RotateError> {
     let current = run.secrets.holding().pii_current;
     let mut total = 0;
-    for one in ENCRYPTED {
+    for one in ENCRYPTED.iter() {
         let step = step_of(current, one.table);
         let pieces = one.pieces();
         let names: Vec<String> = pieces.iter().map(|piece| name_of(one.table, *piece)).collect();
@@ -87,7 +87,7 @@ pub(super) async fn rewrite(run: &mut Run<'_>) -> Result<u64, RotateError> {
 
 /// Forgets how far the walks for a key have come.
 pub(super) async fn forget(conn: &mut PgConnection, key: u8) -> Result<(), RotateError> {
-    for one in ENCRYPTED {
+    for one in ENCRYPTED.iter() {
         progress::forget(conn, &step_of(key, one.table)).await?;
     }
     Ok(())

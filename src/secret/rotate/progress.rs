@@ -35,7 +35,7 @@ pub(super) async fn is_done(conn: &mut PgConnection, step: &str, leaves: &[Strin
     Ok(leaves.iter().all(|leaf| found.get(leaf).is_some_and(|walk| walk.done)))
 }
 
-async fn list(conn: &mut PgConnection, step: &str) -> Result<HashMap<String, Walk>, sqlx::Error> {
+pub(super) async fn list(conn: &mut PgConnection, step: &str) -> Result<HashMap<String, Walk>, sqlx::Error> {
     let rows = sqlx::query_file_as!(Walk, "sql/queries/key_walk/list.sql", step).fetch_all(conn).await?;
     Ok(rows.into_iter().map(|walk| (walk.leaf.clone(), walk)).collect())
 }

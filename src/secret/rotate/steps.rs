@@ -2,11 +2,11 @@
 
 use rand::CryptoRng;
 
-use super::{RotateError, Run, Uses, Versions, blind, pii};
+use super::{RotateError, Run, Uses, Versions, blind, pieces, pii};
 use crate::{
     clock::Zone,
     id::Day,
-    secret::{Holding, SecretFile, SecretFileError, Source},
+    secret::{Holding, SecretFile, SecretFileError, Source, columns::PIECES},
 };
 
 /// Which kind of key.
@@ -26,7 +26,8 @@ impl Run<'_> {
     ///
     /// # Errors
     /// [`RotateError`].
-    pub fn add(&mut self, kind: KeyKind, rng: &mut impl CryptoRng) -> Result<i16, RotateError> {
+    pub async fn add(&mut self, kind: KeyKind, rng: &mut impl CryptoRng) -> Result<i16, RotateError> {
+        self.alone().await?;
         let number = match kind {
             KeyKind::Pii => self.edit("add a [[pii]] key", |file| Ok(i16::from(file.add_pii(rng)?)))?,
             KeyKind::Blind => self.edit("add a [[blind]] key with idle = true", |file| file.add_blind(rng))?,
@@ -40,6 +41,7 @@ impl Run<'_> {
     /// # Errors
     /// [`RotateError::Secrets`] for a day that is too near, or not after that of the last check key.
     pub async fn add_check(&mut self, from: Day, zone: Zone, rng: &mut impl CryptoRng) -> Result<(), RotateError> {
+        self.alone().await?;
         let today = zone.day_of(self.clock.now()).to_date();
         let safe = today.checked_add_signed(chrono::TimeDelta::days(CHECK_DAYS_AHEAD - 1)).map(Day::from_date);
         let safe = safe.ok_or(SecretFileError::Refused("the calendar ends"))?;
@@ -54,6 +56,7 @@ impl Run<'_> {
     /// # Errors
     /// [`RotateError::Refused`] names the nodes that are not.
     pub async fn make_current(&mut self, kind: KeyKind, number: i16) -> Result<(), RotateError> {
+        self.alone().await?;
         match kind {
             KeyKind::Pii => {
                 let id = small(number)?;
@@ -87,22 +90,27 @@ impl Run<'_> {
             (KeyKind::Blind, Some(other)) if other > holding.blind_current => self.join(other).await,
             (KeyKind::Blind, Some(other)) => self.retire(other).await,
             (KeyKind::Blind, None) => {
+                self.end_blinds().await?;
                 self.tell("there is one version of the identifier key, and every row has it");
                 Ok(())
             }
         }
     }
 
-    /// Deletes a key that nothing uses any more.
+    /// Deletes a key that nothing uses any more; does the rest for one that was deleted by a command that did not end.
     ///
     /// # Errors
     /// [`RotateError::Refused`] says what uses it.
     pub async fn drop_key(&mut self, kind: KeyKind, number: i16) -> Result<(), RotateError> {
+        self.alone().await?;
         let holding = self.secrets.holding();
         let (is_there, current) = match kind {
             KeyKind::Pii => (holding.pii.iter().any(|id| i16::from(*id) == number), i16::from(holding.pii_current)),
             KeyKind::Blind => (holding.blind.contains(&number), holding.blind_current),
         };
+        if !is_there && kind == KeyKind::Blind && blind::is_to_be_blanked(&mut self.conn, number).await? {
+            return self.end_blind(number).await;
+        }
         if !is_there {
             return Err(RotateError::Refused(format!("there is no {} {number}", noun(kind))));
         }
@@ -110,11 +118,9 @@ impl Run<'_> {
             return Err(RotateError::Refused(format!("{} {number} is the current one", noun(kind))));
         }
         match kind {
-            KeyKind::Pii => self.drop_pii(small(number)?).await?,
-            KeyKind::Blind => self.drop_blind(number).await?,
+            KeyKind::Pii => self.drop_pii(small(number)?).await,
+            KeyKind::Blind => self.drop_blind(number).await,
         }
-        self.tell(&format!("{} {number} is deleted", noun(kind)));
-        Ok(())
     }
 
     /// The whole turn, from a new key to the end of the old one; takes up one that was begun.
@@ -134,13 +140,19 @@ impl Run<'_> {
     /// # Errors
     /// [`RotateError`].
     pub async fn count(&mut self) -> Result<(Uses, Versions), RotateError> {
-        Ok((pii::count(self).await?, blind::count(self).await?))
+        Ok((self.count_pii().await?, blind::count(self).await?))
+    }
+
+    async fn count_pii(&mut self) -> Result<Uses, RotateError> {
+        let mut uses = pii::count(self).await?;
+        uses.insert(PIECES.0, pieces::count(&mut self.conn).await?);
+        Ok(uses)
     }
 
     async fn turn_pii(&mut self, rng: &mut impl CryptoRng) -> Result<(), RotateError> {
         let holding = self.secrets.holding();
         if holding.pii == [holding.pii_current] {
-            self.add(KeyKind::Pii, rng)?;
+            self.add(KeyKind::Pii, rng).await?;
         }
         let newest = *self.secrets.holding().pii.last().expect("a file has a key");
         if self.secrets.holding().pii_current != newest {
@@ -156,10 +168,13 @@ impl Run<'_> {
 
     async fn turn_blind(&mut self, rng: &mut impl CryptoRng) -> Result<(), RotateError> {
         let current = self.secrets.holding().blind_current;
+        if self.end_blinds().await? && self.secrets.holding().other_blind().is_none() {
+            return Ok(());
+        }
         let joining = match self.secrets.holding().other_blind() {
             Some(other) if other < current => None,
             Some(other) => Some(other),
-            None => Some(self.add(KeyKind::Blind, rng)?),
+            None => Some(self.add(KeyKind::Blind, rng).await?),
         };
         if let Some(new) = joining {
             self.join(new).await?;
@@ -176,7 +191,7 @@ impl Run<'_> {
     async fn rewrite_pii(&mut self) -> Result<(), RotateError> {
         let current = self.secrets.holding().pii_current;
         self.followed(&format!("writes with personal-data key {current}"), |node| node.pii_current == current).await?;
-        let rows = pii::rewrite(self).await?;
+        let rows = pii::rewrite(self).await? + pieces::rewrite(self).await?;
         self.tell(&format!("{rows} rows were written again with personal-data key {current}"));
         Ok(())
     }
@@ -195,6 +210,10 @@ impl Run<'_> {
     async fn retire(&mut self, old: i16) -> Result<(), RotateError> {
         let current = self.secrets.holding().blind_current;
         self.followed(&format!("looks up by version {current}"), |node| node.blind_current == current).await?;
+        // A file that was changed by hand may be ahead of the rows.
+        if !blind::is_filled(&mut self.conn, current).await? {
+            blind::fill(self, current).await?;
+        }
         let logins = blind::rekey_auths(self).await?;
         self.edit(&format!("set idle = true on blind key {old}"), |file| file.set_blind_idle(old, true))?;
         self.followed(&format!("has stopped writing version {old}"), |node| !node.blind_written.contains(&old)).await?;
@@ -206,7 +225,7 @@ impl Run<'_> {
     async fn drop_pii(&mut self, id: u8) -> Result<(), RotateError> {
         self.followed(&format!("has stopped writing with personal-data key {id}"), |node| node.pii_current != id)
             .await?;
-        let uses = pii::count(self).await?;
+        let uses = self.count_pii().await?;
         let using: Vec<String> =
             uses.iter().filter_map(|(table, keys)| Some(format!("{} rows of {table}", keys.get(&id)?))).collect();
         if !using.is_empty() {
@@ -214,7 +233,9 @@ impl Run<'_> {
             return Err(RotateError::Refused(format!("{what} still use it: run `tessera keys rotate pii`")));
         }
         self.edit(&format!("delete pii key {id}"), |file| file.drop_pii(id))?;
-        pii::forget(&mut self.conn, self.secrets.holding().pii_current).await
+        pii::forget(&mut self.conn, self.secrets.holding().pii_current).await?;
+        self.tell(&format!("{} {id} is deleted", noun(KeyKind::Pii)));
+        Ok(())
     }
 
     async fn drop_blind(&mut self, version: i16) -> Result<(), RotateError> {
@@ -226,14 +247,35 @@ impl Run<'_> {
             let why = format!("{rows} rows still have version {version}: run `tessera keys rotate blind`");
             return Err(RotateError::Refused(why));
         }
+        blind::plan_to_blank(self, version).await?;
         self.edit(&format!("delete blind key {version}"), |file| file.drop_blind(version))?;
+        self.end_blind(version).await
+    }
+
+    /// What follows when a version has gone from the file.
+    async fn end_blind(&mut self, version: i16) -> Result<(), RotateError> {
         for version in [version, self.secrets.holding().blind_current] {
             blind::forget(&mut self.conn, version).await?;
         }
         // Events name keys of every version that is known.
         self.followed(&format!("has given up version {version}"), |node| !node.blind.contains(&version)).await?;
         blind::blank_events(self).await?;
+        blind::has_blanked(&mut self.conn).await?;
+        self.tell(&format!("{} {version} is deleted", noun(KeyKind::Blind)));
         Ok(())
+    }
+
+    /// Does what a drop that was killed left to do. Gives whether there was anything.
+    async fn end_blinds(&mut self) -> Result<bool, RotateError> {
+        let gone = blind::to_be_blanked(&mut self.conn).await?;
+        let mut ended = false;
+        for version in gone {
+            if !self.secrets.holding().blind.contains(&version) {
+                self.end_blind(version).await?;
+                ended = true;
+            }
+        }
+        Ok(ended)
     }
 
     /// Changes the file and goes on with what stands in it. `by_hand` says how, for whoever must do it elsewhere.
