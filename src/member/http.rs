@@ -207,7 +207,7 @@ async fn register_member(
             attributes: body.attributes.filter(|attributes| !attributes.0.is_empty()),
         },
     };
-    let (answer, cost) = match (number, refusal) {
+    let (mut answer, cost) = match (number, refusal) {
         (None, Some(refusal)) => return Err(refusal.into()),
         (number, refusal) => app.members.register_unless(actor(&caller), number, new, refusal).await?,
     };
@@ -216,12 +216,12 @@ async fn register_member(
         member_id: MemberId,
         version: i32,
     }
+    // What the desk gives is what the service desk sees; the caller sees what its role may.
+    View::of(caller.role).hide_answer(&mut answer).map_err(ApiError::internal)?;
     let made = (answer.status < 400).then(|| serde_json::from_str::<Made>(&answer.body)).transpose();
     let made = made.map_err(ApiError::internal)?;
     let Some(Made { member_id, version }) = made else { return answer.reply(cost) };
-    // What the desk gives is what the service desk sees; the caller sees what its role may.
-    let json = View::of(caller.role).hide(Bytes::copy_from_slice(answer.body.as_bytes()));
-    Ok(Answer::rendered(answer.status, json)
+    Ok(Answer::rendered(answer.status, answer.body.to_string())
         .metered(cost.into())
         .replayed(answer.replayed)
         .etag(ETag::version(version))

@@ -16,7 +16,10 @@ use crate::{
     db::lane::Cost,
     http::{Answer, ApiError, At, Caller, ETag, IfMatch, IfMatchGiven, JsonText, Reply, Routes},
     id::MemberId,
-    member::http::{actor, must_exist},
+    member::{
+        http::{actor, must_exist},
+        mask::View,
+    },
     problem::Code,
     text_type,
 };
@@ -116,15 +119,16 @@ fn known(name: &LineName) -> Result<&'static dyn AnyLine, ApiError> {
 #[utoipa::path(get, path = "/v1/members/{member_id}/profiles", tag = "members",
     params(("member_id" = MemberId, Path)),
     responses((status = 200, description = "All of them", body = Profiles)))]
-async fn list_profiles(app: Data<App>, At(member_id): At<MemberId>) -> Reply<()> {
+async fn list_profiles(app: Data<App>, caller: Caller, At(member_id): At<MemberId>) -> Reply<()> {
     let reader = &app.members.family.profiles;
     let found = try_join_all(lines().into_iter().map(|line| reader.find((LineRef(line), member_id)))).await?;
     let mut cost = Cost::default();
     let mut items: Vec<Box<RawValue>> = Vec::with_capacity(found.len());
     for (profile, spent) in found {
+    let view = View::of(caller.role);
         cost += spent;
         if let Some(profile) = profile {
-            items.push(serde_json::from_slice(&profile.json).map_err(ApiError::internal)?);
+            items.push(serde_json::from_slice(&view.hide(profile.json)).map_err(ApiError::internal)?);
         }
     }
     if items.is_empty() {
@@ -142,14 +146,15 @@ async fn list_profiles(app: Data<App>, At(member_id): At<MemberId>) -> Reply<()>
 #[utoipa::path(get, path = "/v1/members/{member_id}/profiles/{line}", tag = "members",
     params(("member_id" = MemberId, Path), ("line" = inline(LineName), Path)),
     responses((status = 200, description = "The profile", body = ProfileDocument, headers(("ETag" = String)))))]
-async fn get_profile(app: Data<App>, At((member_id, line)): At<(MemberId, LineName)>) -> Reply<()> {
+async fn get_profile(app: Data<App>, caller: Caller, At((member_id, line)): At<(MemberId, LineName)>) -> Reply<()> {
     let line = known(&line)?;
     let (found, mut cost) = app.members.family.profiles.find((LineRef(line), member_id)).await?;
     let Some(profile) = found else {
         must_exist(&app, member_id, &mut cost).await?;
         return Err(ApiError::from(Code::ProfileNotFound).metered(cost.into()));
     };
-    Ok(Answer::rendered(200, profile.json).etag(ETag::version(profile.version)).metered(cost.into()))
+    let json = View::of(caller.role).hide(profile.json);
+    Ok(Answer::rendered(200, json).etag(ETag::version(profile.version)).metered(cost.into()))
 }
 
 /// Put a member's profile in a business line
