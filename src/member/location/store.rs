@@ -70,6 +70,8 @@ impl Row for LocationRow {
             "updated_at": self.updated_at,
         }))
     }
+
+    const REVEALED: Option<&'static str> = Some("location");
 }
 
 inventory::submit! { Table::of::<LocationRow>() }

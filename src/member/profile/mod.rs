@@ -36,6 +36,7 @@ use super::{
     edit::{self, Actor, Edit, Edited, Editing},
     family::{self, Table, Vault},
     log::What,
+    reveal::Opener,
     state::Action,
 };
 use crate::{
@@ -66,6 +67,20 @@ pub trait Line: Send + Sync + 'static {
 
     /// Whether what others see changes, which a muted member may not.
     fn publishes(was: &Self::Fields, is: &Self::Fields) -> bool;
+
+    /// Whether it says who a person is, which is kept of no virtual member.
+    fn identifies(_: &Self::Fields) -> bool {
+        false
+    }
+
+    /// Under which name it is revealed, if answers show something of it masked: then as a list of one
+    /// [`Line::reveal`].
+    const REVEALED: Option<&'static str> = None;
+
+    /// What answers mask, unmasked.
+    fn reveal(fields: &Self::Fields) -> Value {
+        json!(fields)
+    }
 
     /// What is kept after a request. `whole`: what it does not name is cleared, but for what only ops and admin set;
     /// else it stays.
@@ -163,7 +178,13 @@ impl<L: Line> AnyLine for LineOf<L> {
     }
 
     fn family_table(&self) -> &'static Table {
-        const { &Table { name: L::TABLE, sealed: L::SEALED, export: store::export::<L> } }
+        const {
+            let opener = match L::REVEALED {
+                Some(field) => Some(Opener { field, open: store::reveal::<L> }),
+                None => None,
+            };
+            &Table { name: L::TABLE, sealed: L::SEALED, export: store::export::<L>, opener }
+        }
     }
 
     fn given_schema(&self, named: &mut Vec<(String, RefOr<Schema>)>) -> RefOr<Schema> {
