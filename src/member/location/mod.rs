@@ -56,6 +56,10 @@ impl Edit for PutLocation {
     const WHAT: What = What::Location;
     const ACTION: Action = Action::Change;
 
+    fn actions(&self) -> Vec<Action> {
+        vec![Action::Change, Action::Identify]
+    }
+
     async fn apply(&self, on: &mut Editing<'_, '_>) -> Result<Result<Edited<Location>, Refusal>, WriteError> {
         let member_id = on.member_id();
         let was = family::rows::<LocationRow>(on.tx, member_id).await?.pop();

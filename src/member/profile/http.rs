@@ -33,9 +33,11 @@ pub fn routes() -> Routes {
     crate::routes! {
         list_profiles: MemberNotFound;
         get_profile: LineNotFound, MemberNotFound, ProfileNotFound;
-        put_profile: LineNotFound, MemberNotFound, MemberCancelled, MemberMuted, PreconditionRequired;
-        update_profile: LineNotFound, MemberNotFound, MemberCancelled, MemberMuted, ProfileNotFound;
-        delete_profile: LineNotFound, MemberNotFound, MemberCancelled, ProfileNotFound;
+        put_profile: LineNotFound, MemberNotFound, MemberErased, MemberCancelled, MemberMuted, PreconditionRequired,
+            MemberKindForbidden;
+        update_profile: LineNotFound, MemberNotFound, MemberErased, MemberCancelled, MemberMuted, ProfileNotFound,
+            MemberKindForbidden;
+        delete_profile: LineNotFound, MemberNotFound, MemberErased, MemberCancelled, ProfileNotFound;
     }
 }
 
@@ -123,9 +125,9 @@ async fn list_profiles(app: Data<App>, caller: Caller, At(member_id): At<MemberI
     let reader = &app.members.family.profiles;
     let found = try_join_all(lines().into_iter().map(|line| reader.find((LineRef(line), member_id)))).await?;
     let mut cost = Cost::default();
+    let view = View::of(caller.role);
     let mut items: Vec<Box<RawValue>> = Vec::with_capacity(found.len());
     for (profile, spent) in found {
-    let view = View::of(caller.role);
         cost += spent;
         if let Some(profile) = profile {
             items.push(serde_json::from_slice(&view.hide(profile.json)).map_err(ApiError::internal)?);
@@ -161,9 +163,9 @@ async fn get_profile(app: Data<App>, caller: Caller, At((member_id, line)): At<(
 ///
 /// Makes it, without `If-Match`, or replaces the one that there is, with `If-Match`: fields that the body does not name
 /// are cleared, but for those that the roles ops and admin set. The same again changes nothing. Checked in this order:
-/// path, `If-Match`, the line, body, role (for some fields of some lines), whether the member exists and is not cancelled,
-/// whether there is a profile, whether it has a version that `If-Match` names, whether the member is muted (for what
-/// others see).
+/// path, `If-Match`, the line, body, role (for some fields of some lines), whether the member exists, is not erased and
+/// not cancelled, whether there is a profile, whether it has a version that `If-Match` names, whether the member is
+/// virtual (for what says who somebody is) or muted (for what others see).
 #[utoipa::path(put, path = "/v1/members/{member_id}/profiles/{line}", tag = "members", request_body = ProfileBody,
     params(("member_id" = MemberId, Path), ("line" = inline(LineName), Path),
         ("If-Match" = inline(Option<IfMatch>), Header)),
@@ -227,8 +229,8 @@ async fn put(
 
 /// Delete a member's profile in a business line
 ///
-/// As if the member had never used the line. Checked in this order: path, the line, whether the member exists and is not
-/// cancelled, whether there is a profile.
+/// As if the member had never used the line. Checked in this order: path, the line, whether the member exists, is not
+/// erased and not cancelled, whether there is a profile.
 #[utoipa::path(delete, path = "/v1/members/{member_id}/profiles/{line}", tag = "members",
     params(("member_id" = MemberId, Path), ("line" = inline(LineName), Path)),
     responses((status = 204, description = "It is gone")))]

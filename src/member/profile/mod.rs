@@ -18,7 +18,7 @@ use std::{fmt, hash, marker::PhantomData};
 
 use futures_util::future::BoxFuture;
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::postgres::{PgArguments, PgRow};
 use utoipa::{
     PartialSchema, ToSchema,
@@ -267,6 +267,11 @@ impl<L: Line> Edit for PutProfile<L> {
         }
         let before = was.as_ref().map(|row| row.fields.clone()).unwrap_or_default();
         let fields = L::apply(&self.given, &before, self.whole);
+        if L::identifies(&fields)
+            && let Err(refusal) = edit::standing(&on.row)?.may(Action::Identify)
+        {
+            return Ok(Err(refusal));
+        }
         if L::publishes(&before, &fields)
             && let Err(refusal) = edit::standing(&on.row)?.may(Action::Publish)
         {
