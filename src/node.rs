@@ -75,6 +75,7 @@ pub async fn serve(args: NodeArgs, listener: TcpListener, stop: impl Future<Outp
         app.readiness.clone(),
     );
     shell.metrics = Some(metrics);
+    shell.stores = app.stores.clone();
     let shell = Arc::new(shell);
     app.spawn(chain::cache::watch(shell.keys.clone(), app.office.clone(), app.clock.clone()));
     let data = Data::from(Arc::clone(&app));

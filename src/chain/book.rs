@@ -2,14 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use super::{
-    ChainError, RegisterPolicy, StoreId,
-    deed::{Deed, Shop},
-    names::StoreNames,
-    register, store,
-};
-use chrono::NaiveDate;
-
+use super::{ChainError, RegisterPolicy, StoreId, deed::Shop, names::StoreNames, register, store};
 use crate::{
     cache::{Bypass, Cache},
     db::pool::Office,
@@ -65,17 +58,6 @@ impl StoreBook {
     /// `store_not_found`, or [`ChainError`] of the database.
     pub async fn get(&self, store_id: &StoreId) -> Result<Arc<Shop>, ChainError> {
         self.find(store_id).await?.ok_or_else(|| Code::StoreNotFound.into())
-    }
-
-    /// Whether tills of this store may look members and coupons up; `None` is a caller without a store, who may.
-    ///
-    /// # Errors
-    /// `store_closed`, or [`ChainError`] of the database.
-    pub async fn must_look_up(&self, store_id: Option<&StoreId>, today: NaiveDate) -> Result<(), ChainError> {
-        match store_id {
-            Some(store_id) => Ok(self.get(store_id).await?.may(Deed::LookUp, today)?),
-            None => Ok(()),
-        }
     }
 
     /// What people call a store that a row names by number.

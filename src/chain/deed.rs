@@ -7,11 +7,14 @@
 //! | take a use back | yes | yes | for [`REVERSE_DAYS`] more days, then `store_closed` |
 //! | release a lock of its own | yes | yes | yes |
 //! | look up members and coupons | yes | yes | `store_closed` |
+//! | change members and what belongs to them | yes | `store_suspended` | `store_closed` |
 //! | upload what its tills did offline before | yes | yes | yes |
 //!
 //! - It is about the store that acts. Goods bought at a closed store are returned at any other, and operators and
 //!   marketing look up what they like.
 //! - A suspended store keeps its tills: whoever stands at one may ask, but no business is done.
+//! - What a caller bound to a store looks up or changes, the gate asks here before a handler runs (`http::caller::ACCESS`);
+//!   numbered writes ask by themselves.
 //! - An upload is judged by when each redemption happened: after the closing day it is a conflict, not a refusal.
 //! - What was answered under a request number before is answered again, whatever became of the store meanwhile: the
 //!   table is asked only for a number that is new.
@@ -39,12 +42,14 @@ pub enum Deed {
     Redeem,
     Reverse,
     LookUp,
+    /// Change a member, or what belongs to one.
+    ChangeMember,
     /// Send what happened offline while it was open.
     Upload,
 }
 
 impl Deed {
-    pub const ALL: [Deed; 8] = [
+    pub const ALL: [Deed; 9] = [
         Deed::RegisterMember,
         Deed::Issue,
         Deed::Lock,
@@ -52,6 +57,7 @@ impl Deed {
         Deed::Redeem,
         Deed::Reverse,
         Deed::LookUp,
+        Deed::ChangeMember,
         Deed::Upload,
     ];
 }
@@ -61,14 +67,16 @@ impl Deed {
 /// # Errors
 /// `store_closed`, `store_suspended`.
 pub fn may(state: StoreState, closed_on: Option<NaiveDate>, deed: Deed, today: NaiveDate) -> Result<(), Code> {
-    use Deed::{Issue, Lock, LookUp, Redeem, RegisterMember, Release, Reverse, Upload};
+    use Deed::{ChangeMember, Issue, Lock, LookUp, Redeem, RegisterMember, Release, Reverse, Upload};
     match (state, deed) {
         (StoreState::Open, _) => Ok(()),
         (_, Release | Upload) => Ok(()),
         (StoreState::Suspended, Reverse | LookUp) => Ok(()),
-        (StoreState::Suspended, RegisterMember | Issue | Lock | Redeem) => Err(Code::StoreSuspended),
+        (StoreState::Suspended, RegisterMember | Issue | Lock | Redeem | ChangeMember) => Err(Code::StoreSuspended),
         (StoreState::Closed, Reverse) if closed_on.is_some_and(|day| today <= day + Days::new(REVERSE_DAYS)) => Ok(()),
-        (StoreState::Closed, RegisterMember | Issue | Lock | Redeem | Reverse | LookUp) => Err(Code::StoreClosed),
+        (StoreState::Closed, RegisterMember | Issue | Lock | Redeem | Reverse | LookUp | ChangeMember) => {
+            Err(Code::StoreClosed)
+        }
     }
 }
 
@@ -128,6 +136,7 @@ mod tests {
             (Deed::Redeem, [None, SHUT, NO, NO, NO, NO]),
             (Deed::Reverse, [None, None, None, None, NO, NO]),
             (Deed::LookUp, [None, None, NO, NO, NO, NO]),
+            (Deed::ChangeMember, [None, SHUT, NO, NO, NO, NO]),
             (Deed::Upload, [None; 6]),
         ];
         let states = [

@@ -20,6 +20,7 @@ use super::limit::{LimitSettings, Limits};
 use super::problem::route_not_found;
 use super::route::{Route, Routes};
 use super::{openapi, ops};
+use crate::chain::book::StoreBook;
 use crate::chain::cache::KeyCache;
 use crate::clock::{Clock, Zone};
 use crate::db::pool::{self, Office, OfficeConn};
@@ -74,6 +75,8 @@ pub struct Shell {
     pub zone: Zone,
     pub office: Office,
     pub keys: KeyCache,
+    /// The stores that callers are bound to.
+    pub stores: StoreBook,
     pub limits: Limits,
     pub readiness: Readiness,
     pub in_flight: Arc<InFlight>,
@@ -88,6 +91,7 @@ impl Shell {
             settings,
             clock,
             zone,
+            stores: StoreBook::new(office.clone()),
             office,
             keys: KeyCache::default(),
             readiness,

@@ -1,6 +1,6 @@
 //! Who calls, and what they may do.
 //!
-//! [`ACCESS`] is the one table of operations and roles. The gate reads it before a handler runs, so a handler cannot
+//! [`ACCESS`] is the one table of operations, roles and what a till's store must be open for. The gate reads it before a handler runs, so a handler cannot
 //! forget it; the OpenAPI document shows it; a snapshot freezes it. An operation that is not in it does not start.
 
 use std::fmt;
@@ -16,115 +16,152 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest};
 use super::app::Shell;
 use super::problem::ApiError;
 use crate::chain::StoreId;
+use crate::chain::deed::Deed;
 use crate::chain::key::{ApiKey, Role, Token, find_key};
 use crate::problem::{Code, Refusal};
 use crate::request::Source;
 
+use AtStore::{Any, Change, LookUp, Own};
 use Role::{Admin, Marketing, Ops, Pos};
 
-/// Operation → roles. The name is the handler's, and the `operationId` of the OpenAPI document.
-pub const ACCESS: &[(&str, &[Role])] = &[
+/// What a caller that is bound to a store needs of it: the store's state is asked by [`crate::chain::deed`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtStore {
+    /// It looks members and coupons up.
+    LookUp,
+    /// It changes members.
+    Change,
+    /// The operation asks by itself: a numbered write, whose first answer is given again whatever became of the store.
+    Own,
+    /// Whatever the store's state is: it tells of the chain, or of what the store itself did.
+    Any,
+}
+
+impl AtStore {
+    /// What the gate asks the store for.
+    pub const fn deed(self) -> Option<Deed> {
+        match self {
+            Self::LookUp => Some(Deed::LookUp),
+            Self::Change => Some(Deed::ChangeMember),
+            Self::Own | Self::Any => None,
+        }
+    }
+
+    /// What the gate may refuse with.
+    pub const fn codes(self) -> &'static [Code] {
+        match self {
+            Self::LookUp => &[Code::StoreClosed],
+            Self::Change => &[Code::StoreClosed, Code::StoreSuspended],
+            Self::Own | Self::Any => &[],
+        }
+    }
+}
+
+/// Operation → roles, and what it needs of a till's store. The name is the handler's, and the `operationId` of the OpenAPI
+/// document. A store that is closed neither looks up nor changes anything ([`crate::chain::deed`]), so what `pos` may call
+/// says which of the two it is.
+pub const ACCESS: &[(&str, &[Role], AtStore)] = &[
     // Regions.
-    ("list_regions", &[Marketing, Ops, Admin]),
-    ("create_region", &[Ops, Admin]),
-    ("get_region", &[Marketing, Ops, Admin]),
-    ("update_region", &[Ops, Admin]),
-    ("import_regions", &[Ops, Admin]),
+    ("list_regions", &[Marketing, Ops, Admin], Any),
+    ("create_region", &[Ops, Admin], Any),
+    ("get_region", &[Marketing, Ops, Admin], Any),
+    ("update_region", &[Ops, Admin], Any),
+    ("import_regions", &[Ops, Admin], Any),
     // Stores.
-    ("list_stores", &[Marketing, Ops, Admin]),
-    ("create_store", &[Ops, Admin]),
-    ("get_store", &[Pos, Marketing, Ops, Admin]),
-    ("update_store", &[Ops, Admin]),
-    ("import_stores", &[Ops, Admin]),
-    ("list_registers", &[Pos, Marketing, Ops, Admin]),
-    ("put_register", &[Ops, Admin]),
+    ("list_stores", &[Marketing, Ops, Admin], Any),
+    ("create_store", &[Ops, Admin], Any),
+    ("get_store", &[Pos, Marketing, Ops, Admin], Any),
+    ("update_store", &[Ops, Admin], Any),
+    ("import_stores", &[Ops, Admin], Any),
+    ("list_registers", &[Pos, Marketing, Ops, Admin], Any),
+    ("put_register", &[Ops, Admin], Any),
     // External systems.
-    ("list_external_systems", &[Marketing, Ops, Admin]),
-    ("create_external_system", &[Ops, Admin]),
-    ("get_external_system", &[Marketing, Ops, Admin]),
-    ("update_external_system", &[Ops, Admin]),
+    ("list_external_systems", &[Marketing, Ops, Admin], Any),
+    ("create_external_system", &[Ops, Admin], Any),
+    ("get_external_system", &[Marketing, Ops, Admin], Any),
+    ("update_external_system", &[Ops, Admin], Any),
     // Members.
-    ("register_member", &[Pos, Marketing, Ops, Admin]),
-    ("lookup_member", &[Pos, Marketing, Ops, Admin]),
-    ("get_member", &[Pos, Marketing, Ops, Admin]),
-    ("update_member", &[Pos, Ops, Admin]),
-    ("get_members", &[Pos, Marketing, Ops, Admin]),
-    ("reveal_member", &[Ops, Admin]),
-    ("get_wallet", &[Pos, Ops, Admin]),
+    ("register_member", &[Pos, Marketing, Ops, Admin], Own),
+    ("lookup_member", &[Pos, Marketing, Ops, Admin], LookUp),
+    ("get_member", &[Pos, Marketing, Ops, Admin], LookUp),
+    ("update_member", &[Pos, Ops, Admin], Change),
+    ("get_members", &[Pos, Marketing, Ops, Admin], LookUp),
+    ("reveal_member", &[Ops, Admin], Any),
+    ("get_wallet", &[Pos, Ops, Admin], LookUp),
     // Logs.
-    ("list_member_changes", &[Ops, Admin]),
-    ("list_changes", &[Ops, Admin]),
-    ("list_registrations", &[Ops, Admin]),
-    ("list_audits", &[Admin]),
+    ("list_member_changes", &[Ops, Admin], Any),
+    ("list_changes", &[Ops, Admin], Any),
+    ("list_registrations", &[Ops, Admin], Any),
+    ("list_audits", &[Admin], Any),
     // What belongs to members.
-    ("list_addresses", &[Pos, Marketing, Ops, Admin]),
-    ("create_address", &[Pos, Ops, Admin]),
-    ("get_address", &[Pos, Marketing, Ops, Admin]),
-    ("update_address", &[Pos, Ops, Admin]),
-    ("delete_address", &[Pos, Ops, Admin]),
-    ("make_default_address", &[Pos, Ops, Admin]),
-    ("list_devices", &[Pos, Marketing, Ops, Admin]),
-    ("put_device", &[Pos, Ops, Admin]),
-    ("delete_device", &[Pos, Ops, Admin]),
-    ("get_location", &[Pos, Marketing, Ops, Admin]),
-    ("put_location", &[Pos, Ops, Admin]),
-    ("delete_location", &[Pos, Ops, Admin]),
-    ("list_profiles", &[Pos, Marketing, Ops, Admin]),
-    ("get_profile", &[Pos, Marketing, Ops, Admin]),
-    ("put_profile", &[Pos, Ops, Admin]),
-    ("update_profile", &[Pos, Ops, Admin]),
-    ("delete_profile", &[Ops, Admin]),
-    ("list_roles", &[Pos, Marketing, Ops, Admin]),
-    ("grant_role", &[Ops, Admin]),
-    ("revoke_role", &[Ops, Admin]),
-    ("list_tags", &[Pos, Marketing, Ops, Admin]),
-    ("change_tags", &[Pos, Marketing, Ops, Admin]),
-    ("put_tag", &[Pos, Marketing, Ops, Admin]),
-    ("delete_tag", &[Pos, Marketing, Ops, Admin]),
-    ("erase_member", &[Ops, Admin]),
-    ("export_member", &[Ops, Admin]),
-    ("list_keys", &[Pos, Ops, Admin]),
-    ("add_key", &[Pos, Ops, Admin]),
-    ("change_key", &[Pos, Ops, Admin]),
-    ("verify_key", &[Pos, Ops, Admin]),
-    ("transfer_key", &[Ops, Admin]),
-    ("release_key", &[Ops, Admin]),
+    ("list_addresses", &[Pos, Ops, Admin], LookUp),
+    ("create_address", &[Pos, Ops, Admin], Change),
+    ("get_address", &[Pos, Ops, Admin], LookUp),
+    ("update_address", &[Pos, Ops, Admin], Change),
+    ("delete_address", &[Pos, Ops, Admin], Change),
+    ("make_default_address", &[Pos, Ops, Admin], Change),
+    ("list_devices", &[Pos, Ops, Admin], LookUp),
+    ("put_device", &[Pos, Ops, Admin], Change),
+    ("delete_device", &[Pos, Ops, Admin], Change),
+    ("get_location", &[Pos, Ops, Admin], LookUp),
+    ("put_location", &[Pos, Ops, Admin], Change),
+    ("delete_location", &[Pos, Ops, Admin], Change),
+    ("list_profiles", &[Pos, Marketing, Ops, Admin], LookUp),
+    ("get_profile", &[Pos, Marketing, Ops, Admin], LookUp),
+    ("put_profile", &[Pos, Ops, Admin], Change),
+    ("update_profile", &[Pos, Ops, Admin], Change),
+    ("delete_profile", &[Ops, Admin], Any),
+    ("list_roles", &[Pos, Marketing, Ops, Admin], LookUp),
+    ("grant_role", &[Ops, Admin], Any),
+    ("revoke_role", &[Ops, Admin], Any),
+    ("list_tags", &[Pos, Marketing, Ops, Admin], LookUp),
+    ("change_tags", &[Pos, Marketing, Ops, Admin], Change),
+    ("put_tag", &[Pos, Marketing, Ops, Admin], Change),
+    ("delete_tag", &[Pos, Marketing, Ops, Admin], Change),
+    ("erase_member", &[Ops, Admin], Any),
+    ("export_member", &[Ops, Admin], Any),
+    ("list_keys", &[Pos, Ops, Admin], LookUp),
+    ("add_key", &[Pos, Ops, Admin], Change),
+    ("change_key", &[Pos, Ops, Admin], Change),
+    ("verify_key", &[Pos, Ops, Admin], Change),
+    ("transfer_key", &[Ops, Admin], Any),
+    ("release_key", &[Ops, Admin], Any),
     // Imports of members.
-    ("create_member_import", &[Ops, Admin]),
-    ("list_member_imports", &[Ops, Admin]),
-    ("get_member_import", &[Ops, Admin]),
-    ("list_member_import_failures", &[Ops, Admin]),
-    ("start_member_import", &[Ops, Admin]),
-    ("pause_member_import", &[Ops, Admin]),
-    ("resume_member_import", &[Ops, Admin]),
-    ("cancel_member_import", &[Ops, Admin]),
+    ("create_member_import", &[Ops, Admin], Any),
+    ("list_member_imports", &[Ops, Admin], Any),
+    ("get_member_import", &[Ops, Admin], Any),
+    ("list_member_import_failures", &[Ops, Admin], Any),
+    ("start_member_import", &[Ops, Admin], Any),
+    ("pause_member_import", &[Ops, Admin], Any),
+    ("resume_member_import", &[Ops, Admin], Any),
+    ("cancel_member_import", &[Ops, Admin], Any),
     // Rules.
-    ("create_rule", &[Marketing, Admin]),
-    ("list_rules", &[Marketing, Ops, Admin]),
-    ("get_rule", &[Pos, Marketing, Ops, Admin]),
-    ("update_rule", &[Marketing, Admin]),
-    ("pause_rule", &[Marketing, Ops, Admin]),
-    ("resume_rule", &[Marketing, Ops, Admin]),
-    ("end_rule", &[Marketing, Admin]),
+    ("create_rule", &[Marketing, Admin], Any),
+    ("list_rules", &[Marketing, Ops, Admin], Any),
+    ("get_rule", &[Pos, Marketing, Ops, Admin], Any),
+    ("update_rule", &[Marketing, Admin], Any),
+    ("pause_rule", &[Marketing, Ops, Admin], Any),
+    ("resume_rule", &[Marketing, Ops, Admin], Any),
+    ("end_rule", &[Marketing, Admin], Any),
     // Coupons.
-    ("issue_coupons", &[Pos, Marketing, Admin]),
-    ("list_rule_coupons", &[Marketing, Ops, Admin]),
-    ("list_member_coupons", &[Pos, Marketing, Ops, Admin]),
-    ("get_coupon", &[Pos, Marketing, Ops, Admin]),
-    ("validate_coupon", &[Pos, Ops, Admin]),
-    ("lock_coupon", &[Pos, Admin]),
-    ("release_coupon", &[Pos, Admin]),
-    ("redeem_coupon", &[Pos, Admin]),
-    ("reverse_coupon", &[Pos, Ops, Admin]),
-    ("void_coupon", &[Marketing, Ops, Admin]),
-    ("get_redemption", &[Pos, Marketing, Ops, Admin]),
+    ("issue_coupons", &[Pos, Marketing, Admin], Own),
+    ("list_rule_coupons", &[Marketing, Ops, Admin], Any),
+    ("list_member_coupons", &[Pos, Marketing, Ops, Admin], LookUp),
+    ("get_coupon", &[Pos, Marketing, Ops, Admin], LookUp),
+    ("validate_coupon", &[Pos, Ops, Admin], LookUp),
+    ("lock_coupon", &[Pos, Admin], Own),
+    ("release_coupon", &[Pos, Admin], Own),
+    ("redeem_coupon", &[Pos, Admin], Own),
+    ("reverse_coupon", &[Pos, Ops, Admin], Own),
+    ("void_coupon", &[Marketing, Ops, Admin], Any),
+    ("get_redemption", &[Pos, Marketing, Ops, Admin], Any),
     // Request numbers.
-    ("get_request", &[Pos, Marketing, Ops, Admin]),
+    ("get_request", &[Pos, Marketing, Ops, Admin], Any),
 ];
 
-/// The roles of an operation.
-pub fn roles_of(operation: &str) -> Option<&'static [Role]> {
-    ACCESS.iter().find(|(name, _)| *name == operation).map(|(_, roles)| *roles)
+/// The roles of an operation, and what it needs of a till's store.
+pub fn access_of(operation: &str) -> Option<(&'static [Role], AtStore)> {
+    ACCESS.iter().find(|(name, ..)| *name == operation).map(|(_, roles, at_store)| (*roles, *at_store))
 }
 
 /// The API key that a request came with. As an extractor it gives what the gate found; reads as an [`ApiKey`].
@@ -306,9 +343,10 @@ pub(crate) mod tests {
     fn the_table_of_roles_is_frozen() {
         let table: String = ACCESS
             .iter()
-            .map(|(name, roles)| {
+            .map(|(name, roles, at_store)| {
+                let at_store = if roles.contains(&Pos) { format!(" | {at_store:?}") } else { String::new() };
                 let roles: Vec<_> = roles.iter().map(|role| role.name()).collect();
-                format!("{name}: {}\n", roles.join(" "))
+                format!("{name}: {}{at_store}\n", roles.join(" "))
             })
             .collect();
         insta::assert_snapshot!(table);

@@ -1,4 +1,4 @@
-//! What every request passes before and after its handler: method, caller, role, rate, deadline; then cost and metrics.
+//! What every request passes before and after its handler: method, caller, role, rate, store, deadline; then cost and metrics.
 //!
 //! One gate stands before each resource and knows the resource's routes. It answers what never reaches a handler.
 
@@ -168,13 +168,17 @@ where
     response
 }
 
-/// The order of these checks is part of the API: caller, role, rate, then the query of endpoints that take none.
+/// The order of these checks is part of the API: caller, role, rate, the caller's store, then the query of endpoints that take none.
 async fn admit(shell: &Shell, post: &Post, request: &ServiceRequest) -> Result<(), ApiError> {
     if let Some(roles) = post.route.roles {
         let peer = request.peer_addr().map(|address| address.ip());
         let caller = authenticate(shell, request.headers(), peer).await?;
         caller.must(roles)?;
         shell.limits.request(&caller)?;
+        if let (Some(deed), Some((_, store_id))) = (post.route.at_store.deed(), &caller.store) {
+            let today = shell.zone.day_of(shell.clock.now()).to_date();
+            shell.stores.get(store_id).await?.may(deed, today)?;
+        }
         request.extensions_mut().insert(caller);
     }
     if !post.takes_query && !request.query_string().is_empty() {

@@ -1,7 +1,7 @@
 //! HTTP: what every endpoint shares.
 //!
 //! actix types stand here and in each domain's `http.rs`, nowhere else. A request passes, in this order: the method
-//! (405), the caller (401), the role (403), the rate (429), then the handler's extractors from left to right: path
+//! (405), the caller (401), the role (403), the rate (429), a till's store (422), then the handler's extractors from left to right: path
 //! (404), query, headers (400), body (415, 413, 400, 422); then the domain decides. `chain/http.rs` is the pattern that
 //! the other domains follow.
 

@@ -174,6 +174,7 @@ fn say_what_headers_hold(operation: &mut Value) {
 fn codes_of(route: &Route) -> BTreeMap<u16, BTreeSet<&'static str>> {
     let mut codes = vec![Code::MalformedQuery, Code::Internal, Code::Unavailable];
     codes.extend(route.codes);
+    codes.extend(route.at_store.codes());
     if let Some(roles) = route.roles {
         codes.extend([Code::Unauthenticated, Code::RoleForbidden, Code::TooManyRequests, Code::Overloaded]);
         if roles.contains(&crate::chain::key::Role::Pos) {

@@ -7,7 +7,7 @@ use actix_web::http::Method;
 use utoipa::openapi::path::{HttpMethod, Operation, ParameterIn};
 use utoipa::openapi::{RefOr, Required, Schema};
 
-use super::caller::roles_of;
+use super::caller::{AtStore, access_of};
 use super::number;
 use crate::chain::key::Role;
 use crate::problem::Code;
@@ -27,6 +27,8 @@ pub struct Route {
     pub path: String,
     /// `None`: anybody, without a key.
     pub roles: Option<&'static [Role]>,
+    /// What a caller that is bound to a store needs of it.
+    pub at_store: AtStore,
     /// Codes besides those that follow from the shape of the request.
     pub codes: &'static [Code],
     /// Overrides the setting.
@@ -49,7 +51,7 @@ impl Route {
         handler: fn() -> actix_web::Route,
     ) -> Self {
         let path = P::path();
-        let roles = roles_of(operation);
+        let (roles, at_store) = access_of(operation).unzip();
         assert!(roles.is_some() || !path.starts_with("/v1/"), "{operation} is not in http::caller::ACCESS");
         let method = match P::methods().first() {
             Some(HttpMethod::Get) => Method::GET,
@@ -65,6 +67,7 @@ impl Route {
             method,
             path,
             roles,
+            at_store: at_store.unwrap_or(AtStore::Any),
             codes: &[],
             body_bytes_max: None,
             streams: false,

@@ -381,7 +381,7 @@ impl MemberDesk {
     }
 
     /// Shows what is masked of a member, once that is written down. `fields` are names of
-    /// [`super::reveal::OPENERS`].
+    /// [`super::reveal::openers`].
     ///
     /// # Errors
     /// [`MemberError`]; the inner error is the refusal, `member_not_found`.

@@ -1,8 +1,8 @@
 //! Changes of what belongs to one member, one mechanism for all of them.
 //!
 //! An [`Edit`] says what it is called, what it needs to be allowed and what it does. The rest is done here, in one
-//! transaction: the member's row is locked, so that edits of one member follow each other; state and kind are asked
-//! whether they allow it ([`super::state`]); the edit reads and writes its own table; what changed goes to `change_log`
+//! transaction: the member's row is locked, so that edits of one member follow each other; an erased one is not edited
+//! (`member_erased`); state and kind are asked whether they allow it ([`super::state`]); the edit reads and writes its own table; what changed goes to `change_log`
 //! and to the events. An edit that changes nothing leaves no trace. Should the answer to COMMIT be lost, the event tells
 //! whether the edit stands.
 //!
@@ -251,6 +251,10 @@ impl EditWriter {
         };
         if op.edit.versions().is_some_and(|seen| !seen.contains(&row.version.into())) {
             return Ok(Err(Refusal::new(Code::PreconditionFailed).with("version", row.version)));
+        }
+        // Nothing of a person comes back, and nothing new is said of nobody.
+        if row.erased_at.is_some() {
+            return Ok(Err(Code::MemberErased.into()));
         }
         let standing = standing(&row)?;
         if let Err(refusal) = op.edit.actions().into_iter().try_for_each(|action| standing.may(action)) {

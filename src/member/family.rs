@@ -13,7 +13,11 @@ use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 use sqlx::{FromRow, PgConnection, postgres::PgRow};
 
-use super::{address, device, location, profile, role, tag};
+use super::{
+    address, device, location, profile,
+    reveal::{Opener, Opening},
+    role, tag,
+};
 use crate::{
     db::lane::{Lane, Read, Reader, Target, Tx, WriteError},
     http::Routes,
@@ -37,6 +41,18 @@ pub trait Row: for<'r> FromRow<'r, PgRow> + Clone + Send + Sync + Unpin + 'stati
     /// # Errors
     /// A sentence that names table, column and key of what cannot be.
     fn export(&self, secrets: &Secrets) -> Result<Value, String>;
+
+    /// Under which name its rows are revealed, if answers show something of them masked: then as a list of
+    /// [`Row::reveal`].
+    const REVEALED: Option<&'static str> = None;
+
+    /// What answers mask of the row, unmasked, and what names the row.
+    ///
+    /// # Errors
+    /// As [`Row::export`].
+    fn reveal(&self, secrets: &Secrets) -> Result<Value, String> {
+        self.export(secrets)
+    }
 }
 
 type Exporting<'a> = BoxFuture<'a, Result<Vec<Value>, WriteError>>;
@@ -47,13 +63,19 @@ pub struct Table {
     /// Columns that a [`Vault`] encrypts: what a rotation of keys writes again.
     pub sealed: &'static [&'static str],
     pub(super) export: for<'a> fn(&'a mut PgConnection, &'a Secrets, MemberId) -> Exporting<'a>,
+    /// What of it can be revealed.
+    pub(super) opener: Option<Opener>,
 }
 
 inventory::collect!(Table);
 
 impl Table {
     pub const fn of<R: Row>() -> Self {
-        Self { name: R::TABLE, sealed: R::SEALED, export: export_rows::<R> }
+        let opener = match R::REVEALED {
+            Some(field) => Some(Opener { field, open: reveal_rows::<R> }),
+            None => None,
+        };
+        Self { name: R::TABLE, sealed: R::SEALED, export: export_rows::<R>, opener }
     }
 }
 
@@ -62,6 +84,14 @@ fn export_rows<'a, R: Row>(conn: &'a mut PgConnection, secrets: &'a Secrets, mem
         let rows = fetch::<R>(conn, leaf_of(R::TABLE, member_id), &[member_id]).await?;
         let values = rows.iter().map(|row| row.export(secrets));
         values.collect::<Result<_, _>>().map_err(WriteError::Inconsistent)
+    })
+}
+
+fn reveal_rows<'a, R: Row>(on: &'a mut Opening<'_, '_>) -> BoxFuture<'a, Result<Value, WriteError>> {
+    Box::pin(async move {
+        let rows = rows::<R>(on.tx, on.member_id()).await?;
+        let values = rows.iter().map(|row| row.reveal(on.secrets));
+        values.collect::<Result<_, _>>().map(Value::Array).map_err(WriteError::Inconsistent)
     })
 }
 
@@ -245,6 +275,13 @@ mod tests {
             planned.filter(|table| table.starts_with("member") && !OTHERS.contains(table)).collect();
         let registered: Vec<&str> = tables().iter().map(|table| table.name).collect();
         assert_eq!(registered, planned);
+    }
+
+    #[test]
+    fn what_is_encrypted_can_be_revealed() {
+        for table in tables() {
+            assert!(table.sealed.is_empty() || table.opener.is_some(), "{}", table.name);
+        }
     }
 
     #[test]

@@ -6,6 +6,9 @@
 //! | `name` | first character | hidden | first character | first character | to ops and admin |
 //! | `birthday` | year | year | year | year | to ops and admin |
 //! | `nickname`, `signature`, `avatar`, `gender`, `level`, `attributes`, `store_id` | whole | whole | whole | whole | |
+//! | `real_name`, `id_card` of a profile | masked | hidden | masked | masked | to ops and admin |
+//! | addresses, devices, location | masked | no access | masked | masked | to ops and admin |
+//! | `mask` of an identifier that is taken | yes | hidden | yes | yes | |
 //! | identifiers besides phone and e-mail | hidden | hidden | hidden | hidden | to ops and admin |
 //!
 //! Personal data is never shown whole but by [`super::reveal`], which writes down who saw what. What is masked is masked
@@ -16,7 +19,11 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::chain::key::Role;
+use crate::{
+    chain::key::Role,
+    problem::{Code, Refusal},
+    request::store::Answer,
+};
 
 /// How a field is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,10 +34,10 @@ pub enum Show {
     Hidden,
 }
 
-/// A row of the table: a field of [`super::Member`], how the service desk sees it, how marketing does.
+/// A row of the table: a field of [`super::Member`] or of a profile, how the service desk sees it, how marketing does.
 type Row = (&'static str, Show, Show);
 
-/// The fields of a member that say something of the person.
+/// The fields that say something of the person.
 pub const MASKS: &[Row] = &[
     ("phone", Show::Masked, Show::Hidden),
     ("email", Show::Masked, Show::Hidden),
@@ -43,6 +50,8 @@ pub const MASKS: &[Row] = &[
     ("level", Show::Whole, Show::Whole),
     ("attributes", Show::Whole, Show::Whole),
     ("store_id", Show::Whole, Show::Whole),
+    ("real_name", Show::Masked, Show::Hidden),
+    ("id_card", Show::Masked, Show::Hidden),
 ];
 
 /// What roles see that see the same.
@@ -80,7 +89,27 @@ impl View {
         self.hide(whole)
     }
 
-    /// Takes what is hidden out of a rendered member: a stored first answer, for one.
+    /// An answer of a registration, be it given now or stored: a member, or a refusal that must not describe an
+    /// identifier which the view hides.
+    ///
+    /// # Errors
+    /// Those of a stored refusal that is none.
+    pub fn hide_answer(self, answer: &mut Answer) -> Result<(), serde_json::Error> {
+        if answer.status < 400 {
+            let json = self.hide(Bytes::copy_from_slice(answer.body.as_bytes()));
+            answer.body = String::from_utf8_lossy(&json).into();
+        } else if self == Self::Marketing {
+            let mut refusal: Refusal = serde_json::from_str(&answer.body)?;
+            if refusal.code == Code::MemberKeyTaken && refusal.extra.remove("mask").is_some() {
+                // The sentence says the mask as well.
+                refusal.detail = None;
+                answer.body = serde_json::to_string(&refusal)?.into();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what is hidden out of a rendered member or profile.
     pub fn hide(self, json: impl Into<Bytes>) -> Bytes {
         let json = json.into();
         if MASKS.iter().all(|(field, ..)| self.shows(field) != Show::Hidden) {
@@ -112,6 +141,8 @@ mod tests {
             ("level", [Whole; 4]),
             ("attributes", [Whole; 4]),
             ("store_id", [Whole; 4]),
+            ("real_name", [Masked, Hidden, Masked, Masked]),
+            ("id_card", [Masked, Hidden, Masked, Masked]),
         ];
         assert_eq!(MASKS.len(), table.len(), "a new field needs its row here");
         for (field, shown) in table {
@@ -130,7 +161,7 @@ mod tests {
         let marketing = serde_json::json!({"member_id": "1", "birthday": "1990-**-**", "gender": "female", "level": 2,
             "version": 3});
         assert_eq!(seen(View::Marketing), marketing);
-        for personal in ["phone", "email", "name", "birthday"] {
+        for personal in ["phone", "email", "name", "birthday", "real_name", "id_card"] {
             for view in [View::Service, View::Marketing] {
                 assert_ne!(view.shows(personal), Show::Whole, "{personal}");
             }

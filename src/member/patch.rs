@@ -145,9 +145,6 @@ impl Patch {
     /// Whether the member may get this state and kind: the row is as it will be, `before` as it was.
     async fn check(&self, on: &mut Editing<'_, '_>, before: Standing) -> Result<Result<(), Refusal>, WriteError> {
         if let Some(state) = self.change.state {
-            if on.row.erased_at.is_some() && state != before.state {
-                return Ok(Err(Code::MemberErased.into()));
-            }
             if let Err(refusal) = before.state.to(state) {
                 return Ok(Err(refusal));
             }

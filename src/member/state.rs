@@ -81,7 +81,7 @@ actions! {
     Read + + + + +,
     /// Change the core row, a tag, a role and whatever else is the member's own.
     Change + - + + +,
-    /// Hold what identifies a person: name, birthday, phone, e-mail, address, device.
+    /// Hold what identifies a person: name, birthday, phone, e-mail, address, device, location, real name and id card.
     Identify + - + - +,
     /// Change what others see of the member: nickname, signature, avatar, bio.
     Publish + - - + +,

@@ -10,6 +10,7 @@ use crate::{
     coupon::http::window,
     db::lane::Cost,
     http::{Answer, ApiError, At, Caller, Reply, Routes, app::Shell, problem::document},
+    member::mask::View,
     problem::Code,
 };
 
@@ -89,7 +90,11 @@ async fn get_request(
         cost += one;
         let Some(stored) = found else { continue };
         let answer = match Operation::from(operation) {
-            Operation::Register => app.members.show(stored, &mut cost).await?,
+            Operation::Register => {
+                let mut answer = app.members.show(stored, &mut cost).await?;
+                View::of(caller.role).hide_answer(&mut answer).map_err(ApiError::internal)?;
+                answer
+            }
             _ => app.desk.show(stored),
         };
         let body = if answer.status < 400 {
@@ -97,7 +102,7 @@ async fn get_request(
         } else {
             document(&serde_json::from_str(&answer.body).map_err(ApiError::internal)?).to_string()
         };
-        // Byte for byte what was answered; of a registration, what would be now.
+        // Byte for byte what was answered; of a registration, what would be now to a caller of this role.
         let json = format!("{{\"status\":{},\"answer\":{body}}}", answer.status);
         return Ok(Answer::rendered(200, json).metered(cost.into()));
     }

@@ -7,7 +7,10 @@ use std::{
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use tessera::chain::{book::STORE_TTL, key::Role, system::SYSTEMS_TTL};
+use tessera::{
+    chain::{book::STORE_TTL, key::Role, system::SYSTEMS_TTL},
+    http::{app::routes, caller::AtStore},
+};
 
 use crate::support::{
     Pair, TestApp, scaled,
@@ -243,6 +246,38 @@ async fn what_a_store_that_is_not_open_may_do_is_as_the_table_says() {
         let elsewhere = json!({"username": format!("of-{store}"), "store_id": store});
         let registered = api.post("/v1/members", &api.keys.ops, elsewhere).await;
         assert_eq!(registered.code(), expected[0].unwrap_or_default(), "{state}");
+    }
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_till_of_a_closed_store_looks_up_and_changes_nothing_whatever_it_calls() {
+    let app = TestApp::spawn().await;
+    let api = &app.client;
+    let mut conn = app.db.sql().await;
+    for (seed, state) in [(60, "closed"), (61, "suspended")] {
+        let body = json!({"store_id": state, "name": state});
+        api.post("/v1/stores", &api.keys.ops, body).await.expect(201);
+        patch(api, &format!("/v1/stores/{state}"), json!({ "state": state })).await.expect(200);
+        let till = make_key(&mut conn, Role::Pos, Some(state), seed).await;
+        let called = routes().into_iter().filter(|route| route.roles.is_some_and(|roles| roles.contains(&Role::Pos)));
+        for route in called {
+            let path: Vec<&str> =
+                route.path.split('/').map(|part| if part.starts_with('{') { "1" } else { part }).collect();
+            let answer =
+                api.send(api.raw(route.method.as_str().parse().unwrap(), &path.join("/")).bearer_auth(&till)).await;
+            let code = match (route.at_store, state) {
+                (AtStore::LookUp | AtStore::Change, "closed") => "store_closed",
+                (AtStore::Change, _) => "store_suspended",
+                // What comes next is refused for what it lacks, and not for the store.
+                _ => {
+                    let refused = ["store_closed", "store_suspended"].contains(&answer.code());
+                    assert!(!refused, "{} {}", route.operation, answer.text);
+                    continue;
+                }
+            };
+            assert_eq!(answer.expect(422).code(), code, "{} at a store that is {state}", route.operation);
+        }
     }
     app.stop().await;
 }

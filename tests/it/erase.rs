@@ -98,6 +98,21 @@ async fn after_an_erasure_nothing_tells_who_it_was_and_the_ledger_stands() {
     let patch = api.raw(Method::PATCH, &path).bearer_auth(&api.keys.ops).header("if-match", "*");
     let back = api.send(patch.json(&json!({"state": "normal"}))).await;
     assert_eq!(back.expect(422).code(), "member_erased");
+    // Nothing is said of nobody.
+    let json = |method: Method, rest: &str, body: Value| {
+        let request = api.raw(method, &format!("{path}{rest}")).bearer_auth(&api.keys.ops).header("if-match", "*");
+        api.send(request.json(&body))
+    };
+    for answer in [
+        json(Method::PATCH, "", json!({"kind": "operations"})).await,
+        json(Method::PATCH, "", json!({"muted": true})).await,
+        json(Method::PUT, "/roles/mall/clerk", json!({})).await,
+        json(Method::PUT, "/tags/vip", json!({})).await,
+        json(Method::PUT, "/devices", json!({"device_id": "d"})).await,
+        json(Method::DELETE, "/location", json!({})).await,
+    ] {
+        assert_eq!(answer.expect(422).code(), "member_erased");
+    }
     // The phone is free, and whoever has it is somebody else.
     let lookup = api.post("/v1/members/lookup", &api.keys.pos, json!({"phone": PHONE})).await;
     assert_eq!(lookup.expect(404).code(), "member_not_found");

@@ -185,11 +185,12 @@ async fn a_location_roles_and_tags_are_put_and_taken_back() {
     let keys = app.client.keys.clone();
     let of = Of::new(&app.client, &keys.ops).await;
     assert_eq!(of.get("/location").await.expect(404).code(), "location_not_found");
-    let place = json!({"nation": "China", "district": "Huangpu", "coordinates": {"latitude": 31.2, "longitude": 121}});
+    let place =
+        json!({"nation": "China", "district": "Huangpu", "coordinates": {"latitude": 31.230416, "longitude": 121}});
     let put = of.put("/location", place.clone()).await.expect(200);
     assert_eq!(
         settled(put.json.clone()),
-        json!({"nation": "China", "district": "Huangpu", "coordinates": {"latitude": 31.2, "longitude": 121.0},
+        json!({"nation": "China", "district": "Huangpu", "coordinates": {"latitude": 31.23, "longitude": 121.0},
             "updated_at": "…"})
     );
     let got = of.get("/location").await.expect(200);

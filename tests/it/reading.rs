@@ -94,6 +94,41 @@ async fn a_repeated_registration_shows_who_repeats_it_what_its_role_may_see() {
         assert_eq!(answer.json["nickname"], "Linlin");
         assert!(answer.header("location").is_some() && answer.header("etag").is_some());
     }
+    let asked = format!("/v1/requests/register/{number}");
+    let stored = api.get(&asked, &api.keys.marketing).await.expect(200).json["answer"].take();
+    assert_eq!((stored.get("phone"), stored.get("name"), &stored["nickname"]), (None, None, &json!("Linlin")));
+    // Nor does a refusal describe whose phone it was.
+    let number = fresh_number();
+    for _ in 0..2 {
+        let refused = api.post_numbered("/v1/members", &api.keys.marketing, &number, body.clone()).await.expect(409);
+        assert_eq!((refused.code(), &refused.json["kind"]), ("member_key_taken", &json!("phone")));
+        assert!(!refused.text.contains("****"), "{}", refused.text);
+    }
+    let stored = api.get(&format!("/v1/requests/register/{number}"), &api.keys.marketing).await.expect(200);
+    assert!(stored.json["answer"]["code"] == "member_key_taken" && !stored.text.contains("****"), "{}", stored.text);
+    let refused = api.post("/v1/members", &api.keys.pos, body).await.expect(409);
+    assert_eq!(refused.json["mask"], "+86138****0001");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn marketing_sees_no_more_beside_the_member_than_of_it() {
+    let app = TestApp::spawn().await;
+    let (api, keys) = (&app.client, &app.client.keys);
+    let path = format!("/v1/members/{}", api.member("+8613800000001").await);
+    let put = api.raw(Method::PUT, &format!("{path}/profiles/mall")).bearer_auth(&keys.pos);
+    api.send(put.json(&json!({"real_name": "Lin", "id_card": "11010519491231002X"}))).await.expect(201);
+    for (rest, items) in [("/profiles/mall", false), ("/profiles", true)] {
+        let of = |answer: Response| if items { answer.json["items"][0].clone() } else { answer.json };
+        let shown = of(api.get(&format!("{path}{rest}"), &keys.pos).await.expect(200));
+        assert_eq!((&shown["real_name"], &shown["id_card"]), (&json!("L*"), &json!("1****X")));
+        let shown = of(api.get(&format!("{path}{rest}"), &keys.marketing).await.expect(200));
+        assert_eq!((shown.get("real_name"), shown.get("id_card"), &shown["line"]), (None, None, &json!("mall")));
+    }
+    for rest in ["/addresses", "/addresses/1", "/devices", "/location"] {
+        let refused = api.get(&format!("{path}{rest}"), &keys.marketing).await.expect(403);
+        assert_eq!(refused.code(), "role_forbidden", "{rest}");
+    }
     app.stop().await;
 }
 

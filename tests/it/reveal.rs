@@ -52,6 +52,45 @@ async fn what_is_revealed_is_written_down_with_who_and_why_and_without_the_value
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_tables_of_the_family_mask_is_revealed_by_their_names() {
+    let app = TestApp::spawn().await;
+    let (api, keys) = (&app.client, &app.client.keys);
+    let member = person(&app).await;
+    let send = async |method: reqwest::Method, path: &str, body: Value| {
+        let path = format!("/v1/members/{member}/{path}");
+        let answer = api.send(api.raw(method, &path).bearer_auth(&keys.pos).json(&body)).await;
+        assert!(answer.status.is_success(), "{path}: {}", answer.text);
+        answer
+    };
+    let at = json!({"latitude": 31.230416, "longitude": 121.473701});
+    let address = json!({"receiver": "Lin Xiaoming", "phone": "+8613800000001", "detail": "Nanjing Road 1, room 702",
+        "city": "Shanghai", "coordinates": at});
+    let made = send(reqwest::Method::POST, "addresses", address).await;
+    let device = json!({"device_id": "8a6f1d0e-2b7c", "push_token": "fcm:dK3vYkq0", "os": "iOS 19.1"});
+    let seen = send(reqwest::Method::PUT, "devices", device).await;
+    let named = json!({"real_name": "Lin Xiaoming", "id_card": "11010519491231002X"});
+    send(reqwest::Method::PUT, "profiles/mall", named.clone()).await;
+    send(reqwest::Method::PUT, "location", json!({"city": "Shanghai", "coordinates": at})).await;
+    let mut fields =
+        reveal(&app, &member, &keys.ops, json!(["addresses", "devices", "mall", "location"])).await.expect(200);
+    let fields = fields.json["fields"].take();
+    assert_eq!(
+        fields["addresses"],
+        json!([{"address_id": made.json["address_id"], "receiver": "Lin Xiaoming", "phone": "+8613800000001",
+            "detail": "Nanjing Road 1, room 702", "coordinates": at}])
+    );
+    let device =
+        json!({"device_no": seen.json["device_no"], "device_id": "8a6f1d0e-2b7c", "push_token": "fcm:dK3vYkq0"});
+    assert_eq!(fields["devices"], json!([device]));
+    assert_eq!(fields["mall"], json!([named]));
+    assert_eq!(fields["location"][0]["coordinates"], at);
+    let plain = app.client.member("+8613800000002").await;
+    let none = reveal(&app, &plain, &keys.ops, json!(["addresses", "mall"])).await.expect(200);
+    assert_eq!(none.json["fields"], json!({"addresses": [], "mall": []}));
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_row_in_the_audit_there_is_no_answer() {
     let app = TestApp::spawn().await;
     let member = person(&app).await;

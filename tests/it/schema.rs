@@ -375,6 +375,7 @@ async fn schemathesis_finds_nothing() {
         ("TESSERA_BAD_CODES_PER_MINUTE", "0"),
         ("TESSERA_REVEALS_PER_MINUTE", "0"),
         ("TESSERA_BAD_KEYS_PER_MINUTE", "0"),
+        ("TESSERA_REVEALS_PER_MINUTE", "0"),
         ("TESSERA_LOG", "error"),
     ];
     let server = Server::spawn(&db, &keys, &more).await;

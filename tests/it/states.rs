@@ -141,6 +141,22 @@ async fn a_state_is_given_by_operators_and_written_down() {
     let keys = format!("/v1/members/{guest}/keys");
     let refused = api.post(&keys, &api.keys.ops, json!({"phone": "+8613800000009"})).await;
     assert_eq!(refused.expect(422).code(), "member_kind_forbidden");
+    let put = |method: Method, rest: &str, body: Value| {
+        let request = api.raw(method, &format!("/v1/members/{guest}/{rest}")).bearer_auth(&api.keys.ops);
+        api.send(request.json(&body))
+    };
+    for (method, rest, body) in [
+        (Method::POST, "addresses", json!({"receiver": "Lin", "detail": "Nanjing Road 1"})),
+        (Method::PUT, "devices", json!({"device_id": "d"})),
+        (Method::PUT, "location", json!({"city": "Wuhan"})),
+        (Method::PUT, "profiles/mall", json!({"real_name": "Lin"})),
+        (Method::PUT, "profiles/mall", json!({"id_card": "11010519491231002X"})),
+    ] {
+        let refused = put(method, rest, body).await;
+        assert_eq!(refused.expect(422).code(), "member_kind_forbidden", "{rest}");
+    }
+    put(Method::PUT, "profiles/mall", json!({"user_type": "merchant"})).await.expect(201);
+    put(Method::PUT, "profiles/sport", json!({"school": "No. 2"})).await.expect(201);
     let card = api.get(&keys, &api.keys.ops).await.expect(200).json["items"][0]["key_id"].clone();
     let release = api.raw(Method::DELETE, &format!("{keys}/{}", card.as_str().unwrap())).bearer_auth(&api.keys.ops);
     api.send(release).await.expect(204);

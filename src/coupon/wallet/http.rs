@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{Basket, EXAMINED_MAX, Held, HeldKey, Wallet};
 use crate::{
     app::App,
-    chain::{StoreId, StoreState},
+    chain::{StoreId, deed::Deed},
     coupon::{StateName, decide::millis, http::Amount, rule_http::Currency},
     http::{
         Answer, ApiError, At, Caller, Cursor, Json, Page, PageLimit, Query, Reply, Routes, app::Shell, input::present,
@@ -53,16 +53,15 @@ struct WalletBody {
     responses((status = 200, description = "The usable coupons", body = Wallet)))]
 async fn get_wallet(
     app: Data<App>,
+    shell: Data<Shell>,
     caller: Caller,
     At(member_id): At<MemberId>,
     Json(body): Json<WalletBody>,
 ) -> Reply<Wallet> {
     if let Some(store_id) = &body.store_id {
         caller.must_be_at(store_id)?;
-        let store = app.stores.get(store_id).await?;
-        if store.state != StoreState::Open {
-            return Err(Refusal::new(Code::StoreClosed).with("store_id", store_id.as_str()).into());
-        }
+        let today = shell.zone.day_of(shell.clock.now()).to_date();
+        app.stores.get(store_id).await?.may(Deed::LookUp, today)?;
     }
     let currency = body.currency.map(Currency::into_string);
     let basket = body.amount.map(|amount| Basket { amount: amount.get(), currency });

@@ -25,11 +25,13 @@ use crate::{
 pub fn routes() -> Routes {
     crate::routes! {
         list_addresses: MemberNotFound;
-        create_address: IdentifierInvalid, MemberNotFound, MemberCancelled, AddressLimitReached;
+        create_address: IdentifierInvalid, MemberNotFound, MemberErased, MemberCancelled, AddressLimitReached,
+            MemberKindForbidden;
         get_address: MemberNotFound, AddressNotFound;
-        update_address: IdentifierInvalid, MemberNotFound, MemberCancelled, AddressNotFound;
-        delete_address: MemberNotFound, MemberCancelled, AddressNotFound;
-        make_default_address: MemberNotFound, MemberCancelled, AddressNotFound;
+        update_address: IdentifierInvalid, MemberNotFound, MemberErased, MemberCancelled, AddressNotFound,
+            MemberKindForbidden;
+        delete_address: MemberNotFound, MemberErased, MemberCancelled, AddressNotFound;
+        make_default_address: MemberNotFound, MemberErased, MemberCancelled, AddressNotFound, MemberKindForbidden;
     }
 }
 
@@ -134,7 +136,8 @@ async fn list_addresses(app: Data<App>, At(member_id): At<MemberId>) -> Reply<Ad
 /// Add an address
 ///
 /// One that says the same as an address of the member is not added again: the answer is that one, with 200. Checked in
-/// this order: path, body, phone, whether the member exists and is not cancelled, the limit of 50 addresses.
+/// this order: path, body, phone, whether the member exists, is not erased, not cancelled and not virtual, the limit of
+/// 50 addresses.
 #[utoipa::path(post, path = "/v1/members/{member_id}/addresses", tag = "members",
     params(("member_id" = MemberId, Path)),
     responses((status = 201, description = "The address", body = Address,
@@ -190,8 +193,8 @@ async fn get_address(app: Data<App>, At((member_id, address_id)): At<(MemberId, 
 /// Change an address
 ///
 /// A change to what is so already changes nothing. Checked in this order: path, `If-Match`, body, phone, whether the
-/// member exists and is not cancelled, whether there is such an address, whether it has a version that `If-Match` names,
-/// `is_default`.
+/// member exists, is not erased, not cancelled and not virtual, whether there is such an address, whether it has a
+/// version that `If-Match` names, `is_default`.
 #[utoipa::path(patch, path = "/v1/members/{member_id}/addresses/{address_id}", tag = "members",
     params(("member_id" = MemberId, Path), ("address_id" = AddressId, Path), ("If-Match" = inline(IfMatch), Header)),
     responses((status = 200, description = "The address as it is now", body = Address, headers(("ETag" = String)))))]
@@ -231,8 +234,8 @@ async fn change_address(app: &App, caller: &Caller, member_id: MemberId, edit: C
 
 /// Delete an address
 ///
-/// If it was the default, the one that was changed last follows. Checked in this order: path, whether the member exists
-/// and is not cancelled, whether there is such an address.
+/// If it was the default, the one that was changed last follows. Checked in this order: path, whether the member
+/// exists, is not erased and not cancelled, whether there is such an address.
 #[utoipa::path(delete, path = "/v1/members/{member_id}/addresses/{address_id}", tag = "members",
     params(("member_id" = MemberId, Path), ("address_id" = AddressId, Path)),
     responses((status = 204, description = "It is gone")))]
@@ -247,8 +250,8 @@ async fn delete_address(
 
 /// Make an address the default
 ///
-/// Again changes nothing. Checked in this order: path, whether the member exists and is not cancelled, whether there is
-/// such an address.
+/// Again changes nothing. Checked in this order: path, whether the member exists, is not erased, not cancelled and not
+/// virtual, whether there is such an address.
 #[utoipa::path(post, path = "/v1/members/{member_id}/addresses/{address_id}/default", tag = "members",
     params(("member_id" = MemberId, Path), ("address_id" = AddressId, Path)),
     responses((status = 200, description = "The address as it is now", body = Address, headers(("ETag" = String)))))]

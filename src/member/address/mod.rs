@@ -220,6 +220,10 @@ impl Edit for AddAddress {
     const WHAT: What = What::Address;
     const ACTION: Action = Action::Change;
 
+    fn actions(&self) -> Vec<Action> {
+        vec![Action::Change, Action::Identify]
+    }
+
     async fn apply(&self, on: &mut Editing<'_, '_>) -> Result<Result<Edited<Self::Done>, Refusal>, WriteError> {
         let mut all = load(on).await?;
         if let Some(at) = all.iter().position(|open| open.content == self.content) {
@@ -283,6 +287,10 @@ impl Edit for ChangeAddress {
 
     const WHAT: What = What::Address;
     const ACTION: Action = Action::Change;
+
+    fn actions(&self) -> Vec<Action> {
+        vec![Action::Change, Action::Identify]
+    }
 
     async fn apply(&self, on: &mut Editing<'_, '_>) -> Result<Result<Edited<Address>, Refusal>, WriteError> {
         let mut all = load(on).await?;

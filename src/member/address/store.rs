@@ -88,6 +88,16 @@ impl Row for AddressRow {
             "coordinates": content.coordinates, "created_at": created_at, "updated_at": updated_at,
         }))
     }
+
+    const REVEALED: Option<&'static str> = Some("addresses");
+
+    fn reveal(&self, secrets: &Secrets) -> Result<Value, String> {
+        let OpenAddress { address_id, content, .. } = self.open(secrets)?;
+        Ok(json!({
+            "address_id": address_id, "receiver": content.receiver, "phone": content.phone, "detail": content.detail,
+            "coordinates": content.coordinates,
+        }))
+    }
 }
 
 inventory::submit! { Table::of::<AddressRow>() }

@@ -27,7 +27,7 @@ pub fn routes() -> Routes {
             MemberKeyTaken;
         change_key: IdentifierInvalid, MemberNotFound, MemberCancelled, MemberFrozen, MemberKindForbidden,
             MemberKeyNotFound, MemberKeyTaken;
-        verify_key: IdentifierInvalid, MemberNotFound, MemberCancelled, MemberKeyNotFound;
+        verify_key: IdentifierInvalid, MemberNotFound, MemberErased, MemberCancelled, MemberKeyNotFound;
         transfer_key: IdentifierInvalid, MemberNotFound, MemberCancelled, MemberFrozen, MemberKindForbidden,
             MemberKeysFull;
         release_key: MemberNotFound, MemberCancelled, MemberFrozen, MemberKeyNotFound, MemberKeyLast;

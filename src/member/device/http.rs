@@ -16,8 +16,8 @@ use crate::{
 pub fn routes() -> Routes {
     crate::routes! {
         list_devices: MemberNotFound;
-        put_device: MemberNotFound, MemberCancelled;
-        delete_device: MemberNotFound, MemberCancelled, DeviceNotFound;
+        put_device: MemberNotFound, MemberErased, MemberCancelled, MemberKindForbidden;
+        delete_device: MemberNotFound, MemberErased, MemberCancelled, DeviceNotFound;
     }
 }
 
@@ -45,8 +45,8 @@ async fn list_devices(app: Data<App>, At(member_id): At<MemberId>) -> Reply<Devi
 /// Write down a device
 ///
 /// Found among the member's by its own id, and written in place of what was known of it. The same again changes nothing
-/// but when it was seen, to the hour. Of more than 50 the one seen the longest ago goes. Checked in this order: path, body,
-/// whether the member exists and is not cancelled.
+/// but when it was seen, to the hour. Of more than 50 the one seen the longest ago goes. Checked in this order: path,
+/// body, whether the member exists, is not erased, not cancelled and not virtual.
 #[utoipa::path(put, path = "/v1/members/{member_id}/devices", tag = "members", params(("member_id" = MemberId, Path)),
     responses((status = 200, description = "A device that was known, as it is now", body = Device),
         (status = 201, description = "A new device", body = Device)))]
@@ -62,7 +62,8 @@ async fn put_device(
 
 /// Forget a device
 ///
-/// Checked in this order: path, whether the member exists and is not cancelled, whether there is such a device.
+/// Checked in this order: path, whether the member exists, is not erased and not cancelled, whether there is such a
+/// device.
 #[utoipa::path(delete, path = "/v1/members/{member_id}/devices/{device_no}", tag = "members",
     params(("member_id" = MemberId, Path), ("device_no" = DeviceNo, Path)),
     responses((status = 204, description = "It is forgotten")))]

@@ -142,6 +142,10 @@ impl Edit for PutDevice {
     const WHAT: What = What::Device;
     const ACTION: Action = Action::Change;
 
+    fn actions(&self) -> Vec<Action> {
+        vec![Action::Change, Action::Identify]
+    }
+
     async fn apply(&self, on: &mut Editing<'_, '_>) -> Result<Result<Edited<Self::Done>, Refusal>, WriteError> {
         let member_id = on.member_id();
         let rows: Vec<DeviceRow> = family::rows(on.tx, member_id).await?;

@@ -81,6 +81,13 @@ impl Row for DeviceRow {
             "seen_at": seen_at,
         }))
     }
+
+    const REVEALED: Option<&'static str> = Some("devices");
+
+    fn reveal(&self, secrets: &Secrets) -> Result<Value, String> {
+        let OpenDevice { device_no, new, .. } = self.open(secrets)?;
+        Ok(json!({ "device_no": device_no, "device_id": new.device_id, "push_token": new.push_token }))
+    }
 }
 
 inventory::submit! { Table::of::<DeviceRow>() }

@@ -11,6 +11,7 @@ use crate::{
     coupon::http::CouponView,
     http::{Answer, ApiError, At, Caller, Reply, Routes, app::Shell},
     id::{CodeId, MemberId},
+    meter::Meter,
 };
 
 /// Coupons that are read at once.
@@ -42,30 +43,39 @@ struct Exported {
 
 /// Export what is known of a person
 ///
-/// Unmasked, for the person. Audited; nothing of it is stored. Of an erased member it shows what is left.
+/// Unmasked, for the person. Audited; nothing of it is stored, and the answer must not be kept. An API key may ask as
+/// often as it may reveal. Of an erased member it shows what is left. Checked in this order: path, the caller's rate,
+/// whether the member exists.
 #[utoipa::path(post, path = "/v1/members/{member_id}/export", tag = "members", params(("member_id" = MemberId, Path)),
-    responses((status = 200, description = "Everything", body = Exported)))]
+    responses((status = 200, description = "Everything", body = Exported, headers(("Cache-Control" = String)))))]
 async fn export_member(
     app: Data<App>,
     shell: Data<Shell>,
     caller: Caller,
     At(member_id): At<MemberId>,
 ) -> Reply<Exported> {
+    shell.limits.reveal(&caller)?;
     let (person, cost) = app.members.export(actor(&caller), member_id).await?;
     let person = person.map_err(|refusal| ApiError::from(refusal).metered(cost.into()))?;
+    let mut meter = Meter::from(cost);
     let mut coupons = Vec::new();
     let mut after: Option<CodeId> = None;
     let more_coupons = loop {
         let ids = {
-            let mut conn = shell.office.get().await?;
-            store::list_coupons(&mut conn, member_id, after, PAGE).await.map_err(ApiError::internal)?
+            let mut conn = shell.conn().await?;
+            let ids = store::list_coupons(&mut conn, member_id, after, PAGE).await.map_err(ApiError::internal)?;
+            meter += Meter { leaves: 1, ..conn.meter() };
+            ids
         };
         let found = try_join_all(ids.iter().map(|code_id| app.desk.find_coupon(*code_id))).await?;
         let view = |coupon: crate::coupon::Coupon| {
             let code = app.desk.secrets.codes().format(coupon.code_id);
             CouponView::new(coupon, code, shell.clock.now())
         };
-        coupons.extend(found.into_iter().filter_map(|(coupon, _)| coupon).map(view));
+        for (coupon, spent) in found {
+            meter += spent.into();
+            coupons.extend(coupon.map(view));
+        }
         after = ids.last().copied();
         match ids.len() as i64 {
             PAGE if coupons.len() >= COUPONS_MAX => break true,
@@ -82,5 +92,5 @@ async fn export_member(
         log: person.log,
         more_log: person.more_log,
     };
-    Ok(Answer::ok(exported).metered(cost.into()))
+    Ok(Answer::ok(exported).no_store().metered(meter))
 }

@@ -18,8 +18,8 @@ use crate::{
 pub fn routes() -> Routes {
     crate::routes! {
         get_location: MemberNotFound, LocationNotFound;
-        put_location: MemberNotFound, MemberCancelled;
-        delete_location: MemberNotFound, MemberCancelled, LocationNotFound;
+        put_location: MemberNotFound, MemberErased, MemberCancelled, MemberKindForbidden;
+        delete_location: MemberNotFound, MemberErased, MemberCancelled, LocationNotFound;
     }
 }
 
@@ -44,7 +44,7 @@ async fn get_location(app: Data<App>, At(member_id): At<MemberId>) -> Reply<Loca
 /// Say where a member is
 ///
 /// In place of what was said before; the same again changes nothing. Checked in this order: path, body, that it says
-/// something, whether the member exists and is not cancelled.
+/// something, whether the member exists, is not erased, not cancelled and not virtual.
 #[utoipa::path(put, path = "/v1/members/{member_id}/location", tag = "members", params(("member_id" = MemberId, Path)),
     responses((status = 200, description = "The location as it is now", body = Location, headers(("ETag" = String)))))]
 async fn put_location(
@@ -63,7 +63,8 @@ async fn put_location(
 
 /// Forget where a member is
 ///
-/// Checked in this order: path, whether the member exists and is not cancelled, whether there is a location.
+/// Checked in this order: path, whether the member exists, is not erased and not cancelled, whether there is a
+/// location.
 #[utoipa::path(delete, path = "/v1/members/{member_id}/location", tag = "members",
     params(("member_id" = MemberId, Path)), responses((status = 204, description = "It is forgotten")))]
 async fn delete_location(app: Data<App>, caller: Caller, At(member_id): At<MemberId>) -> Reply<()> {

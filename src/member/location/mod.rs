@@ -21,7 +21,7 @@ use crate::{
     problem::{Code, Refusal},
 };
 
-/// Where a member is.
+/// Where a member is, as answers show it.
 #[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Location {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,6 +32,7 @@ pub struct Location {
     pub city: Option<PlaceName>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub district: Option<PlaceName>,
+    /// To two decimals.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub coordinates: Option<Coordinates>,
     #[serde(serialize_with = "millis")]
@@ -41,7 +42,7 @@ pub struct Location {
 impl Location {
     fn new(place: Place, updated_at: DateTime<Utc>) -> Self {
         let Place { nation, province, city, district, coordinates } = place;
-        Self { nation, province, city, district, coordinates, updated_at }
+        Self { nation, province, city, district, coordinates: coordinates.map(Coordinates::coarse), updated_at }
     }
 }
 
@@ -54,6 +55,10 @@ impl Edit for PutLocation {
 
     const WHAT: What = What::Location;
     const ACTION: Action = Action::Change;
+
+    fn actions(&self) -> Vec<Action> {
+        vec![Action::Change, Action::Identify]
+    }
 
     async fn apply(&self, on: &mut Editing<'_, '_>) -> Result<Result<Edited<Location>, Refusal>, WriteError> {
         let member_id = on.member_id();

@@ -1,7 +1,7 @@
 //! The SQL of locations.
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::FromRow;
 
 use super::Location;
@@ -50,7 +50,7 @@ impl LocationRow {
 
     /// # Errors
     /// As [`Self::place`].
-    pub fn show(&self) -> Result<Location, String> {
+    pub(super) fn show(&self) -> Result<Location, String> {
         Ok(Location::new(self.place()?, self.updated_at))
     }
 }
@@ -64,8 +64,14 @@ impl Row for LocationRow {
     }
 
     fn export(&self, _: &Secrets) -> Result<Value, String> {
-        Ok(serde_json::to_value(self.show()?).expect("plain structs with string keys always serialise"))
+        let Place { nation, province, city, district, coordinates } = self.place()?;
+        Ok(json!({
+            "nation": nation, "province": province, "city": city, "district": district, "coordinates": coordinates,
+            "updated_at": self.updated_at,
+        }))
     }
+
+    const REVEALED: Option<&'static str> = Some("location");
 }
 
 inventory::submit! { Table::of::<LocationRow>() }

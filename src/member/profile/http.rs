@@ -16,7 +16,10 @@ use crate::{
     db::lane::Cost,
     http::{Answer, ApiError, At, Caller, ETag, IfMatch, IfMatchGiven, JsonText, Reply, Routes},
     id::MemberId,
-    member::http::{actor, must_exist},
+    member::{
+        http::{actor, must_exist},
+        mask::View,
+    },
     problem::Code,
     text_type,
 };
@@ -30,9 +33,11 @@ pub fn routes() -> Routes {
     crate::routes! {
         list_profiles: MemberNotFound;
         get_profile: LineNotFound, MemberNotFound, ProfileNotFound;
-        put_profile: LineNotFound, MemberNotFound, MemberCancelled, MemberMuted, PreconditionRequired;
-        update_profile: LineNotFound, MemberNotFound, MemberCancelled, MemberMuted, ProfileNotFound;
-        delete_profile: LineNotFound, MemberNotFound, MemberCancelled, ProfileNotFound;
+        put_profile: LineNotFound, MemberNotFound, MemberErased, MemberCancelled, MemberMuted, PreconditionRequired,
+            MemberKindForbidden;
+        update_profile: LineNotFound, MemberNotFound, MemberErased, MemberCancelled, MemberMuted, ProfileNotFound,
+            MemberKindForbidden;
+        delete_profile: LineNotFound, MemberNotFound, MemberErased, MemberCancelled, ProfileNotFound;
     }
 }
 
@@ -116,15 +121,16 @@ fn known(name: &LineName) -> Result<&'static dyn AnyLine, ApiError> {
 #[utoipa::path(get, path = "/v1/members/{member_id}/profiles", tag = "members",
     params(("member_id" = MemberId, Path)),
     responses((status = 200, description = "All of them", body = Profiles)))]
-async fn list_profiles(app: Data<App>, At(member_id): At<MemberId>) -> Reply<()> {
+async fn list_profiles(app: Data<App>, caller: Caller, At(member_id): At<MemberId>) -> Reply<()> {
     let reader = &app.members.family.profiles;
     let found = try_join_all(lines().into_iter().map(|line| reader.find((LineRef(line), member_id)))).await?;
     let mut cost = Cost::default();
+    let view = View::of(caller.role);
     let mut items: Vec<Box<RawValue>> = Vec::with_capacity(found.len());
     for (profile, spent) in found {
         cost += spent;
         if let Some(profile) = profile {
-            items.push(serde_json::from_slice(&profile.json).map_err(ApiError::internal)?);
+            items.push(serde_json::from_slice(&view.hide(profile.json)).map_err(ApiError::internal)?);
         }
     }
     if items.is_empty() {
@@ -142,23 +148,24 @@ async fn list_profiles(app: Data<App>, At(member_id): At<MemberId>) -> Reply<()>
 #[utoipa::path(get, path = "/v1/members/{member_id}/profiles/{line}", tag = "members",
     params(("member_id" = MemberId, Path), ("line" = inline(LineName), Path)),
     responses((status = 200, description = "The profile", body = ProfileDocument, headers(("ETag" = String)))))]
-async fn get_profile(app: Data<App>, At((member_id, line)): At<(MemberId, LineName)>) -> Reply<()> {
+async fn get_profile(app: Data<App>, caller: Caller, At((member_id, line)): At<(MemberId, LineName)>) -> Reply<()> {
     let line = known(&line)?;
     let (found, mut cost) = app.members.family.profiles.find((LineRef(line), member_id)).await?;
     let Some(profile) = found else {
         must_exist(&app, member_id, &mut cost).await?;
         return Err(ApiError::from(Code::ProfileNotFound).metered(cost.into()));
     };
-    Ok(Answer::rendered(200, profile.json).etag(ETag::version(profile.version)).metered(cost.into()))
+    let json = View::of(caller.role).hide(profile.json);
+    Ok(Answer::rendered(200, json).etag(ETag::version(profile.version)).metered(cost.into()))
 }
 
 /// Put a member's profile in a business line
 ///
 /// Makes it, without `If-Match`, or replaces the one that there is, with `If-Match`: fields that the body does not name
 /// are cleared, but for those that the roles ops and admin set. The same again changes nothing. Checked in this order:
-/// path, `If-Match`, the line, body, role (for some fields of some lines), whether the member exists and is not cancelled,
-/// whether there is a profile, whether it has a version that `If-Match` names, whether the member is muted (for what
-/// others see).
+/// path, `If-Match`, the line, body, role (for some fields of some lines), whether the member exists, is not erased and
+/// not cancelled, whether there is a profile, whether it has a version that `If-Match` names, whether the member is
+/// virtual (for what says who somebody is) or muted (for what others see).
 #[utoipa::path(put, path = "/v1/members/{member_id}/profiles/{line}", tag = "members", request_body = ProfileBody,
     params(("member_id" = MemberId, Path), ("line" = inline(LineName), Path),
         ("If-Match" = inline(Option<IfMatch>), Header)),
@@ -222,8 +229,8 @@ async fn put(
 
 /// Delete a member's profile in a business line
 ///
-/// As if the member had never used the line. Checked in this order: path, the line, whether the member exists and is not
-/// cancelled, whether there is a profile.
+/// As if the member had never used the line. Checked in this order: path, the line, whether the member exists, is not
+/// erased and not cancelled, whether there is a profile.
 #[utoipa::path(delete, path = "/v1/members/{member_id}/profiles/{line}", tag = "members",
     params(("member_id" = MemberId, Path), ("line" = inline(LineName), Path)),
     responses((status = 204, description = "It is gone")))]

@@ -4,6 +4,7 @@
 //! profile can be completed later. Credit score, state and role are set by the roles ops and admin alone.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use sqlx::{
     Arguments, Row,
     error::BoxDynError,
@@ -126,6 +127,16 @@ impl Line for Mall {
 
     fn publishes(_: &MallFields, _: &MallFields) -> bool {
         false
+    }
+
+    fn identifies(fields: &MallFields) -> bool {
+        fields.real_name.is_some() || fields.id_card.is_some()
+    }
+
+    const REVEALED: Option<&'static str> = Some("mall");
+
+    fn reveal(fields: &MallFields) -> Value {
+        json!({ "real_name": fields.real_name, "id_card": fields.id_card })
     }
 
     fn apply(given: &MallGiven, was: &MallFields, whole: bool) -> MallFields {

@@ -20,7 +20,7 @@ use std::{fmt, hash, marker::PhantomData};
 
 use futures_util::future::BoxFuture;
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::postgres::{PgArguments, PgRow};
 use utoipa::{
     PartialSchema, ToSchema,
@@ -38,6 +38,7 @@ use super::{
     edit::{self, Actor, Edit, Edited, Editing},
     family::{self, Table, Vault},
     log::What,
+    reveal::Opener,
     state::Action,
 };
 use crate::{
@@ -68,6 +69,20 @@ pub trait Line: Send + Sync + 'static {
 
     /// Whether what others see changes, which a muted member may not.
     fn publishes(was: &Self::Fields, is: &Self::Fields) -> bool;
+
+    /// Whether it says who a person is, which is kept of no virtual member.
+    fn identifies(_: &Self::Fields) -> bool {
+        false
+    }
+
+    /// Under which name it is revealed, if answers show something of it masked: then as a list of one
+    /// [`Line::reveal`].
+    const REVEALED: Option<&'static str> = None;
+
+    /// What answers mask, unmasked.
+    fn reveal(fields: &Self::Fields) -> Value {
+        json!(fields)
+    }
 
     /// What is kept after a request. `whole`: what it does not name is cleared, but for what only ops and admin set;
     /// else it stays.
@@ -165,7 +180,13 @@ impl<L: Line> AnyLine for LineOf<L> {
     }
 
     fn family_table(&self) -> &'static Table {
-        const { &Table { name: L::TABLE, sealed: L::SEALED, export: store::export::<L> } }
+        const {
+            let opener = match L::REVEALED {
+                Some(field) => Some(Opener { field, open: store::reveal::<L> }),
+                None => None,
+            };
+            &Table { name: L::TABLE, sealed: L::SEALED, export: store::export::<L>, opener }
+        }
     }
 
     fn given_schema(&self, named: &mut Vec<(String, RefOr<Schema>)>) -> RefOr<Schema> {
@@ -248,6 +269,11 @@ impl<L: Line> Edit for PutProfile<L> {
         }
         let before = was.as_ref().map(|row| row.fields.clone()).unwrap_or_default();
         let fields = L::apply(&self.given, &before, self.whole);
+        if L::identifies(&fields)
+            && let Err(refusal) = edit::standing(&on.row)?.may(Action::Identify)
+        {
+            return Ok(Err(refusal));
+        }
         if L::publishes(&before, &fields)
             && let Err(refusal) = edit::standing(&on.row)?.may(Action::Publish)
         {

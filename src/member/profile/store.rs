@@ -20,6 +20,7 @@ use crate::{
     member::{
         edit::Editing,
         family::{self, Vault},
+        reveal::Opening,
     },
     partition::{Leaf, query},
     secret::Secrets,
@@ -131,6 +132,17 @@ pub(super) fn export<'a, L: Line>(
             value
         };
         Ok(rows.iter().map(value).collect())
+    })
+}
+
+/// For [`family::Table`].
+pub(super) fn reveal<'a, L: Line>(on: &'a mut Opening<'_, '_>) -> BoxFuture<'a, Result<Value, WriteError>> {
+    Box::pin(async move {
+        let member_id = on.member_id();
+        let sql = on.tx.sql(query(&format!("{}/find", L::TABLE)), Target::Leaf(family::leaf_of(L::TABLE, member_id)));
+        let row = sqlx::query(sql).bind([member_id]).fetch_optional(on.tx.conn()).await?;
+        let row = row.map(|row| Stored::<L>::read(&row, on.secrets)).transpose()?;
+        Ok(row.iter().map(|row| L::reveal(&row.fields)).collect())
     })
 }
 

@@ -4,7 +4,7 @@ use actix_web::web::Data;
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
-use super::{OPENERS, Revealed};
+use super::{Revealed, openers};
 use crate::{
     app::App,
     http::{Answer, ApiError, At, Caller, Json, Reply, Routes, app::Shell, input::invalid},
@@ -31,7 +31,7 @@ struct Field(&'static str);
 impl<'de> Deserialize<'de> for Field {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let opener = OPENERS.iter().find(|opener| opener.field == text);
+        let opener = openers().into_iter().find(|opener| opener.field == text);
         opener.map(|opener| Self(opener.field)).ok_or_else(|| invalid("is nothing that can be revealed"))
     }
 }
@@ -40,7 +40,7 @@ impl utoipa::PartialSchema for Field {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
         utoipa::openapi::ObjectBuilder::new()
             .schema_type(utoipa::openapi::schema::Type::String)
-            .enum_values(Some(OPENERS.iter().map(|opener| opener.field)))
+            .enum_values(Some(openers().into_iter().map(|opener| opener.field)))
             .into()
     }
 }
@@ -72,8 +72,9 @@ async fn reveal_member(
     Json(body): Json<RevealBody>,
 ) -> Reply<Revealed> {
     let fields: Vec<&'static str> = body.fields.iter().map(|field| field.0).collect();
-    if fields.is_empty() || fields.len() > OPENERS.len() {
-        return Err(ApiError::invalid_field("fields", format!("must be 1 to {} names", OPENERS.len())));
+    let most = openers().len();
+    if !(1..=most).contains(&fields.len()) {
+        return Err(ApiError::invalid_field("fields", format!("must be 1 to {most} names")));
     }
     for (position, field) in fields.iter().enumerate() {
         if fields[..position].contains(field) {

@@ -4,8 +4,8 @@
 //! nothing is revealed, though the row may stand; who asks again leaves a second one. The row names the fields and the
 //! reason, not the values.
 //!
-//! [`OPENERS`] is the list of what can be revealed. A new table of the family adds its fields there, each with a function
-//! that reads and decrypts them; nothing else knows of them.
+//! [`openers`] is the list of what can be revealed: what is of the core row, here, and what each table of the family
+//! registers with it ([`super::family::Table`]).
 
 pub mod http;
 
@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     edit::Actor,
-    key,
+    family, key,
     log::{self, Audit, Audited},
     store::{self, MemberRow},
 };
@@ -60,20 +60,26 @@ impl Opening<'_, '_> {
 }
 
 /// A field that can be revealed.
+#[derive(Clone, Copy)]
 pub struct Opener {
     pub field: &'static str,
     /// Null when the member has none.
     pub open: for<'a> fn(&'a mut Opening<'_, '_>) -> BoxFuture<'a, Result<Value, WriteError>>,
 }
 
-/// Everything that can be revealed, by name.
-pub const OPENERS: &[Opener] = &[
+/// What can be revealed of the core row and the identifiers.
+const CORE: &[Opener] = &[
     Opener { field: "phone", open: |on| Box::pin(async move { on.core("phone", &on.row.phone) }) },
     Opener { field: "email", open: |on| Box::pin(async move { on.core("email", &on.row.email) }) },
     Opener { field: "name", open: |on| Box::pin(async move { on.core("name", &on.row.name) }) },
     Opener { field: "birthday", open: |on| Box::pin(async move { on.core("birthday", &on.row.birthday) }) },
     Opener { field: "identifiers", open: |on| Box::pin(identifiers(on)) },
 ];
+
+/// Everything that can be revealed.
+pub fn openers() -> Vec<&'static Opener> {
+    CORE.iter().chain(family::tables().into_iter().filter_map(|table| table.opener.as_ref())).collect()
+}
 
 /// The identifiers besides phone and e-mail, each with its kind.
 async fn identifiers(on: &mut Opening<'_, '_>) -> Result<Value, WriteError> {
@@ -92,7 +98,8 @@ pub struct Revealed {
     member_id: MemberId,
     /// The version of the member that it was read from.
     version: i32,
-    /// By name; null where the member has none. `identifiers` is a list of `kind` and `identifier`.
+    /// By name; null where the member has none. `identifiers` is a list of `kind` and `identifier`; what a table of the
+    /// family holds, such as `addresses`, is a list of its rows.
     #[schema(value_type = Object)]
     fields: Map<String, Value>,
     /// The row that tells of it.
@@ -113,7 +120,7 @@ pub struct Reveal {
     pub member_id: MemberId,
     pub log_id: EventId,
     pub actor: Actor,
-    /// Names of [`OPENERS`].
+    /// Names of [`openers`].
     pub fields: Vec<&'static str>,
     pub reason: String,
 }
@@ -151,7 +158,7 @@ impl RevealWriter {
             return Ok(Err(Code::MemberNotFound.into()));
         };
         let mut fields = Map::with_capacity(op.fields.len());
-        for opener in OPENERS.iter().filter(|opener| op.fields.contains(&opener.field)) {
+        for opener in openers().into_iter().filter(|opener| op.fields.contains(&opener.field)) {
             let mut on = Opening { tx, row: &row, secrets: &self.secrets };
             fields.insert(opener.field.to_owned(), (opener.open)(&mut on).await?);
         }

@@ -15,8 +15,8 @@ use crate::{
 pub fn routes() -> Routes {
     crate::routes! {
         list_roles: MemberNotFound;
-        grant_role: MemberNotFound, MemberCancelled, RoleLimitReached;
-        revoke_role: MemberNotFound, MemberCancelled;
+        grant_role: MemberNotFound, MemberErased, MemberCancelled, RoleLimitReached;
+        revoke_role: MemberNotFound, MemberErased, MemberCancelled;
     }
 }
 
@@ -40,8 +40,8 @@ async fn list_roles(app: Data<App>, At(member_id): At<MemberId>) -> Reply<Member
 
 /// Grant a role
 ///
-/// Again changes nothing. Checked in this order: path, whether the member exists and is not cancelled, the limit of 64
-/// roles over all systems.
+/// Again changes nothing. Checked in this order: path, whether the member exists, is not erased and not cancelled, the
+/// limit of 64 roles over all systems.
 #[utoipa::path(put, path = "/v1/members/{member_id}/roles/{system}/{role}", tag = "members",
     params(("member_id" = MemberId, Path), ("system" = RoleSystem, Path), ("role" = RoleName, Path)),
     responses((status = 200, description = "The role", body = MemberRole)))]
@@ -57,7 +57,8 @@ async fn grant_role(
 
 /// Take a role back
 ///
-/// Whether it was granted or not. Checked in this order: path, whether the member exists and is not cancelled.
+/// Whether it was granted or not. Checked in this order: path, whether the member exists, is not erased and not
+/// cancelled.
 #[utoipa::path(delete, path = "/v1/members/{member_id}/roles/{system}/{role}", tag = "members",
     params(("member_id" = MemberId, Path), ("system" = RoleSystem, Path), ("role" = RoleName, Path)),
     responses((status = 204, description = "It is not there")))]

@@ -74,7 +74,7 @@ impl Edit for SetRole {
     type Done = Option<MemberRole>;
 
     const WHAT: What = What::Role;
-    const ACTION: Action = Action::Govern;
+    const ACTION: Action = Action::Change;
 
     async fn apply(&self, on: &mut Editing<'_, '_>) -> Result<Result<Edited<Self::Done>, Refusal>, WriteError> {
         let member_id = on.member_id();

@@ -16,9 +16,9 @@ use crate::{
 pub fn routes() -> Routes {
     crate::routes! {
         list_tags: MemberNotFound;
-        change_tags: MemberNotFound, MemberCancelled, TagLimitReached;
-        put_tag: MemberNotFound, MemberCancelled, TagLimitReached;
-        delete_tag: MemberNotFound, MemberCancelled;
+        change_tags: MemberNotFound, MemberErased, MemberCancelled, TagLimitReached;
+        put_tag: MemberNotFound, MemberErased, MemberCancelled, TagLimitReached;
+        delete_tag: MemberNotFound, MemberErased, MemberCancelled;
     }
 }
 
@@ -56,8 +56,8 @@ async fn list_tags(app: Data<App>, At(member_id): At<MemberId>) -> Reply<Tags> {
 
 /// Add and remove tags
 ///
-/// In one change. What is so already stays as it is, with its time. Checked in this order: path, body, whether the member
-/// exists and is not cancelled, the limit of 100 tags.
+/// In one change. What is so already stays as it is, with its time. Checked in this order: path, body, whether the
+/// member exists, is not erased and not cancelled, the limit of 100 tags.
 #[utoipa::path(post, path = "/v1/members/{member_id}/tags", tag = "members", params(("member_id" = MemberId, Path)),
     responses((status = 200, description = "All tags as they are now, by name", body = Tags)))]
 async fn change_tags(
@@ -78,8 +78,8 @@ async fn change_tags(
 
 /// Put a tag on a member
 ///
-/// Again changes nothing. Checked in this order: path, whether the member exists and is not cancelled, the limit of 100
-/// tags.
+/// Again changes nothing. Checked in this order: path, whether the member exists, is not erased and not cancelled, the
+/// limit of 100 tags.
 #[utoipa::path(put, path = "/v1/members/{member_id}/tags/{tag}", tag = "members",
     params(("member_id" = MemberId, Path), ("tag" = Tag, Path)),
     responses((status = 200, description = "The tag", body = Tagged)))]
@@ -93,7 +93,8 @@ async fn put_tag(app: Data<App>, caller: Caller, At((member_id, tag)): At<(Membe
 
 /// Take a tag off a member
 ///
-/// Whether it was there or not. Checked in this order: path, whether the member exists and is not cancelled.
+/// Whether it was there or not. Checked in this order: path, whether the member exists, is not erased and not
+/// cancelled.
 #[utoipa::path(delete, path = "/v1/members/{member_id}/tags/{tag}", tag = "members",
     params(("member_id" = MemberId, Path), ("tag" = Tag, Path)),
     responses((status = 204, description = "It is not there")))]
