@@ -38,6 +38,14 @@ impl StoreBook {
     /// # Errors
     /// [`ChainError`] of the database.
     pub async fn find(&self, store_id: &StoreId) -> Result<Option<Arc<Shop>>, ChainError> {
+        match self.stores.peek(store_id).await {
+            Some(shop) => Ok(Some(shop)),
+            // Boxed: what a load needs is large, and would be part of every request that asks for a store.
+            None => Box::pin(self.load(store_id)).await,
+        }
+    }
+
+    async fn load(&self, store_id: &StoreId) -> Result<Option<Arc<Shop>>, ChainError> {
         let load = async {
             let mut conn = self.office.get().await?;
             let Some(store) = store::find_store(&mut conn, store_id).await? else { return Ok(None) };
@@ -47,7 +55,7 @@ impl StoreBook {
             };
             Ok::<_, ChainError>(Some(Shop { store, registers }))
         };
-        let Some((store, _)) = self.stores.get(store_id, load).await? else { return Ok(None) };
+        let Some((store, _)) = self.stores.get(store_id, Box::pin(load)).await? else { return Ok(None) };
         if self.names.get(store.store_no).is_none() {
             self.names.put(store.store_no, store.store_id.as_str().into());
         }
