@@ -64,11 +64,11 @@ impl ByJob {
             file_name: None,
             options: options.clone(),
         };
-        let mut upload = Upload::begin(&app.office, &app.secrets, new, now).await.expect("a job");
+        let mut upload = Upload::begin(&app.office, &app.secrets, new, i64::MAX, now).await.expect("a job");
         upload.push(file.as_bytes(), now).await.expect("a file");
         let (_, digest) = upload.finish(now).await.expect("a file");
         let preview = serde_json::json!({});
-        let uploaded = Uploaded { digest, number: None, options, preview, state: State::Ready };
+        let uploaded = Uploaded { digest, numbers: Vec::new(), options, preview, state: State::Ready };
         upload.end(&uploaded, now).await.expect("a job that waits").0.job_id
     }
 

@@ -144,10 +144,10 @@ impl Change {
 impl Patch {
     /// Whether the member may get this state and kind: the row is as it will be, `before` as it was.
     async fn check(&self, on: &mut Editing<'_, '_>, before: Standing) -> Result<Result<(), Refusal>, WriteError> {
-        if let Some(state) = self.change.state {
-            if let Err(refusal) = before.state.to(state) {
-                return Ok(Err(refusal));
-            }
+        if let Some(state) = self.change.state
+            && let Err(refusal) = before.state.to(state)
+        {
+            return Ok(Err(refusal));
         }
         if self.change.kind == Some(Kind::Virtual) && identifies_a_person(on).await? {
             return Ok(Err(Refusal::new(Code::MemberKindForbidden)

@@ -152,7 +152,13 @@ impl Dirt {
             4 => self.bad(&[own.as_bytes(), b",,,\xc1\xd6,,,,,"].concat(), Some("name"), "encoding_invalid"),
             5 => self.bad(&row(&own, ",,,Lin"), None, "row_malformed"),
             6 => self.bad(&row(&own, ",,,Lin,,,,,,"), None, "row_malformed"),
-            7 => self.bad(&row(&own, ",,,\"Lin,,,,,"), None, "row_malformed"),
+            // What somebody wrote into a text of the older system is no row of the file.
+            7 => {
+                let first = self.lines + 1;
+                self.line(&row(&own, &format!(",,,\"Lin\n{own},,,Smuggled,,,,,\r\n\",,,,,")));
+                self.lines += 2;
+                self.bad.insert(first, (Some("name"), "value_invalid"));
+            }
             8 => self.bad(&row("12", ",,,Lin,,,,,"), Some("phone"), "identifier_invalid"),
             9 => self.bad(&row(&own, ",lin at example,,Lin,,,,,"), Some("email"), "identifier_invalid"),
             10 => self.bad(&row("0", ",NULL,00000,Lin,,,,,"), None, "identifier_missing"),

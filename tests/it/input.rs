@@ -357,6 +357,7 @@ async fn strangers_and_malformed_ids_are_not_found() {
                     "region_id" => bench.refused(&what, &answer, &["malformed_path", "region_not_found"]),
                     // Any word is one, as far as we know.
                     "tag" | "system" | "role" if answer.status.is_success() => {}
+                    "tag" => bench.refused(&what, &answer, &["malformed_path", "invalid_field"]),
                     "system" => bench.refused(&what, &answer, &["malformed_path", "system_not_found"]),
                     // A word that is short enough is a register to be.
                     "register" if answer.status.is_success() => {}

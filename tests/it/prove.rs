@@ -197,7 +197,7 @@ async fn what_a_request_costs_is_frozen_by_route() {
     change phone: 9 statements, 9 leaves
     take e-mail over: 14 statements, 14 leaves
     release key: 7 statements, 7 leaves
-    export: 5 statements, 5 leaves
+    export: 6 statements, 6 leaves
     erase: 15 statements, 15 leaves
     erase, again: 1 statements, 1 leaves
     issue 1 to a member: 13 statements, 13 leaves

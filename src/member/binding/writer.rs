@@ -503,12 +503,7 @@ impl Held {
     }
 
     /// Puts an identifier, with its time and when it was proved, in the column of its kind.
-    fn set_column(
-        &mut self,
-        secrets: &Secrets,
-        kind: key::Kind,
-        to: Option<(&Identifier, DateTime<Utc>, Option<DateTime<Utc>>)>,
-    ) {
+    fn set_column(&mut self, secrets: &Secrets, kind: key::Kind, to: Option<InColumn<'_>>) {
         let row = &mut self.row;
         let (column, sealed, bound_at, verified_at) = match kind {
             key::Kind::Phone => ("phone", &mut row.phone, &mut row.phone_bound_at, &mut row.phone_verified_at),
@@ -521,3 +516,6 @@ impl Held {
         self.core_changed = true;
     }
 }
+
+/// An identifier in a column of the core row, since when, and when it was proved.
+type InColumn<'a> = (&'a Identifier, DateTime<Utc>, Option<DateTime<Utc>>);
