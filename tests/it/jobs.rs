@@ -202,7 +202,7 @@ async fn a_node_whose_lease_lapsed_does_not_fail_a_job_that_another_works_on() {
     let insert = "insert into job (job_id, created_at, updated_at, kind, state, created_by, options)
                   values (7, now(), now(), 1, 4, 'key:x', '{}')";
     sqlx::query(insert).execute(&mut db.sql().await).await.unwrap();
-    let (mut conn, now) = (db.sql().await, chrono::Utc::now());
+    let (mut conn, now) = (db.sql().await, tessera::clock::Clock::system().now());
     let (slow, other) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
     let job_id = store::lease_job(&mut conn, slow, Duration::ZERO, now).await.unwrap().expect("a job").job_id;
     let taken_over = until_leased(&db, other).await;
@@ -216,7 +216,10 @@ async fn a_node_whose_lease_lapsed_does_not_fail_a_job_that_another_works_on() {
 async fn until_leased(db: &TestDb, holder: uuid::Uuid) -> tessera::id::JobId {
     let mut conn = db.sql().await;
     for _ in 0..400 {
-        let leased = store::lease_job(&mut conn, holder, Duration::from_secs(15), chrono::Utc::now()).await.unwrap();
+        let leased =
+            store::lease_job(&mut conn, holder, Duration::from_secs(15), tessera::clock::Clock::system().now())
+                .await
+                .unwrap();
         if let Some(job) = leased {
             return job.job_id;
         }

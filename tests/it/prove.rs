@@ -373,7 +373,6 @@ async fn what_the_family_of_a_member_costs_is_frozen_by_route() {
     send("POST tags", "/tags", Some(json!({"add": ["a", "b"]}))).await;
     send("POST other tags", "/tags", Some(json!({"add": ["c"], "remove": ["a"]}))).await;
     send("GET tags", "/tags", None).await;
-    drop(send);
     app.stop().await;
     insta::assert_snapshot!(table, @"
     POST first address: 5 statements, 5 leaves

@@ -1,6 +1,6 @@
 //! Members from a CSV file, as a job.
 //!
-//! The first line names the columns ([`column`] lists them), unless the caller names them. Each row is a member with at
+//! The first line names the columns ([`mod@column`] lists them), unless the caller names them. Each row is a member with at
 //! least one identifier. Rows are taken in the order of the file; what is wrong with one is named by line, column and code
 //! and does not hold up the others ([`row`] lists the codes).
 //!
