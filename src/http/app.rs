@@ -154,6 +154,7 @@ pub fn routes() -> Routes {
         crate::chain::register_http::routes(),
         crate::chain::system_http::routes(),
         crate::member::http::routes(),
+        crate::member::batch_http::routes(),
         crate::member::reveal::http::routes(),
         crate::coupon::wallet::http::routes(),
         crate::member::log::http::routes(),

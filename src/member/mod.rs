@@ -23,6 +23,7 @@
 
 mod about;
 pub mod address;
+pub mod batch_http;
 pub mod binding;
 pub mod cache;
 pub mod desk;

@@ -200,9 +200,9 @@ async fn what_a_request_costs_is_frozen_by_route() {
     export: 6 statements, 6 leaves
     erase: 15 statements, 15 leaves
     erase, again: 1 statements, 1 leaves
-    issue 1 to a member: 13 statements, 13 leaves
-    issue 10 to a member: 13 statements, 13 leaves
-    issue 1 anonymous: 8 statements, 8 leaves
+    give out 1 to a member: 13 statements, 13 leaves
+    give out 10 to a member: 13 statements, 13 leaves
+    give out 1 anonymous: 8 statements, 8 leaves
     get wallet, for a basket: 1 statements, 1 leaves
     lookup with usable coupons, warm: 1 statements, 1 leaves
     list coupons of a member: 1 statements, 1 leaves
@@ -268,10 +268,10 @@ async fn lines(app: &TestApp, rule: &str, warm: bool) -> String {
     let path = format!("/v1/coupon-rules/{rule}/coupons");
     let issue = async |body: Value| api.post_numbered(&path, &keys.marketing, &number(), body).await.expect(201);
     let held = issue(json!({"member_id": member})).await;
-    line("issue 1 to a member", &held);
-    line("issue 10 to a member", &issue(json!({"member_id": member, "count": 10})).await);
+    line("give out 1 to a member", &held);
+    line("give out 10 to a member", &issue(json!({"member_id": member, "count": 10})).await);
     let anonymous = issue(json!({})).await;
-    line("issue 1 anonymous", &anonymous);
+    line("give out 1 anonymous", &anonymous);
     let code = |issued: &Response| issued.json["coupons"][0]["code"].as_str().unwrap().to_owned();
     let (held, anonymous) = (code(&held), code(&anonymous));
     let mut read = async |name: &str, method: reqwest::Method, path: &str, body: Option<Value>| {
