@@ -391,3 +391,14 @@ pub async fn close(conn: PgConnection) {
     // The server notices a closed socket as well.
     let _ = conn.close().await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrations_are_numbered_without_a_gap() {
+        let numbers: Vec<i64> = MIGRATOR.iter().map(|migration| migration.version).collect();
+        assert_eq!(numbers, (1..=known_version()).collect::<Vec<_>>(), "one newer means one number higher");
+    }
+}

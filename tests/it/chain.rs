@@ -282,7 +282,8 @@ async fn a_till_of_a_closed_store_looks_up_and_changes_nothing_whatever_it_calls
     app.stop().await;
 }
 
-/// Asks until it is refused so. Another answer is good only for a question that was put within the bound.
+/// Asks until it is refused so. Another answer is good only for a question that was put within the bound. What is asked
+/// may use something up, so it is asked a few hundred times at most.
 async fn follows(bound: Duration, code: &str, ask: impl AsyncFn() -> Response) {
     let acknowledged = Instant::now();
     loop {
@@ -292,6 +293,7 @@ async fn follows(bound: Duration, code: &str, ask: impl AsyncFn() -> Response) {
             return;
         }
         assert!(asked <= bound, "{asked:?} after the change: {}", answer.text);
+        tokio::time::sleep(bound / 200).await;
     }
 }
 
