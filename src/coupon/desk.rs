@@ -294,6 +294,41 @@ impl Desk {
         Ok(rule_store::find_rule(conn.deref_mut(), rule_id).await?.ok_or(Code::RuleNotFound)?)
     }
 
+    /// Gives a rule its next version, as `next` makes it of the current one; none if it is the same. Every node follows
+    /// within the stated bound.
+    ///
+    /// # Errors
+    /// `rule_not_found`, `precondition_failed`, `rule_state_forbidden` for a rule that has ended, and those of `next`.
+    pub async fn change_rule(
+        &self,
+        rule_id: RuleId,
+        revisions: Option<&[i64]>,
+        next: impl Fn(&RuleVersion) -> Result<RuleVersion, Refusal> + Sync,
+    ) -> Result<Rule, DeskError> {
+        let now = self.clock.now();
+        let event_id = self.event_id().await?;
+        let next = &next;
+        let rule = tx::run(&self.office, "change_rule", async |conn| {
+            let rule = rule_store::get_rule_for_update(conn, rule_id).await?.ok_or(Code::RuleNotFound)?;
+            if revisions.is_some_and(|seen| !seen.contains(&rule.revision.into())) {
+                return Err(DeskError::from(Code::PreconditionFailed));
+            }
+            if rule.state == RuleState::Ended {
+                return Err(Refusal::new(Code::RuleStateForbidden).with("from", rule.state.name()).into());
+            }
+            let after = next(&rule.current)?;
+            if after == *rule.current {
+                return Ok(rule);
+            }
+            rule_store::update_version(conn, now, &after).await?;
+            event::store::insert_office(conn, now, event_id, Kind::RuleChanged, rule_id.get(), "version").await?;
+            Ok(Rule { revision: rule.revision + 1, updated_at: now, current: Arc::new(after), ..rule })
+        })
+        .await?;
+        self.rules.forget(rule_id).await;
+        Ok(rule)
+    }
+
     async fn redemption_id(&self, day: Day) -> Result<RedemptionId, DeskError> {
         Ok(RedemptionId::from_parts(day, self.redemptions.next_one().await?)?)
     }

@@ -25,6 +25,7 @@ pub mod desk;
 pub mod http;
 pub mod read;
 pub mod rule;
+pub mod rule_body;
 pub mod rule_cache;
 pub mod rule_http;
 pub mod rule_store;
