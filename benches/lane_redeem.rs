@@ -15,6 +15,7 @@ use tessera::{
     cache::Bypass,
     chain::names::StoreNames,
     clock::{Clock, Zone},
+    config::Settings,
     coupon::{
         decide::Redeem,
         rule_cache::RuleBook,
@@ -67,7 +68,6 @@ impl Caller for ByLane {
         let today: Day = stage.today;
         let redeem = Redeem {
             code_id: stage.coupon(coupon).0,
-            code: "7K3M-0000-0000-0000".to_owned(),
             redemption_id: RedemptionId::from_parts(today, number).expect("it fits"),
             event_id: EventId::from_parts(today, number).expect("it fits"),
             store_no: self.store_no,
@@ -209,7 +209,7 @@ fn lane_redeem(criterion: &mut Criterion) {
     let writer = lane.writer(CouponWriter {
         clock: Clock::system(),
         zone: Zone::DEFAULT,
-        rules: RuleBook::new(Bypass::default()),
+        rules: RuleBook::new(&Settings::default().cache, Bypass::default()),
         stores: StoreNames::default(),
     });
     let (ours, theirs) = (Supply::new(stage), Supply::new(stage));

@@ -107,7 +107,7 @@ impl App {
                 zone,
                 secrets: Arc::clone(&secrets),
                 office: office.clone(),
-                rules: RuleBook::new(bypass.clone()),
+                rules: RuleBook::new(&settings.cache, bypass.clone()),
                 stores: stores.names.clone(),
                 counters: Counters {
                     serials: counter(&office, "coupon_serial"),
@@ -123,6 +123,7 @@ impl App {
             stores.names.clone(),
             Arc::clone(&minter),
             desk.events.clone(),
+            &settings.cache,
             bypass.clone(),
         );
         let app = Arc::new(Self {

@@ -326,17 +326,17 @@ impl LaneSettings {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Caches")]
 pub struct CacheSettings {
-    /// Bytes that all caches together may take.
+    /// Bytes that members, their identifiers and rules may take in memory, together.
     #[arg(
         long,
         env = "TESSERA_CACHE_BYTES_MAX",
-        default_value_t = 268_435_456,
+        default_value_t = 536_870_912,
         global = true,
         hide_short_help = true,
         value_name = "BYTES"
     )]
     pub cache_bytes_max: u64,
-    /// Longest time an entry is believed.
+    /// Longest time for which an entry is believed, should the news of a change not arrive.
     #[arg(long, env = "TESSERA_CACHE_TTL", default_value = "60s", value_parser = parse_duration, global = true,
           hide_short_help = true, value_name = "TIME")]
     pub cache_ttl: Duration,
@@ -344,6 +344,13 @@ pub struct CacheSettings {
     #[arg(long, env = "TESSERA_TAIL_PAUSE", default_value = "100ms", value_parser = parse_duration, global = true,
           hide_short_help = true, value_name = "TIME")]
     pub tail_pause: Duration,
+}
+
+impl CacheSettings {
+    /// Bytes of a cache that may take so many eighths of the whole.
+    pub fn eighths(&self, eighths: u64) -> u64 {
+        self.cache_bytes_max / 8 * eighths
+    }
 }
 
 /// How much one caller may ask.

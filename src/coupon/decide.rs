@@ -9,7 +9,9 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    Coupon, State, StateName, Use, instant,
+    Coupon, State, StateName, Use,
+    answer::by_id,
+    instant,
     rule::{RuleState, RuleVersion},
     world::{LedgerKind, MemberRule, Redemption, World},
 };
@@ -24,8 +26,6 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Redeem {
     pub code_id: CodeId,
-    /// As it is shown: canonical, in fours.
-    pub code: String,
     pub redemption_id: RedemptionId,
     pub event_id: EventId,
     pub store_no: StoreNo,
@@ -45,7 +45,6 @@ pub struct Redeem {
 #[derive(Debug, Clone)]
 pub struct Reverse {
     pub code_id: CodeId,
-    pub code: String,
     /// The use to undo.
     pub redemption_id: RedemptionId,
     /// Of the new ledger row.
@@ -62,8 +61,8 @@ pub struct Reverse {
 #[derive(Debug, Clone)]
 pub struct Issue {
     pub rule: Arc<RuleVersion>,
-    /// Minted beforehand, with their text.
-    pub codes: Vec<(CodeId, String)>,
+    /// Minted beforehand.
+    pub code_ids: Vec<CodeId>,
     pub event_id: EventId,
     pub member_id: Option<MemberId>,
     pub referrer: Option<String>,
@@ -73,8 +72,9 @@ pub struct Issue {
 #[schema(as = Redeemed)]
 pub struct Redeemed {
     pub redemption_id: RedemptionId,
-    #[schema(example = "7K3M-0000-0000-0000")]
-    pub code: String,
+    #[serde(serialize_with = "by_id")]
+    #[schema(value_type = String, example = "7K3M-0000-0000-0000")]
+    pub code: CodeId,
     /// `redeemed` when the last use is spent, else `issued`.
     pub state: StateName,
     /// Taken off the amount, smallest unit.
@@ -98,7 +98,9 @@ pub struct Reversed {
     pub redemption_id: RedemptionId,
     /// The use that was undone.
     pub reverses: RedemptionId,
-    pub code: String,
+    #[serde(serialize_with = "by_id")]
+    #[schema(value_type = String)]
+    pub code: CodeId,
     pub state: StateName,
     /// Taken back, smallest unit.
     pub discount: i64,
@@ -121,7 +123,9 @@ pub struct Issued {
 
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct IssuedCoupon {
-    pub code: String,
+    #[serde(serialize_with = "by_id")]
+    #[schema(value_type = String)]
+    pub code: CodeId,
     pub state: StateName,
     #[serde(serialize_with = "millis")]
     pub valid_from: DateTime<Utc>,
@@ -157,6 +161,7 @@ pub fn redeem(world: &mut World, op: &Redeem) -> Result<Redeemed, Refusal> {
     if !rule_state.may_redeem() {
         return Err(Refusal::new(Code::RuleNotActive).with("rule_state", rule_state.name()));
     }
+    coupon.check_business_day(op.redemption_id.day())?;
     coupon.check_validity(world.now)?;
     if op.currency.as_ref().is_some_and(|currency| *currency != rule.currency) {
         return Err(Refusal::new(Code::CouponCurrencyMismatch).with("currency", rule.currency.as_str()));
@@ -169,7 +174,7 @@ pub fn redeem(world: &mut World, op: &Redeem) -> Result<Redeemed, Refusal> {
     let discount = rule.discount_on(op.amount);
     let done = Redeemed {
         redemption_id: op.redemption_id,
-        code: op.code.clone(),
+        code: op.code_id,
         state: after.state_name(world.now),
         discount,
         payable: op.amount - discount,
@@ -228,7 +233,7 @@ pub fn reverse(world: &mut World, op: &Reverse) -> Result<Reversed, Refusal> {
     let done = Reversed {
         redemption_id: op.reversal_id,
         reverses: op.redemption_id,
-        code: op.code.clone(),
+        code: op.code_id,
         state: after.state_name(world.now),
         discount,
         currency: rule.currency.clone(),
@@ -276,7 +281,7 @@ pub fn issue(world: &mut World, op: &Issue) -> Result<Issued, Refusal> {
         return Err(Refusal::new(Code::RuleNotActive).with("rule_state", rule_state.name()));
     }
     let (valid_from, valid_until) = rule.window(world.now, world.zone)?;
-    let count = op.codes.len() as i64;
+    let count = op.code_ids.len() as i64;
     let stock_key = (rule.rule_id, 0, 0);
     let mut stock = *world.stocks.get(&stock_key).expect("the writer locked the stock of every rule it issues");
     let taken = stock.issued - stock.voided;
@@ -301,8 +306,8 @@ pub fn issue(world: &mut World, op: &Issue) -> Result<Issued, Refusal> {
     world.stocks.insert(stock_key, stock);
     world.changed.stocks.insert(stock_key);
 
-    let mut coupons = Vec::with_capacity(op.codes.len());
-    for (code_id, code) in &op.codes {
+    let mut coupons = Vec::with_capacity(op.code_ids.len());
+    for code_id in &op.code_ids {
         let coupon = Coupon {
             code_id: *code_id,
             rule_id: rule.rule_id,
@@ -320,7 +325,7 @@ pub fn issue(world: &mut World, op: &Issue) -> Result<Issued, Refusal> {
             legacy_key: None,
         };
         coupons.push(IssuedCoupon {
-            code: code.clone(),
+            code: *code_id,
             state: coupon.state_name(world.now),
             valid_from,
             valid_until,
@@ -337,7 +342,7 @@ pub fn issue(world: &mut World, op: &Issue) -> Result<Issued, Refusal> {
             "rule_version": rule.version,
             "member_id": op.member_id,
             "count": count,
-            "codes": op.codes.iter().take(1).map(|(code_id, _)| code_id).collect::<Vec<_>>(),
+            "codes": op.code_ids.iter().take(1).collect::<Vec<_>>(),
         }),
     });
     Ok(Issued { coupons })

@@ -5,7 +5,7 @@ use std::{ops::DerefMut, sync::Arc};
 use chrono::{DateTime, Utc};
 
 use super::{
-    Coupon,
+    Coupon, answer,
     decide::{Issue, Redeem, Reverse},
     read::{FindCoupon, FindRedemption},
     rule::{Rule, RuleState, RuleVersion},
@@ -15,6 +15,7 @@ use super::{
     writer::{Act, CouponOp, CouponWriter},
 };
 use crate::{
+    cache::Found,
     chain::names::StoreNames,
     clock::{Clock, Zone},
     db::{
@@ -165,7 +166,6 @@ impl Desk {
     pub async fn redeem(&self, ticket: Ticket, ask: RedeemRequest) -> Result<(Answer, Cost), DeskError> {
         let act = Act::Redeem(Redeem {
             code_id: ask.code_id,
-            code: self.secrets.codes().format(ask.code_id),
             redemption_id: self.redemption_id(ask.till.business_day).await?,
             event_id: self.event_id().await?,
             store_no: ask.till.store_no,
@@ -177,7 +177,7 @@ impl Desk {
             currency: ask.currency,
             member_id: ask.member_id,
         });
-        Ok(self.writer.write(CouponOp { ticket, act }).await?)
+        self.act(ticket, act).await
     }
 
     /// Takes a use back.
@@ -187,7 +187,6 @@ impl Desk {
     pub async fn reverse(&self, ticket: Ticket, ask: ReverseRequest) -> Result<(Answer, Cost), DeskError> {
         let act = Act::Reverse(Reverse {
             code_id: ask.code_id,
-            code: self.secrets.codes().format(ask.code_id),
             redemption_id: ask.redemption_id,
             reversal_id: self.redemption_id(ask.till.business_day).await?,
             event_id: self.event_id().await?,
@@ -197,7 +196,7 @@ impl Desk {
             sequence: ask.till.sequence,
             order_ref: ask.order_ref,
         });
-        Ok(self.writer.write(CouponOp { ticket, act }).await?)
+        self.act(ticket, act).await
     }
 
     /// Issues coupons of a rule, all or none. The codes carry the business day of now.
@@ -207,24 +206,32 @@ impl Desk {
     pub async fn issue(&self, ticket: Ticket, ask: IssueRequest) -> Result<(Answer, Cost), DeskError> {
         let rule = self.rule(ask.rule_id).await?.ok_or(Code::RuleNotFound)?;
         let day = self.zone.day_of(self.clock.now());
-        let codes = self
-            .serials
-            .next(ask.count)
-            .await?
+        let serials = self.serials.next(ask.count).await?;
+        let code_ids = serials
             .into_iter()
-            .map(|serial| {
-                let code = self.secrets.codes().mint(day, serial)?;
-                Ok((code.code_id, code.to_string()))
-            })
+            .map(|serial| Ok(self.secrets.codes().mint(day, serial)?.code_id))
             .collect::<Result<Vec<_>, IdError>>()?;
         let act = Act::Issue(Issue {
             rule: Arc::clone(&rule.current),
-            codes,
+            code_ids,
             event_id: self.event_id().await?,
             member_id: ask.member_id,
             referrer: ask.referrer,
         });
-        Ok(self.writer.write(CouponOp { ticket, act }).await?)
+        self.act(ticket, act).await
+    }
+
+    async fn act(&self, ticket: Ticket, act: Act) -> Result<(Answer, Cost), DeskError> {
+        let (answer, cost) = self.writer.write(CouponOp { ticket, act }).await?;
+        Ok((self.show(answer), cost))
+    }
+
+    /// A stored answer as it is sent: with codes in place of their ids.
+    pub fn show(&self, stored: Answer) -> Answer {
+        match answer::shown(self.secrets.codes(), &stored.body) {
+            Some(body) => Answer { body: body.into(), ..stored },
+            None => stored,
+        }
     }
 
     /// A coupon as its row says.
@@ -248,6 +255,14 @@ impl Desk {
     /// # Errors
     /// [`DeskError::Office`].
     pub async fn rule(&self, rule_id: RuleId) -> Result<Option<Arc<Rule>>, DeskError> {
+        Ok(self.find_rule(rule_id).await?.map(|(rule, _)| rule))
+    }
+
+    /// The same, with whether it came from memory.
+    ///
+    /// # Errors
+    /// [`DeskError::Office`].
+    pub async fn find_rule(&self, rule_id: RuleId) -> Result<Found<Rule>, DeskError> {
         Ok(self.rules.get(rule_id, self.office.get()).await?)
     }
 

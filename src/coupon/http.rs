@@ -1,19 +1,20 @@
 //! Coupons over HTTP: issue, get, redeem, reverse, and the ledger.
 
 use actix_web::web::Data;
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
     Coupon, StateName,
     decide::{Issued, Redeemed, Reversed, millis},
-    desk::{DeskError, ISSUE_COUNT_MAX, IssueRequest, RedeemRequest, ReverseRequest, Till},
+    desk::{DeskError, ISSUE_COUNT_MAX, IssueRequest, RedeemRequest, ReverseRequest},
+    first_business_day,
+    till::till_body,
     world::{LedgerKind, Redemption},
 };
 use crate::{
     app::App,
-    chain::{StoreId, StoreState},
     http::{
         Answer, ApiError, At, Caller, Json, Number, Reply, Routes, TillNumber,
         app::Shell,
@@ -22,13 +23,11 @@ use crate::{
     },
     id::{CodeId, Day, MemberId, RedemptionId, RuleId},
     problem::{Code, Refusal},
-    request::{self, Operation, RequestNumber, Window, store::Ticket},
+    request::{self, Operation, Window, store::Ticket},
     text_type,
 };
 
 text_type! {
-    /// A till of a store.
-    Register: word 1..=16, "2";
     /// What the till calls the sale.
     OrderRef: word 1..=64, "S0001-20261122-0093";
     /// Who referred the member: an employee's number.
@@ -37,8 +36,6 @@ text_type! {
 
 /// An amount of money in the smallest unit of its currency.
 pub type Amount = Int<0, 1_000_000_000_000>;
-/// The number of a till's request; it counts requests, not sales.
-pub type Sequence = Int<0, 2_147_483_647>;
 
 pub fn routes() -> Routes {
     crate::routes! {
@@ -190,40 +187,32 @@ async fn get_coupon(app: Data<App>, shell: Data<Shell>, caller: Caller, At(code)
     Ok(Answer::ok(view).metered(cost.into()))
 }
 
-/// A till spends a coupon in a sale.
-#[derive(Debug, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RedeemBody {
-    store_id: StoreId,
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    register: Option<Register>,
+till_body! {
+    /// A till spends a coupon in a sale.
+    RedeemBody {}
     /// The store's business day; today in the chain's zone if absent.
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    business_date: Option<NaiveDate>,
-    /// With `register` and `business_date` the request's number; without it, `Idempotency-Key` is.
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    sequence: Option<Sequence>,
-    order_ref: OrderRef,
-    /// Payable before the discount, smallest unit.
-    amount: Amount,
-    /// Checked against the rule's, when given.
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    currency: Option<super::rule_http::Currency>,
-    /// Checked against the holder, when given.
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    member_id: Option<MemberId>,
+    business_date
+    {
+        order_ref: OrderRef,
+        /// Payable before the discount, smallest unit.
+        amount: Amount,
+        /// Checked against the rule's, when given.
+        #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false)]
+        currency: Option<super::rule_http::Currency>,
+        /// Checked against the holder, when given.
+        #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false)]
+        member_id: Option<MemberId>,
+    }
 }
 
 /// Redeem a coupon
 ///
 /// Of many tills that send one coupon at once, one wins; the others get `coupon_already_redeemed` with when and where.
-/// Refusals are looked for in this order: code, store, request number, not found, void, already redeemed, locked, member
-/// frozen or cancelled, another holder, rule not active, not yet valid, expired, other currency, below threshold.
+/// Refusals are looked for in this order: code, store, request number, business date, not found, void, already redeemed,
+/// locked, member frozen or cancelled, another holder, rule not active, not yet valid (by business date: the day before the
+/// issue is the earliest; then by the clock), expired, other currency, below threshold.
 #[utoipa::path(post, path = "/v1/coupons/{code}/redeem", tag = "coupons",
     params(("code" = inline(CodeText), Path), ("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number, if the body has no sequence")),
     responses((status = 200, description = "The use", body = Redeemed)))]
@@ -236,13 +225,7 @@ async fn redeem_coupon(
     Json(body): Json<RedeemBody>,
 ) -> Reply<Redeemed> {
     let code_id = code.read(&app, &shell, &caller)?;
-    let at = TillFields {
-        store_id: &body.store_id,
-        register: body.register.as_ref(),
-        business_date: body.business_date,
-        sequence: body.sequence,
-    };
-    let (till, number) = at.read(&app, &shell, &caller, &number, Operation::Redeem).await?;
+    let (till, number) = body.till().read(&app, &shell, &caller, &number, Operation::Redeem).await?;
     let ticket = Ticket { number, digest: request::digest(&(code_id, &body)) };
     let ask = RedeemRequest {
         code_id,
@@ -256,34 +239,27 @@ async fn redeem_coupon(
     answer.reply(cost)
 }
 
-/// A till takes a use back.
-#[derive(Debug, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ReverseBody {
-    /// The use to undo, as redeeming named it.
-    redemption_id: RedemptionId,
-    store_id: StoreId,
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    register: Option<Register>,
+till_body! {
+    /// A till takes a use back.
+    ReverseBody {
+        /// The use to undo, as redeeming named it.
+        redemption_id: RedemptionId,
+    }
     /// The business day of the undo; today in the chain's zone if absent.
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    business_date: Option<NaiveDate>,
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    sequence: Option<Sequence>,
-    /// The sale of the return; the one of the use if absent.
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    order_ref: Option<OrderRef>,
+    business_date
+    {
+        /// The sale of the return; the one of the use if absent.
+        #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false)]
+        order_ref: Option<OrderRef>,
+    }
 }
 
 /// Reverse a redemption
 ///
 /// Whole, and at any store: goods are returned where the customer is. The use is back on the coupon; `expired` says when
-/// it cannot be spent any more. Refusals are looked for in
-/// this order: code, store, request number, not found, void, no such redemption, reversed already.
+/// it cannot be spent any more. Refusals are looked for in this order: code, store, request number, business date (the day
+/// before the redemption's is the earliest), not found, void, no such redemption, reversed already.
 #[utoipa::path(post, path = "/v1/coupons/{code}/reverse", tag = "coupons",
     params(("code" = inline(CodeText), Path), ("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number, if the body has no sequence")),
     responses((status = 200, description = "The undo", body = Reversed)))]
@@ -296,13 +272,10 @@ async fn reverse_coupon(
     Json(body): Json<ReverseBody>,
 ) -> Reply<Reversed> {
     let code_id = code.read(&app, &shell, &caller)?;
-    let at = TillFields {
-        store_id: &body.store_id,
-        register: body.register.as_ref(),
-        business_date: body.business_date,
-        sequence: body.sequence,
-    };
-    let (till, number) = at.read(&app, &shell, &caller, &number, Operation::Reverse).await?;
+    let (till, number) = body.till().read(&app, &shell, &caller, &number, Operation::Reverse).await?;
+    if till.business_day < first_business_day(body.redemption_id.day()) {
+        return Err(ApiError::invalid_field("business_date", "is before that of the redemption"));
+    }
     let ticket = Ticket { number, digest: request::digest(&(code_id, &body)) };
     let ask = ReverseRequest {
         code_id,
@@ -312,54 +285,6 @@ async fn reverse_coupon(
     };
     let (answer, cost) = app.desk.reverse(ticket, ask).await?;
     answer.reply(cost)
-}
-
-/// The part of a body that says which till speaks.
-struct TillFields<'a> {
-    store_id: &'a StoreId,
-    register: Option<&'a Register>,
-    business_date: Option<NaiveDate>,
-    sequence: Option<Sequence>,
-}
-
-impl TillFields<'_> {
-    /// # Errors
-    /// `store_forbidden`, `store_not_found`, `store_closed`, those of request numbers, `invalid_field` for a business
-    /// date outside the window of request numbers.
-    async fn read(
-        &self,
-        app: &App,
-        shell: &Shell,
-        caller: &Caller,
-        number: &Number,
-        operation: Operation,
-    ) -> Result<(Till, RequestNumber), ApiError> {
-        caller.must_be_at(self.store_id)?;
-        let store = app.stores.get(self.store_id).await?;
-        if store.state != StoreState::Open {
-            return Err(Refusal::new(Code::StoreClosed).with("store_id", self.store_id.as_str()).into());
-        }
-        let window = window(app, shell);
-        let natural = TillNumber {
-            store_id: Some(self.store_id.as_str()),
-            register: self.register.map(Register::as_str),
-            business_date: self.business_date,
-            sequence: self.sequence.map(|sequence| sequence.get() as u32),
-        };
-        let number = number.of(caller, operation, natural, &window)?;
-        let business_date = self.business_date.unwrap_or_else(|| window.today());
-        if !window.contains(business_date) {
-            return Err(ApiError::invalid_field("business_date", "is too far from today"));
-        }
-        let till = Till {
-            store_no: store.store_no,
-            store_id: self.store_id.as_str().into(),
-            register: self.register.map(|register| register.as_str().to_owned()),
-            sequence: self.sequence.map(|sequence| sequence.get() as i32),
-            business_day: Day::from_date(business_date),
-        };
-        Ok((till, number))
-    }
 }
 
 /// The window in which request numbers are accepted, now.

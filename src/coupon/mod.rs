@@ -17,8 +17,12 @@
 //! A use may be reversed at any store, whole; limits of reversing in time and cycles are not decided here yet, `cycles` is
 //! counted. A lock counts until `lock_until`; expired is a matter of the clock. When several things stand against a redemption,
 //! the caller learns the first of: not found, void, already redeemed, locked, member frozen or cancelled, rule paused,
-//! not yet valid, expired, other currency, below threshold.
+//! not yet valid (by the business date, then by the clock), expired, other currency, below threshold.
+//!
+//! The ledger is split by business day, which a till says and a clock does not. A use cannot stand on a day before the
+//! coupon's issue, nor an undo on one before its use; a day is allowed for, see [`first_business_day`].
 
+pub mod answer;
 pub mod code;
 pub mod decide;
 pub mod desk;
@@ -30,6 +34,7 @@ pub mod rule_cache;
 pub mod rule_http;
 pub mod rule_store;
 pub mod store;
+pub mod till;
 pub mod world;
 pub mod writer;
 
@@ -38,7 +43,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    id::{CodeId, MemberId, RedemptionId, RuleId, StoreNo},
+    id::{CodeId, Day, MemberId, RedemptionId, RuleId, StoreNo},
     problem::{Code, Refusal},
 };
 
@@ -165,6 +170,20 @@ impl Coupon {
         Ok(Self { uses: self.uses - 1, cycles: self.cycles.saturating_add(1), state, last_use, ..self })
     }
 
+    /// Whether a use may stand on a business day.
+    ///
+    /// # Errors
+    /// `coupon_not_yet_valid`, with the first day, when the coupon was not issued by then.
+    pub fn check_business_day(&self, day: Day) -> Result<(), Refusal> {
+        let first = first_business_day(self.code_id.day());
+        if day < first {
+            return Err(Refusal::new(Code::CouponNotYetValid)
+                .detail("the business date lies before the coupon's issue")
+                .with("first_business_date", first.to_string()));
+        }
+        Ok(())
+    }
+
     /// Whether the clock allows a use.
     ///
     /// # Errors
@@ -180,6 +199,12 @@ impl Coupon {
     }
 }
 
+/// The earliest business day of what follows something of that day. It may be the day before: a store's business day can
+/// end after midnight, or lie in a zone west of the chain's.
+pub fn first_business_day(of: Day) -> Day {
+    Day::from_number(of.number() - 1).unwrap_or(of)
+}
+
 /// An instant as answers show it: UTC, milliseconds.
 pub fn instant(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
@@ -188,7 +213,6 @@ pub fn instant(at: DateTime<Utc>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::Day;
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
@@ -260,6 +284,18 @@ mod tests {
                 assert_eq!((after.uses, after.cycles), (uses - 1, 1), "reverse, row {number}");
             }
         }
+    }
+
+    #[test]
+    fn a_use_stands_on_the_day_before_the_issue_at_the_earliest() {
+        let coupon = coupon(State::Issued { lock: None }, 0);
+        let refused = |date: &str| coupon.check_business_day(Day::from_date(date.parse().unwrap())).err();
+        assert_eq!((refused("2026-11-21"), refused("2026-11-22")), (None, None));
+        let refusal = refused("2026-11-20").unwrap();
+        assert_eq!(
+            (refusal.code, &refusal.extra["first_business_date"]),
+            (Code::CouponNotYetValid, &"2026-11-21".into())
+        );
     }
 
     #[test]

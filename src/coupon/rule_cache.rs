@@ -1,6 +1,6 @@
 //! Rules in memory. A version never changes; a head does, and is forgotten when an event says so.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     rule::{Rule, RuleVersion},
@@ -8,14 +8,14 @@ use super::{
     world::World,
 };
 use crate::{
-    cache::{Bypass, Cache},
+    cache::{Bypass, Cache, Found},
+    config::CacheSettings,
     db::lane::{Tx, WriteError},
     id::RuleId,
 };
 
 /// A rule and its versions weigh about this much, in bytes.
 const WEIGHT: u32 = 512;
-const WEIGHT_MAX: u64 = 64 << 20;
 /// A pause reaches every node by the event; should that fail, by this.
 const HEAD_TTL: Duration = Duration::from_secs(5);
 const VERSION_TTL: Duration = Duration::from_secs(3600);
@@ -27,31 +27,34 @@ pub struct RuleBook {
 }
 
 impl RuleBook {
-    pub fn new(bypass: Bypass) -> Self {
+    /// Heads and versions may take an eighth each of the memory that caches have.
+    pub fn new(settings: &CacheSettings, bypass: Bypass) -> Self {
+        let bytes_max = settings.eighths(1);
+        let head_ttl = settings.cache_ttl.min(HEAD_TTL);
         Self {
-            heads: Cache::new("rule", WEIGHT_MAX, HEAD_TTL, bypass, |_, _| WEIGHT),
+            heads: Cache::new("rule", bytes_max, head_ttl, bypass, |_, _| WEIGHT),
             // What never changes need not be bypassed.
-            versions: Cache::new("rule_version", WEIGHT_MAX, VERSION_TTL, Bypass::default(), |_, _| WEIGHT),
+            versions: Cache::new("rule_version", bytes_max, VERSION_TTL, Bypass::default(), |_, _| WEIGHT),
         }
     }
 
-    /// A rule, from memory or the database.
+    /// A rule, with whether it came from memory.
     pub async fn get<E, C>(
         &self,
         rule_id: RuleId,
         connect: impl Future<Output = Result<C, E>> + Send,
-    ) -> Result<Option<Arc<Rule>>, E>
+    ) -> Result<Found<Rule>, E>
     where
         E: From<sqlx::Error> + Send + Sync + 'static,
         C: std::ops::DerefMut<Target = sqlx::PgConnection> + Send,
     {
         if let Some(rule) = self.heads.peek(&rule_id).await {
-            return Ok(Some(rule));
+            return Ok(Some((rule, true)));
         }
         // The connection first: a batch that holds locks may want the same entry, and must not wait for the office.
         let mut conn = connect.await?;
         let load = async { Ok::<_, E>(rule_store::find_rule(&mut conn, rule_id).await?) };
-        Ok(self.heads.get(&rule_id, load).await?.map(|(rule, _)| rule))
+        self.heads.get(&rule_id, load).await
     }
 
     pub async fn forget(&self, rule_id: RuleId) {

@@ -1,6 +1,9 @@
 //! Rules over HTTP.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Instant,
+};
 
 use actix_web::web::Data;
 use serde::Deserialize;
@@ -20,6 +23,7 @@ use crate::{
         app::Shell, page::limit_of,
     },
     id::{RuleId, StoreNo},
+    meter::Meter,
     problem::{Code, Refusal},
 };
 
@@ -120,8 +124,10 @@ async fn create_rule(app: Data<App>, Json(new): Json<NewRule>) -> Reply<RuleView
 #[utoipa::path(get, path = "/v1/coupon-rules/{rule_id}", tag = "rules", params(("rule_id" = RuleId, Path)), responses(
     (status = 200, description = "The rule", body = RuleView, headers(("ETag" = String)))))]
 async fn get_rule(app: Data<App>, At(rule_id): At<RuleId>) -> Reply<RuleView> {
-    let rule = app.desk.rule(rule_id).await?.ok_or(Refusal::new(Code::RuleNotFound))?;
-    answer(&app, &rule).await
+    let asked = Instant::now();
+    let (rule, cached) = app.desk.find_rule(rule_id).await?.ok_or(Refusal::new(Code::RuleNotFound))?;
+    let answer = answer(&app, &rule).await?;
+    Ok(answer.metered(if cached { Meter::CACHED } else { Meter::office(asked.elapsed()) }))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

@@ -67,7 +67,7 @@ impl Writer for CouponWriter {
     fn weight(&self, op: &CouponOp) -> usize {
         match &op.act {
             Act::Redeem(_) | Act::Reverse(_) => 1,
-            Act::Issue(issue) => issue.codes.len().max(1),
+            Act::Issue(issue) => issue.code_ids.len().max(1),
         }
     }
 
@@ -105,6 +105,10 @@ impl Writer for CouponWriter {
 
     async fn look_up(&self, tx: &mut Tx<'_>, op: &CouponOp) -> Result<Option<Answer>, WriteError> {
         look_up(tx, self.clock.now(), &op.ticket).await
+    }
+
+    fn settle(&self, _: &CouponOp, decided: Answer, found: Answer) -> Answer {
+        decided.settled(found)
     }
 }
 

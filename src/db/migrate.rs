@@ -18,6 +18,7 @@ use super::{
     setting::{find_setting, insert_setting, update_setting},
     tx,
 };
+use crate::partition::plans;
 
 /// The roles, each with what it may do.
 pub mod role {
@@ -310,8 +311,8 @@ async fn become_owner(conn: &mut PgConnection) -> Result<(), MigrationError> {
     }
 }
 
-/// What the service and the reports may do: rows, never tables. Leaves made later get theirs from upkeep, and by the
-/// default privileges below.
+/// What the service and the reports may do: rows, never tables; and the reports not the rows of every table. Leaves made
+/// later get theirs from upkeep, and by the default privileges below.
 async fn grant(conn: &mut PgConnection) -> Result<(), MigrationError> {
     const GRANTS: [(&str, &[&str]); 2] = [
         (
@@ -337,12 +338,27 @@ async fn grant(conn: &mut PgConnection) -> Result<(), MigrationError> {
     ];
     for (name, statements) in GRANTS {
         if role_exists(conn, name).await? {
-            for statement in statements {
-                conn.execute(AssertSqlSafe(statement.replace("{}", name))).await?;
+            let mut script = statements.join(";\n").replace("{}", name);
+            if name == role::REPORT {
+                plans().iter().filter(|plan| !plan.reports).for_each(|plan| script.push_str(&closed(&plan.table)));
             }
+            // Sent as one, so that it is one transaction: no right is there for a moment that is taken back after it.
+            conn.execute(sqlx::raw_sql(AssertSqlSafe(script))).await?;
         }
     }
     Ok(())
+}
+
+/// Takes a table and its leaves from the reports again.
+fn closed(table: &str) -> String {
+    format!(
+        ";\ndo $$ declare part regclass; begin
+            for part in select relid from pg_partition_tree('{table}') loop
+                execute format('revoke select on %s from {}', part);
+            end loop;
+         end $$",
+        role::REPORT
+    )
 }
 
 fn migrate_error(error: MigrateError) -> MigrationError {

@@ -18,6 +18,7 @@ use super::problem::ApiError;
 use crate::chain::StoreId;
 use crate::chain::key::{ApiKey, Role, Token, find_key};
 use crate::problem::{Code, Refusal};
+use crate::request::Source;
 
 use Role::{Admin, Marketing, Ops, Pos};
 
@@ -99,6 +100,20 @@ impl Caller {
         }
     }
 
+    /// A till's key names the requests of its own store's tills alone.
+    ///
+    /// # Errors
+    /// `store_forbidden`.
+    pub fn may_name(&self, number: &Source) -> Result<(), Refusal> {
+        match (&self.store, number) {
+            (Some((_, own)), Source::Till { store_id, .. }) if own.as_str() != store_id => {
+                Err(Refusal::new(Code::StoreForbidden)
+                    .detail(format!("the key belongs to store {own}, the request number to another")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whose request numbers these are: the store's for `pos` keys, so that its tills and a replaced key share them,
     /// else the key's.
     pub fn scope(&self) -> String {
@@ -139,7 +154,13 @@ impl FromRequest for Caller {
 /// `unauthenticated`, `too_many_requests`, `unavailable`.
 pub async fn authenticate(shell: &Shell, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<Caller, ApiError> {
     let refused = |detail: &str| Refusal::new(Code::Unauthenticated).detail(detail);
-    let header = headers.get(header::AUTHORIZATION).ok_or_else(|| refused("send authorization: Bearer <API key>"))?;
+    let mut given = headers.get_all(header::AUTHORIZATION);
+    let header = match (given.next(), given.next()) {
+        (Some(header), None) => header,
+        (None, _) => return Err(refused("send authorization: Bearer <API key>").into()),
+        // Which of them a proxy before us went by is not known.
+        (Some(_), Some(_)) => return Err(refused("one authorization header, not several").into()),
+    };
     let text = header.to_str().ok().and_then(|text| {
         let (scheme, token) = text.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
@@ -192,6 +213,17 @@ pub(crate) mod tests {
         till.must_be_at(&own).unwrap();
         assert_eq!(till.must_be_at(&other).unwrap_err().code, Code::StoreForbidden);
         caller(Admin).0.must_be_at(&other).unwrap();
+    }
+
+    #[test]
+    fn a_till_names_requests_of_its_own_store() {
+        let (till, _) = caller(Pos);
+        let number = |text: &str| Source::parse(text).unwrap();
+        till.may_name(&number("till:S0001:2:2026-11-22:417")).unwrap();
+        till.may_name(&number("order-93")).unwrap();
+        let other = number("till:S0002:2:2026-11-22:417");
+        assert_eq!(till.may_name(&other).unwrap_err().code, Code::StoreForbidden);
+        caller(Admin).0.may_name(&other).unwrap();
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::future::{Ready, ready};
 
 use actix_web::dev::Payload;
-use actix_web::{FromRequest, HttpRequest};
+use actix_web::{FromRequest, HttpMessage, HttpRequest};
 use chrono::NaiveDate;
 
 use super::caller::Caller;
@@ -13,6 +13,12 @@ use crate::request::{KEY_CHARS_MAX, Operation, RequestNumber, Source, Window};
 
 /// The header.
 pub const HEADER: &str = "Idempotency-Key";
+
+/// What it may hold, for the document.
+pub const DESCRIPTION: &str = "The request's number. A UUIDv7 or ULID belongs to the day of its instant, and a till's \
+    `till:<store>:<register>:<business date>:<sequence>` to that date: good from 35 days back to 1 ahead, outside \
+    `request_number_expired`. Anything else (a UUIDv7 or ULID whose instant lies outside 2020 to 2100 as well, for no \
+    clock has made it) is good for 24 hours. Not needed where the body has a `sequence`.";
 
 /// The text of a number, for the document.
 pub struct NumberText;
@@ -25,7 +31,8 @@ impl utoipa::PartialSchema for NumberText {
 
 impl utoipa::ToSchema for NumberText {}
 
-/// The number in the header, if there is one. Extract it and call [`Number::of`].
+/// The number in the header, if there is one. Extract it and call [`Number::of`]. A till's number of another store than
+/// the caller's is refused.
 #[derive(Debug, Clone)]
 pub struct Number(pub Option<Source>);
 
@@ -85,7 +92,10 @@ impl FromRequest for Number {
                 .to_str()
                 .map_err(|_| Refusal::new(Code::MalformedHeader).with("header", HEADER))
                 .and_then(Source::parse)
-                .map(|source| Self(Some(source)))
+                .and_then(|source| match request.extensions().get::<Caller>() {
+                    Some(caller) => caller.may_name(&source).map(|()| Self(Some(source))),
+                    None => Ok(Self(Some(source))),
+                })
                 .map_err(ApiError::from),
             (Some(_), Some(_)) => Err(Refusal::new(Code::MalformedHeader)
                 .detail("one Idempotency-Key, not several")

@@ -141,6 +141,7 @@ fn say_what_headers_hold(operation: &mut Value) {
         }
         match parameter["name"].as_str() {
             Some(number::HEADER) => {
+                parameter["description"] = number::DESCRIPTION.into();
                 parameter["schema"] = json!({
                     "type": "string",
                     "minLength": 1,

@@ -6,7 +6,7 @@
 //! Keys are remembered by the leading 64 bits of their blind index, which is what an event can name; the whole index is
 //! compared.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -19,20 +19,15 @@ use super::{
 use crate::{
     cache::{Bypass, Cache},
     chain::names::StoreNames,
+    config::CacheSettings,
     db::lane::{Cost, Lane, LaneError, Reader},
     id::MemberId,
     secret::Secrets,
 };
 
-/// Bytes of members kept: some 400,000 of them.
-const MEMBERS_WEIGHT_MAX: u64 = 256 << 20;
-/// Bytes of keys kept: some million.
-const KEYS_WEIGHT_MAX: u64 = 128 << 20;
 /// A member without its text.
 const MEMBER_WEIGHT: u32 = 400;
 const KEY_WEIGHT: u32 = 128;
-/// A change reaches every node by its event; should one ever not, by this.
-const TTL: Duration = Duration::from_secs(300);
 
 /// A member with the JSON that shows it.
 #[derive(Debug)]
@@ -64,11 +59,18 @@ pub fn key_subject(key: Uuid) -> i64 {
 }
 
 impl MemberBook {
-    pub fn new(lane: &Lane, secrets: Arc<Secrets>, stores: StoreNames, bypass: Bypass) -> Self {
+    /// Members may take half of the memory that caches have, and keys a quarter.
+    pub fn new(
+        lane: &Lane,
+        secrets: Arc<Secrets>,
+        stores: StoreNames,
+        settings: &CacheSettings,
+        bypass: Bypass,
+    ) -> Self {
         let weigh = |_: &MemberId, shown: &Shown| MEMBER_WEIGHT + shown.json.len() as u32;
         Self {
-            members: Cache::new("member", MEMBERS_WEIGHT_MAX, TTL, bypass.clone(), weigh),
-            keys: Cache::new("member_key", KEYS_WEIGHT_MAX, TTL, bypass, |_, _| KEY_WEIGHT),
+            members: Cache::new("member", settings.eighths(4), settings.cache_ttl, bypass.clone(), weigh),
+            keys: Cache::new("member_key", settings.eighths(2), settings.cache_ttl, bypass, |_, _| KEY_WEIGHT),
             find_member: lane.reader(FindMember { stores }),
             find_key: lane.reader(FindKey),
             secrets,

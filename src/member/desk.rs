@@ -14,6 +14,7 @@ use crate::{
     cache::Bypass,
     chain::names::StoreNames,
     clock::Clock,
+    config::CacheSettings,
     db::lane::{Cost, Lane, LaneError, WriterHandle},
     id::{BlockError, Counter, Day, EventId, IdError, MemberId, MemberIdMinter, MintError},
     problem::Refusal,
@@ -59,12 +60,13 @@ impl MemberDesk {
         stores: StoreNames,
         minter: Arc<MemberIdMinter>,
         events: Counter,
+        caches: &CacheSettings,
         bypass: Bypass,
     ) -> Self {
         let register = RegisterWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
         let edit = EditWriter { clock: clock.clone(), secrets: Arc::clone(&secrets), stores: stores.clone() };
         Self {
-            book: MemberBook::new(lane, Arc::clone(&secrets), stores, bypass),
+            book: MemberBook::new(lane, Arc::clone(&secrets), stores, caches, bypass),
             clock,
             secrets,
             minter,

@@ -110,6 +110,10 @@ impl Writer for RegisterWriter {
         let member = row.show(&self.secrets, store_id).map_err(WriteError::Inconsistent)?;
         Ok(Some(Answer::decided(201, Ok(member))))
     }
+
+    fn settle(&self, op: &Register, decided: Answer, found: Answer) -> Answer {
+        if op.ticket.is_some() { decided.settled(found) } else { found }
+    }
 }
 
 impl RegisterWriter {

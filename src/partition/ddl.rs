@@ -21,7 +21,7 @@ use super::router::Leaf;
 
 /// Reads and writes rows; can neither create nor drop.
 pub const SERVICE_ROLE: &str = "tessera_service";
-/// Reads only.
+/// Reads only, and not every table.
 pub const REPORT_ROLE: &str = "tessera_report";
 
 const UPKEEP_LOCK: i64 = 0x7465_7373_6572_6100; // "tessera" and a zero
@@ -70,6 +70,7 @@ pub struct Attached {
     pub leaf: Option<Leaf>,
     /// A `detach concurrently` was begun and not finished.
     pub detaching: bool,
+    /// Service and reports have the rights that the plan gives them, no fewer and no more.
     pub granted: bool,
     pub fenced: bool,
     pub comment: Option<String>,
@@ -233,8 +234,11 @@ pub async fn create_leaf(db: &mut Locked, leaf: Leaf) -> Result<LeafOutcome, Ddl
 
 /// Gives the service and the reports their rights on a leaf: those on the parent do not reach a leaf that is named.
 pub(super) async fn grant(db: &mut Locked, leaf: Leaf) -> Result<(), DdlError> {
+    // A new table has what the default privileges give, which a plan may take back.
+    let (verb, to) = if leaf.plan.reports { ("grant", "to") } else { ("revoke", "from") };
     db.run(&format!(
-        "grant select, insert, update, delete on {leaf} to {SERVICE_ROLE}; grant select on {leaf} to {REPORT_ROLE}"
+        "grant select, insert, update, delete on {leaf} to {SERVICE_ROLE}; \
+         {verb} select on {leaf} {to} {REPORT_ROLE}"
     ))
     .await
 }
@@ -249,7 +253,7 @@ pub async fn attached(conn: &mut PgConnection, plan: &'static Plan) -> Result<Ve
              coalesce(pg_get_expr(c.relpartbound, c.oid), '') as bound, obj_description(c.oid, 'pg_class') as comment,
              has_table_privilege($2, c.oid, 'select') and has_table_privilege($2, c.oid, 'insert')
                  and has_table_privilege($2, c.oid, 'update') and has_table_privilege($2, c.oid, 'delete')
-                 and has_table_privilege($3, c.oid, 'select') as granted,
+                 and has_table_privilege($3, c.oid, 'select') = $4 as granted,
              exists (select from pg_constraint k where k.conrelid = c.oid and k.conname like '%\\_fence') as fenced
          from pg_inherits i join pg_class c on c.oid = i.inhrelid
          where i.inhparent = to_regclass($1) order by c.relname",
@@ -257,6 +261,7 @@ pub async fn attached(conn: &mut PgConnection, plan: &'static Plan) -> Result<Ve
     .bind(&plan.table)
     .bind(SERVICE_ROLE)
     .bind(REPORT_ROLE)
+    .bind(plan.reports)
     .fetch_all(conn)
     .await?;
     rows.iter()

@@ -70,6 +70,8 @@ pub struct Plan {
     pub split: Split,
     /// Storage options of each leaf, in the order of their names; a parent takes none.
     pub storage: BTreeMap<String, String>,
+    /// Whether the reports' role may read it.
+    pub reports: bool,
     pub(super) rank: u16,
 }
 
@@ -193,7 +195,7 @@ impl Plan {
             (Err((field, problem)), _) => return fail(field, &problem),
             (_, Err((field, problem))) => return fail(&format!("storage.{field}"), &problem),
         };
-        Ok(Self { table: written.table, key: written.key, split, storage, rank: 0 })
+        Ok(Self { table: written.table, key: written.key, split, storage, reports: written.reports, rank: 0 })
     }
 
     pub fn range(&self) -> Option<&Range> {
@@ -245,8 +247,14 @@ struct Written {
     behind: Option<u32>,
     retain: Option<String>,
     expire: Option<Expire>,
+    #[serde(default = "readable")]
+    reports: bool,
     #[serde(default)]
     storage: toml::Table,
+}
+
+fn readable() -> bool {
+    true
 }
 
 #[derive(Deserialize, Clone, Copy)]

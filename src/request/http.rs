@@ -10,7 +10,7 @@ use crate::{
     coupon::http::window,
     db::lane::Cost,
     http::{Answer, ApiError, At, Caller, Reply, Routes, app::Shell, problem::document},
-    problem::{Code, Refusal},
+    problem::Code,
 };
 
 pub fn routes() -> Routes {
@@ -81,18 +81,22 @@ async fn get_request(
     caller: Caller,
     At((operation, number)): At<(OperationName, NumberText)>,
 ) -> Reply<StoredAnswer> {
+    caller.may_name(&number.0)?;
     let number = RequestNumber::new(&caller.scope(), operation.into(), &number.0, &window(&app, &shell))?;
     let mut cost = Cost::default();
     for day in number.days.iter() {
         let (found, one) = app.answers.find((day, number.key)).await?;
         cost += one;
-        let Some(answer) = found else { continue };
+        let Some(stored) = found else { continue };
+        let answer = app.desk.show(stored);
         let body = if answer.status < 400 {
-            serde_json::from_str(&answer.body).map_err(ApiError::internal)?
+            answer.body.to_string()
         } else {
-            document(&serde_json::from_str::<Refusal>(&answer.body).map_err(ApiError::internal)?)
+            document(&serde_json::from_str(&answer.body).map_err(ApiError::internal)?).to_string()
         };
-        return Ok(Answer::ok(StoredAnswer { status: answer.status, answer: body }).metered(cost.into()));
+        // Byte for byte what was answered.
+        let json = format!("{{\"status\":{},\"answer\":{body}}}", answer.status);
+        return Ok(Answer::rendered(200, json).metered(cost.into()));
     }
     Err(ApiError::from(Code::RequestNotFound).metered(cost.into()))
 }

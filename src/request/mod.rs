@@ -396,6 +396,25 @@ mod tests {
     }
 
     #[test]
+    fn a_number_of_a_clock_that_was_far_off_is_refused_and_not_good_for_a_day() {
+        let now = "2026-11-22T02:00:00Z";
+        for (made, accepted) in [
+            ("2020-01-01T00:00:00Z", false),
+            ("2026-10-17T15:59:59Z", false),
+            ("2026-10-17T16:00:00Z", true),
+            ("2026-11-23T15:59:59Z", true),
+            ("2026-11-23T16:00:00Z", false),
+            ("2099-12-31T00:00:00Z", false),
+        ] {
+            let outcome = number(&uuid_v7(at(made)), now).map_err(|refusal| refusal.code);
+            assert_eq!(outcome.map(|_| ()), if accepted { Ok(()) } else { Err(Code::RequestNumberExpired) }, "{made}");
+        }
+        // A ULID of the year 2039.
+        let ulid = Source::Key("0200000000ABCDEFGHJKMNPQRS".into());
+        assert_eq!(number(&ulid, now).unwrap_err().code, Code::RequestNumberExpired);
+    }
+
+    #[test]
     fn numbers_are_read_from_text_and_only_in_one_spelling() {
         assert_eq!(Source::parse("till:S0001:2:2026-11-21:417").unwrap(), till("2026-11-21"));
         for other in ["till:", "till:S1:2:2026-11-21:007", "till:S1:2:2026-11-21:+7", "till:S1::2026-11-21:7"] {

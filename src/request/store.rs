@@ -46,6 +46,12 @@ impl Answer {
         Self { status, body: body.into(), replayed: false }
     }
 
+    /// Of what was decided before a COMMIT that went astray and what stands now, the answer to give. What stands and is
+    /// not what was decided is the answer of another attempt.
+    pub fn settled(self, found: Self) -> Self {
+        if (self.status, &self.body) == (found.status, &found.body) { self } else { Self { replayed: true, ..found } }
+    }
+
     fn refused(code: Code) -> Self {
         Self::decided::<()>(0, Err(code.into()))
     }
@@ -224,4 +230,19 @@ pub async fn look_up(tx: &mut Tx<'_>, now: DateTime<Utc>, ticket: &Ticket) -> Re
         Claim::Answered(answer) => Some(Answer { replayed: false, ..answer }),
         Claim::Won | Claim::Follows(_) => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_found_after_a_lost_commit_is_a_replay_when_another_attempt_gave_it() {
+        let answer = |body: &str, replayed| Answer { status: 200, body: body.into(), replayed };
+        // Committed: first answers stay first answers, and repetitions repetitions.
+        for replayed in [false, true] {
+            assert_eq!(answer("1", replayed).settled(answer("1", false)), answer("1", replayed));
+        }
+        assert_eq!(answer("1", false).settled(answer("2", false)), answer("2", true));
+    }
 }

@@ -2,6 +2,7 @@
 //! Each server here runs a durable PostgreSQL of its own.
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::{
@@ -11,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 use tessera::{
     db::{
@@ -33,6 +34,8 @@ use crate::support::{
 
 const SOON: Duration = Duration::from_secs(60);
 const TILLS: usize = 8;
+/// Of one stream: more than are acknowledged when the blow falls, and few enough to look at each.
+const CODES: usize = 120;
 
 /// A directory with a database in it that outlives the servers on it.
 struct Ground {
@@ -233,58 +236,58 @@ async fn ask(api: &Client, code: &str, number: &str) -> Result<Response, reqwest
 /// Every acknowledged redemption is in the ledger, every other can be asked for and is whole or absent; a repetition
 /// gives the same answer and no second effect. Gives how many were unknown.
 async fn assert_whole(ground: &Ground, api: &Client, asked: &[Asked]) -> usize {
-    let mut unknown = 0;
+    let before = ledger(ground, asked).await;
+    let mut unknown = Vec::new();
     for one in asked {
         let path = format!("/v1/requests/redeem/{}", one.number);
         let told = api.get(&path, &api.keys.pos).await;
-        let id = ground.sql().await.fetch_whole(&one.number).await;
+        let id = before.get(&one.number);
         match &one.heard {
             Some(heard) if heard.status == 200 => {
                 assert_eq!((told.status.as_u16(), &told.json["answer"]), (200, &heard.json), "an answer was lost");
-                assert_eq!(
-                    Some(json!(id.expect("the ledger lost it").to_string())),
-                    Some(heard.json["redemption_id"].clone())
-                );
+                assert_eq!(Some(&heard.json["redemption_id"]), id, "the ledger lost it");
                 continue;
             }
             Some(heard) => assert_eq!(heard.status, 503, "{}", heard.text),
             None => {}
         }
-        unknown += 1;
         match (told.status.as_u16(), id) {
-            (200, Some(id)) => assert_eq!(told.json["answer"]["redemption_id"], json!(id.to_string())),
+            (200, Some(id)) => assert_eq!(told.json["answer"]["redemption_id"], *id),
             (404, None) => {
                 let coupon = api.get(&format!("/v1/coupons/{}", one.code), &api.keys.pos).await.expect(200);
                 assert_eq!(coupon.json["state"], json!("issued"), "half done");
             }
             other => panic!("{}: {other:?}", one.number),
         }
-        let again = ask(api, &one.code, &one.number).await.unwrap().expect(200);
-        let id = ground.sql().await.fetch_whole(&one.number).await.expect("it was redeemed now");
-        assert_eq!(again.json["redemption_id"], json!(id.to_string()));
+        unknown.push((one, ask(api, &one.code, &one.number).await.unwrap().expect(200)));
     }
-    unknown
+    let after = ledger(ground, asked).await;
+    for (one, again) in &unknown {
+        assert_eq!(Some(&again.json["redemption_id"]), after.get(&one.number));
+    }
+    unknown.len()
 }
 
-trait Ledger {
-    async fn fetch_whole(self, order_ref: &str) -> Option<i64>;
-}
-
-impl Ledger for PgConnection {
-    /// The redemption of an order, with the coupon that says the same; there is at most one.
-    async fn fetch_whole(mut self, order_ref: &str) -> Option<i64> {
-        let rows: Vec<(i64, bool)> = sqlx::query_as(
-            "select r.redemption_id, c.state = 2 and c.uses = 1 and c.redemption_id = r.redemption_id \
-             from redemption r join coupon c using (code_id) where r.order_ref = $1",
-        )
-        .bind(order_ref)
-        .fetch_all(&mut self)
-        .await
-        .unwrap();
-        self.close().await.unwrap();
-        assert!(rows.len() <= 1 && rows.iter().all(|(_, whole)| *whole), "{order_ref}: {rows:?}");
-        rows.first().map(|(id, _)| *id)
+/// The redemptions of orders, each with a coupon that says the same; of each order there is at most one.
+async fn ledger(ground: &Ground, asked: &[Asked]) -> HashMap<String, Value> {
+    let orders: Vec<&str> = asked.iter().map(|one| one.number.as_str()).collect();
+    let mut conn = ground.sql().await;
+    let rows: Vec<(String, i64, bool)> = sqlx::query_as(
+        "select r.order_ref, r.redemption_id, c.state = 2 and c.uses = 1 and c.redemption_id = r.redemption_id \
+         from redemption r join coupon c using (code_id) where r.order_ref = any($1)",
+    )
+    .bind(orders)
+    .fetch_all(&mut conn)
+    .await
+    .unwrap();
+    conn.close().await.unwrap();
+    let mut found = HashMap::new();
+    for (order_ref, id, whole) in rows {
+        assert!(whole, "{order_ref}: the coupon does not say what the ledger says of {id}");
+        let before = found.insert(order_ref, json!(id.to_string()));
+        assert_eq!(before, None, "redeemed twice");
     }
+    found
 }
 
 /// How far a stream has come when the blow falls.
@@ -298,8 +301,8 @@ async fn a_service_killed_in_a_stream_of_redemptions_loses_nothing_it_acknowledg
     let mut server = ground.serve(&[]).await;
     let rule = server.client.rule(json!({})).await;
     let (mut all, mut unknown) = (0, 0);
-    for round in 0..scaled(3, 20) {
-        let codes = server.client.issue(&rule, json!({"count": 400})).await;
+    for round in 0..scaled(5, 20) {
+        let codes = server.client.issue(&rule, json!({"count": CODES})).await;
         let stream = Stream::start(&server.client, &codes);
         stream.reaches(blow_at(round)).await;
         server.child.kill().await.unwrap();
@@ -320,8 +323,8 @@ async fn a_database_killed_in_a_stream_of_redemptions_loses_nothing_that_was_ack
     let api = &server.client;
     let rule = api.rule(json!({})).await;
     let (mut all, mut unknown) = (0, 0);
-    for round in 0..scaled(3, 20) {
-        let mut codes = api.issue(&rule, json!({"count": 401})).await;
+    for round in 0..scaled(5, 20) {
+        let mut codes = api.issue(&rule, json!({"count": CODES + 1})).await;
         let (probe, number) = (codes.pop().unwrap(), fresh_number());
         let stream = Stream::start(api, &codes);
         stream.reaches(blow_at(round)).await;

@@ -198,6 +198,17 @@ async fn every_operation_asks_for_a_key_of_the_right_role() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_keys_in_one_request_are_none() {
+    let bench = Bench::new().await;
+    let api = bench.api();
+    for keys in [[&api.keys.admin, &api.keys.pos], [&api.keys.pos, &api.keys.admin], [&api.keys.pos, &api.keys.pos]] {
+        let request = api.raw(Method::GET, "/v1/stores/S0001").bearer_auth(keys[0]).bearer_auth(keys[1]);
+        bench.refused("two keys", &api.send(request).await, &["unauthenticated"]);
+    }
+    bench.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_body_is_checked_before_anything_is_done() {
     let bench = Bench::new().await;
     let before = bench.app.db.count(EVERYTHING).await;
@@ -382,6 +393,14 @@ async fn a_till_acts_for_its_own_store_only() {
     // Request numbers belong to the store: what another till was answered is not told.
     let path = format!("/v1/requests/redeem/{}", bench.rows.number);
     bench.refused("get_request", &api.get(&path, &other).await, &["request_not_found"]);
+    // Nor may a till name the request of another store's.
+    let foreign = "till:S0001:2:2026-11-22:417";
+    let answer = api.get(&format!("/v1/requests/redeem/{foreign}"), &other).await;
+    bench.refused("get_request", &answer, &["store_forbidden"]);
+    for (path, body) in [(&redeem, sale("S0077")), (&"/v1/members".to_owned(), json!({"username": "stranger"}))] {
+        let answer = api.post_numbered(path, &other, foreign, body).await;
+        bench.refused(path, &answer, &["store_forbidden"]);
+    }
     let answer = api.post_numbered(&redeem, &api.keys.admin, &fresh_number(), sale("S9999")).await;
     bench.refused("no such store", &answer, &["store_not_found"]);
     bench.app.stop().await;

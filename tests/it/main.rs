@@ -4,6 +4,7 @@ mod coherence;
 mod races;
 mod crash;
 mod lane;
+mod numbers;
 mod input;
 mod office;
 mod prove;

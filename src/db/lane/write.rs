@@ -72,6 +72,12 @@ pub trait Writer: Send + Sync + 'static {
         tx: &'t mut Tx<'_>,
         op: &'t Self::Op,
     ) -> impl Future<Output = Result<Option<Self::Answer>, WriteError>> + Send + 't;
+
+    /// The answer of a request whose COMMIT was answered by an error: what was decided before it, and what the look-up
+    /// found. They differ when the transaction was rolled back and somebody else has used the number since.
+    fn settle(&self, _op: &Self::Op, _decided: Self::Answer, found: Self::Answer) -> Self::Answer {
+        found
+    }
 }
 
 /// Where a statement is sent: to a leaf by name, or to the parent for rows of many leaves.
@@ -217,7 +223,7 @@ enum Attempt<A> {
     /// Rolled back, or never begun. Safe to run again.
     RolledBack(WriteError),
     /// COMMIT was sent and answered by an error, or not at all.
-    Unknown,
+    Unknown(Vec<A>),
     Unreachable(Arc<sqlx::Error>),
 }
 
@@ -283,7 +289,7 @@ impl<W: Writer> WriterBucket<W> {
                     Ok(Ok(_)) => Attempt::Committed(answers),
                     _ => {
                         conn.discard();
-                        Attempt::Unknown
+                        Attempt::Unknown(answers)
                     }
                 }
             }
@@ -313,7 +319,7 @@ impl<W: Writer> WriterBucket<W> {
         loop {
             let failure = match self.attempt(conn, ops, leaves_max, cost).await {
                 Attempt::Committed(answers) => return answers.into_iter().map(Ok).collect(),
-                Attempt::Unknown => return self.look_up(conn, ops).await,
+                Attempt::Unknown(decided) => return self.look_up(conn, ops, decided).await,
                 Attempt::Unreachable(error) => return all_failed(ops, LaneError::Unavailable(error)),
                 Attempt::RolledBack(failure) => failure,
             };
@@ -357,13 +363,19 @@ impl<W: Writer> WriterBucket<W> {
     }
 
     /// Learns the outcome of a transaction whose COMMIT went astray.
-    async fn look_up(&self, conn: &mut LaneConn, ops: &[Arc<W::Op>]) -> Vec<Result<W::Answer, LaneError>> {
+    async fn look_up(
+        &self,
+        conn: &mut LaneConn,
+        ops: &[Arc<W::Op>],
+        decided: Vec<W::Answer>,
+    ) -> Vec<Result<W::Answer, LaneError>> {
         metrics::counter!("tessera_lane_unknown_outcomes_total", "writer" => W::NAME).increment(ops.len() as u64);
         let mut answers = Vec::with_capacity(ops.len());
         // One bound for the batch: a worker that looks up is missed by everybody else.
         let deadline = Instant::now() + self.settings.batch_timeout;
-        for op in ops {
-            answers.push(self.look_up_one(conn, op, deadline).await.ok_or(LaneError::OutcomeUnknown));
+        for (op, decided) in ops.iter().zip(decided) {
+            let found = self.look_up_one(conn, op, deadline).await.ok_or(LaneError::OutcomeUnknown);
+            answers.push(found.map(|found| self.writer.settle(op, decided, found)));
         }
         answers
     }

@@ -49,6 +49,11 @@ fn chinese_mobile(region: Region, text: &str) -> Option<&str> {
 
 fn by_library(region: Region, text: &str) -> Option<String> {
     let text = text.trim();
+    let text = text.get(..4).filter(|scheme| scheme.eq_ignore_ascii_case("tel:")).map_or(text, |_| text[4..].trim());
+    // The library would dial letters as on a keypad: 1-800-FLOWERS is somebody's number, and nobody meant to write it.
+    if text.contains(char::is_alphabetic) {
+        return None;
+    }
     let number = if text.starts_with('+') { international(text)? } else { local(region, text)? };
     Some(number.format().mode(Mode::E164).to_string())
 }

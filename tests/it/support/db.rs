@@ -111,6 +111,11 @@ impl TestDb {
         self.reach.options(role::SERVICE, &self.name)
     }
 
+    /// As another of the database's roles.
+    pub fn as_role(&self, role: &str) -> PgConnectOptions {
+        self.reach.options(role, &self.name)
+    }
+
     pub fn superuser(&self) -> PgConnectOptions {
         self.reach.options(SUPERUSER, &self.name)
     }

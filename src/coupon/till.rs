@@ -1,0 +1,112 @@
+//! Which till speaks, and when by its store's calendar: the part that the bodies of tills share.
+
+use chrono::NaiveDate;
+
+use super::desk::Till;
+use crate::{
+    app::App,
+    chain::{StoreId, StoreState},
+    http::{ApiError, Caller, Number, TillNumber, app::Shell, input::Int},
+    id::Day,
+    problem::{Code, Refusal},
+    request::{Operation, RequestNumber},
+    text_type,
+};
+
+text_type! {
+    /// A till of a store.
+    Register: word 1..=16, "2";
+}
+
+/// The number of a till's request; it counts requests, not sales.
+pub type Sequence = Int<0, 2_147_483_647>;
+
+/// Declares a body that a till sends: fields of its own before and after those that say who speaks. Not a struct that is
+/// flattened into others, since serde lets unknown fields pass there.
+macro_rules! till_body {
+    (
+        $(#[$doc:meta])* $name:ident { $($before:tt)* }
+        $(#[$date_doc:meta])* business_date
+        { $($after:tt)* }
+    ) => {
+        $(#[$doc])*
+        #[derive(Debug, Deserialize, Serialize, ToSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            $($before)*
+            store_id: $crate::chain::StoreId,
+            #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+            #[schema(nullable = false)]
+            register: Option<$crate::coupon::till::Register>,
+            $(#[$date_doc])*
+            #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+            #[schema(nullable = false)]
+            business_date: Option<::chrono::NaiveDate>,
+            /// With `register` and `business_date` the request's number; without it, `Idempotency-Key` is.
+            #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+            #[schema(nullable = false)]
+            sequence: Option<$crate::coupon::till::Sequence>,
+            $($after)*
+        }
+
+        impl $name {
+            fn till(&self) -> $crate::coupon::till::TillFields<'_> {
+                $crate::coupon::till::TillFields {
+                    store_id: &self.store_id,
+                    register: self.register.as_ref(),
+                    business_date: self.business_date,
+                    sequence: self.sequence,
+                }
+            }
+        }
+    };
+}
+pub(super) use till_body;
+
+/// The part of a body that says which till speaks.
+pub struct TillFields<'a> {
+    pub store_id: &'a StoreId,
+    pub register: Option<&'a Register>,
+    pub business_date: Option<NaiveDate>,
+    pub sequence: Option<Sequence>,
+}
+
+impl TillFields<'_> {
+    /// # Errors
+    /// `store_forbidden`, `store_not_found`, `store_closed`, those of request numbers, `invalid_field` for a business
+    /// date outside the window of request numbers.
+    pub async fn read(
+        &self,
+        app: &App,
+        shell: &Shell,
+        caller: &Caller,
+        number: &Number,
+        operation: Operation,
+    ) -> Result<(Till, RequestNumber), ApiError> {
+        caller.must_be_at(self.store_id)?;
+        let store = app.stores.get(self.store_id).await?;
+        if store.state != StoreState::Open {
+            return Err(Refusal::new(Code::StoreClosed).with("store_id", self.store_id.as_str()).into());
+        }
+        let window = super::http::window(app, shell);
+        let natural = TillNumber {
+            store_id: Some(self.store_id.as_str()),
+            register: self.register.map(Register::as_str),
+            business_date: self.business_date,
+            sequence: self.sequence.map(|sequence| sequence.get() as u32),
+        };
+        let number = number.of(caller, operation, natural, &window)?;
+        let business_date = self.business_date.unwrap_or_else(|| window.today());
+        if !window.contains(business_date) {
+            return Err(ApiError::invalid_field("business_date", "is too far from today"));
+        }
+        let till = Till {
+            store_no: store.store_no,
+            store_id: self.store_id.as_str().into(),
+            register: self.register.map(|register| register.as_str().to_owned()),
+            sequence: self.sequence.map(|sequence| sequence.get() as i32),
+            business_day: Day::from_date(business_date),
+        };
+        Ok((till, number))
+    }
+}
