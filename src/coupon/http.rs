@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::{
     Coupon, StateName,
-    decide::{Issued, Redeemed, Reversed, millis},
+    decide::{Issued, Redeemed, Returned, Reversed, millis},
     desk::{DeskError, ISSUE_COUNT_MAX, IssueRequest, RedeemRequest, ReverseRequest},
     first_business_day,
     till::till_body,
@@ -119,6 +119,8 @@ async fn issue_coupons(
         rule_id,
         member_id: body.member_id,
         count: body.count.map_or(1, Int::get) as usize,
+        store_no: caller.store.as_ref().map(|(store_no, _)| *store_no),
+        claimed: false,
         referrer: body.referrer.map(Referrer::into_string),
     };
     let (answer, cost) = app.desk.issue(ticket, ask).await?;
@@ -199,7 +201,7 @@ till_body! {
         /// Checked against the rule's, when given.
         #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
         #[schema(nullable = false)]
-        currency: Option<super::rule_http::Currency>,
+        currency: Option<super::rule_body::Currency>,
         /// Checked against the holder, when given.
         #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
         #[schema(nullable = false)]
@@ -232,6 +234,7 @@ async fn redeem_coupon(
         till,
         order_ref: body.order_ref.into_string(),
         amount: body.amount.get(),
+        lines: Vec::new(),
         currency: body.currency.map(|currency| currency.into_string()),
         member_id: body.member_id,
     };
@@ -282,6 +285,7 @@ async fn reverse_coupon(
         redemption_id: body.redemption_id,
         till,
         order_ref: body.order_ref.map(OrderRef::into_string),
+        returned: Returned::Whole,
     };
     let (answer, cost) = app.desk.reverse(ticket, ask).await?;
     answer.reply(cost)

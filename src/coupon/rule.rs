@@ -94,6 +94,13 @@ fn cap<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<i64>,
 }
 
 impl Discount {
+    pub fn gift_sku(&self) -> Option<&str> {
+        match self {
+            Discount::Gift { sku, .. } => Some(sku.as_str()),
+            _ => None,
+        }
+    }
+
     /// What a use takes off an amount: never more than is payable.
     pub fn on(&self, amount: i64) -> i64 {
         let off = match self {
@@ -315,7 +322,8 @@ mod tests {
         let store = StoreNo::new;
         let only = Places { stores_in: Some(vec![store(1)]), ..Places::default() };
         let regions = Places { regions_in: Some(vec!["7".into()]), ..Places::default() };
-        let either = Places { stores_in: Some(vec![store(1)]), regions_in: Some(vec!["7".into()]), ..Places::default() };
+        let either =
+            Places { stores_in: Some(vec![store(1)]), regions_in: Some(vec!["7".into()]), ..Places::default() };
         let but = Places { regions_in: Some(vec!["7".into()]), stores_out: vec![store(2)], ..Places::default() };
         let not_there = Places { regions_out: vec!["7".into()], stores_in: Some(vec![store(1)]), ..Places::default() };
         for (places, no, of, there) in [

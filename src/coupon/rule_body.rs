@@ -502,9 +502,8 @@ impl RuleView {
             let known = list.iter().filter_map(|no| names.get(no));
             known.filter_map(|name| StoreId::parse(name.to_string()).ok()).collect::<Vec<_>>()
         };
-        let regions = |list: &[Arc<str>]| {
-            list.iter().filter_map(|id| RegionName::parse(id.to_string()).ok()).collect::<Vec<_>>()
-        };
+        let regions =
+            |list: &[Arc<str>]| list.iter().filter_map(|id| RegionName::parse(id.to_string()).ok()).collect::<Vec<_>>();
         let places = &version.places;
         let store_lists = StoreLists {
             only: places.stores_in.as_deref().map(stores),

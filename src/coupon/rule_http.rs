@@ -156,8 +156,7 @@ async fn list_rule_versions(
     let (filter, limit) = (("versions", rule_id), limit_of(list.limit));
     let before = list.cursor.map(|cursor| read_key::<i32>(&cursor, &filter)).transpose()?;
     let mut conn = shell.conn().await?;
-    let versions =
-        rule_store::list_versions(&mut conn, rule_id, before, limit + 1).await.map_err(pool::Error::from)?;
+    let versions = rule_store::list_versions(&mut conn, rule_id, before, limit + 1).await.map_err(pool::Error::from)?;
     // Every rule has its first version.
     if versions.is_empty() && before.is_none() {
         return Err(Code::RuleNotFound.into());

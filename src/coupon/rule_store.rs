@@ -136,11 +136,7 @@ pub async fn insert_rule(
 }
 
 /// Writes a version, which is the rule's next or its first.
-async fn insert_version(
-    conn: &mut PgConnection,
-    now: DateTime<Utc>,
-    version: &RuleVersion,
-) -> Result<(), sqlx::Error> {
+async fn insert_version(conn: &mut PgConnection, now: DateTime<Utc>, version: &RuleVersion) -> Result<(), sqlx::Error> {
     let (from, until, days) = match version.validity {
         Validity::Fixed { from, until } => (from, Some(until), None),
         Validity::DaysAfterIssue(days) => (None, None, Some(days)),
@@ -155,6 +151,9 @@ async fn insert_version(
     let regions = |ids: &[Arc<str>]| ids.iter().map(|id| id.to_string()).collect::<Vec<String>>();
     let some = |list: &[StoreNo]| (!list.is_empty()).then(|| stores(list));
     let places = &version.places;
+    let (stores_in, stores_out) = (places.stores_in.as_deref().map(stores), some(&places.stores_out));
+    let regions_in = places.regions_in.as_deref().map(regions);
+    let regions_out = (!places.regions_out.is_empty()).then(|| regions(&places.regions_out));
     let row = sqlx::query_file!(
         "sql/queries/coupon_rule/insert_version.sql",
         version.rule_id.get(),
@@ -182,10 +181,10 @@ async fn insert_version(
         version.undo.days,
         version.undo.cycles_max,
         version.claimable,
-        places.stores_in.as_deref().map(stores).as_deref(),
-        some(&places.stores_out).as_deref(),
-        places.regions_in.as_deref().map(regions).as_deref(),
-        (!places.regions_out.is_empty()).then(|| regions(&places.regions_out)).as_deref(),
+        stores_in.as_deref(),
+        stores_out.as_deref(),
+        regions_in.as_deref(),
+        regions_out.as_deref(),
     );
     row.execute(conn).await?;
     Ok(())
@@ -198,7 +197,8 @@ pub async fn update_version(
     version: &RuleVersion,
 ) -> Result<(), sqlx::Error> {
     insert_version(conn, now, version).await?;
-    let head = sqlx::query_file!("sql/queries/coupon_rule/update_version.sql", version.rule_id.get(), now, version.version);
+    let head =
+        sqlx::query_file!("sql/queries/coupon_rule/update_version.sql", version.rule_id.get(), now, version.version);
     head.execute(conn).await?;
     Ok(())
 }

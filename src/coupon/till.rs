@@ -106,6 +106,7 @@ impl TillFields<'_> {
             register: self.register.map(|register| register.as_str().to_owned()),
             sequence: self.sequence.map(|sequence| sequence.get() as i32),
             business_day: Day::from_date(business_date),
+            regions: [].into(),
         };
         Ok((till, number))
     }
