@@ -27,6 +27,7 @@ pub mod code;
 pub mod decide;
 pub mod desk;
 pub mod http;
+pub mod life_http;
 pub mod read;
 pub mod rule;
 pub mod rule_body;

@@ -146,6 +146,7 @@ pub fn routes() -> Routes {
         crate::member::http::routes(),
         crate::coupon::rule_http::routes(),
         crate::coupon::http::routes(),
+        crate::coupon::life_http::routes(),
         crate::request::http::routes(),
     ]
     .into_iter()

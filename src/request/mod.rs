@@ -56,6 +56,8 @@ operations! {
     Redeem "redeem",
     Reverse "reverse",
     Void "void",
+    Bind "bind",
+    Claim "claim",
 }
 
 impl Operation {
