@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use super::{ChainError, RegisterPolicy, StoreId, deed::Shop, names::StoreNames, register, store};
+use super::{ChainError, RegisterPolicy, StoreId, deed::Shop, names::StoreNames, region_store, register, store};
 use crate::{
     cache::{Bypass, Cache},
     db::pool::Office,
@@ -10,7 +10,8 @@ use crate::{
     problem::Code,
 };
 
-/// A store that is closed is closed on every node within this time; so are changes of its registers felt.
+/// A store that is closed is closed on every node within this time; so are changes of its registers and of the
+/// regions that it lies in felt.
 pub const STORE_TTL: Duration = Duration::from_secs(2);
 /// A store weighs about this much, in bytes, and each register that it names as much more.
 const WEIGHT: u32 = 512;
@@ -53,7 +54,12 @@ impl StoreBook {
                 RegisterPolicy::Open => None,
                 RegisterPolicy::Registered => Some(register::list_active(&mut conn, store.store_no).await?),
             };
-            Ok::<_, ChainError>(Some(Shop { store, registers }))
+            let regions = match &store.region_id {
+                Some(region_id) => region_store::list_ancestors(&mut conn, region_id).await?,
+                None => Vec::new(),
+            };
+            let regions = regions.into_iter().map(Arc::from).collect();
+            Ok::<_, ChainError>(Some(Shop { store, registers, regions }))
         };
         let Some((store, _)) = self.stores.get(store_id, Box::pin(load)).await? else { return Ok(None) };
         if self.names.get(store.store_no).is_none() {

@@ -22,6 +22,7 @@
 
 use std::collections::HashSet;
 use std::ops::Deref;
+use std::sync::Arc;
 
 use chrono::{Days, NaiveDate};
 
@@ -86,6 +87,8 @@ pub struct Shop {
     pub store: Store,
     /// The active ones; none if any may call.
     pub registers: Option<HashSet<String>>,
+    /// The region it is in, and those that one lies in.
+    pub regions: Arc<[Arc<str>]>,
 }
 
 impl Shop {

@@ -80,6 +80,12 @@ pub async fn list_standings(
         .collect()
 }
 
+/// A region and those that it lies in.
+pub(super) async fn list_ancestors(conn: &mut PgConnection, region_id: &RegionId) -> Result<Vec<String>, ChainError> {
+    let rows = sqlx::query_file_scalar!("sql/queries/region/ancestors.sql", region_id.as_str()).fetch_all(conn).await?;
+    Ok(rows)
+}
+
 /// All regions, which nobody else changes before this transaction ends.
 pub(super) async fn get_tree(conn: &mut PgConnection) -> Result<HashMap<RegionId, Region>, ChainError> {
     sqlx::query_file!("sql/queries/region/lock.sql").execute(&mut *conn).await?;

@@ -2,11 +2,11 @@
 
 use std::{ops::DerefMut, sync::Arc};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
     Coupon, answer,
-    decide::{Issue, Redeem, Reverse},
+    decide::{Basket, Bind, Issue, Lock, Place, Redeem, Release, Returned, Reverse, Void},
     read::{FindCoupon, FindRedemption},
     rule::{Rule, RuleState, RuleVersion},
     rule_cache::RuleBook,
@@ -76,6 +76,15 @@ pub struct Till {
     pub sequence: Option<i32>,
     /// Names the ledger's leaf.
     pub business_day: Day,
+    /// The regions that the store is in, directly or through others.
+    pub regions: Arc<[Arc<str>]>,
+}
+
+impl Till {
+    fn into_place(self) -> Place {
+        let Self { store_no, store_id, register, sequence, regions, .. } = self;
+        Place { store_no, store_id, regions, register, sequence }
+    }
 }
 
 /// What a redemption is asked with.
@@ -85,7 +94,30 @@ pub struct RedeemRequest {
     pub till: Till,
     pub order_ref: String,
     pub amount: i64,
+    /// What the amount is made of; may be empty.
+    pub lines: Vec<(String, i64)>,
     pub currency: Option<String>,
+    pub member_id: Option<MemberId>,
+}
+
+/// What a basket of coupons is asked with: each with its part of the amount.
+#[derive(Debug, Clone)]
+pub struct BasketRequest {
+    pub till: Till,
+    pub order_ref: String,
+    pub amount: i64,
+    pub coupons: Vec<(CodeId, i64)>,
+    pub currency: Option<String>,
+    pub member_id: Option<MemberId>,
+}
+
+/// What a lock is asked with.
+#[derive(Debug, Clone)]
+pub struct LockRequest {
+    pub code_id: CodeId,
+    pub till: Till,
+    pub order_ref: String,
+    pub ttl: TimeDelta,
     pub member_id: Option<MemberId>,
 }
 
@@ -96,6 +128,7 @@ pub struct ReverseRequest {
     pub redemption_id: RedemptionId,
     pub till: Till,
     pub order_ref: Option<String>,
+    pub returned: Returned,
 }
 
 /// What issuing is asked with.
@@ -104,7 +137,11 @@ pub struct IssueRequest {
     pub rule_id: RuleId,
     pub member_id: Option<MemberId>,
     pub count: usize,
+    /// Whose stock they are taken from, when stores have their own.
+    pub store_no: Option<StoreNo>,
     pub referrer: Option<String>,
+    /// The member takes it without being given it.
+    pub claimed: bool,
 }
 
 /// Everything that coupons are done with. Cheap to clone.
@@ -171,16 +208,38 @@ impl Desk {
             code_id: ask.code_id,
             redemption_id: self.redemption_id(ask.till.business_day).await?,
             event_id: self.event_id().await?,
-            store_no: ask.till.store_no,
-            store_id: ask.till.store_id,
-            register: ask.till.register,
-            sequence: ask.till.sequence,
+            place: ask.till.into_place(),
             order_ref: ask.order_ref,
             amount: ask.amount,
+            lines: ask.lines,
             currency: ask.currency,
             member_id: ask.member_id,
         });
         self.act(ticket, act).await
+    }
+
+    /// Spends a use of each of several coupons, all or none.
+    ///
+    /// # Errors
+    /// [`DeskError`]; a decided refusal is an answer.
+    pub async fn redeem_basket(&self, ticket: Ticket, ask: BasketRequest) -> Result<(Answer, Cost), DeskError> {
+        let day = ask.till.business_day;
+        let place = ask.till.into_place();
+        let mut uses = Vec::with_capacity(ask.coupons.len());
+        for (code_id, amount) in ask.coupons {
+            uses.push(Redeem {
+                code_id,
+                redemption_id: self.redemption_id(day).await?,
+                event_id: self.event_id().await?,
+                place: place.clone(),
+                order_ref: ask.order_ref.clone(),
+                amount,
+                lines: Vec::new(),
+                currency: ask.currency.clone(),
+                member_id: ask.member_id,
+            });
+        }
+        self.act(ticket, Act::Basket(Basket { amount: ask.amount, uses })).await
     }
 
     /// Takes a use back.
@@ -193,11 +252,9 @@ impl Desk {
             redemption_id: ask.redemption_id,
             reversal_id: self.redemption_id(ask.till.business_day).await?,
             event_id: self.event_id().await?,
-            store_no: ask.till.store_no,
-            store_id: ask.till.store_id,
-            register: ask.till.register,
-            sequence: ask.till.sequence,
+            place: ask.till.into_place(),
             order_ref: ask.order_ref,
+            returned: ask.returned,
         });
         self.act(ticket, act).await
     }
@@ -209,6 +266,59 @@ impl Desk {
     /// [`DeskError::Lane`].
     pub async fn refuse(&self, ticket: Ticket, refusal: Refusal) -> Result<(Answer, Cost), DeskError> {
         self.act(ticket, Act::Refuse(refusal)).await
+    }
+
+    /// Holds a coupon for an order.
+    ///
+    /// # Errors
+    /// [`DeskError`]; a decided refusal is an answer.
+    pub async fn lock(&self, ticket: Ticket, ask: LockRequest) -> Result<(Answer, Cost), DeskError> {
+        let act = Act::Lock(Lock {
+            code_id: ask.code_id,
+            event_id: self.event_id().await?,
+            place: ask.till.into_place(),
+            order_ref: ask.order_ref,
+            ttl: ask.ttl,
+            member_id: ask.member_id,
+        });
+        self.act(ticket, act).await
+    }
+
+    /// Lets a coupon go; without an order, whoever holds it.
+    ///
+    /// # Errors
+    /// [`DeskError`]; a decided refusal is an answer.
+    pub async fn release(
+        &self,
+        ticket: Ticket,
+        code_id: CodeId,
+        order_ref: Option<String>,
+    ) -> Result<(Answer, Cost), DeskError> {
+        let event_id = self.event_id().await?;
+        self.act(ticket, Act::Release(Release { code_id, event_id, order_ref })).await
+    }
+
+    /// Makes a coupon void.
+    ///
+    /// # Errors
+    /// [`DeskError`]; a decided refusal is an answer.
+    pub async fn void(&self, ticket: Ticket, code_id: CodeId, reason: String) -> Result<(Answer, Cost), DeskError> {
+        let event_id = self.event_id().await?;
+        self.act(ticket, Act::Void(Void { code_id, event_id, reason })).await
+    }
+
+    /// Gives a coupon without a holder to a member.
+    ///
+    /// # Errors
+    /// [`DeskError`]; a decided refusal is an answer.
+    pub async fn bind(
+        &self,
+        ticket: Ticket,
+        code_id: CodeId,
+        member_id: MemberId,
+    ) -> Result<(Answer, Cost), DeskError> {
+        let event_id = self.event_id().await?;
+        self.act(ticket, Act::Bind(Bind { code_id, event_id, member_id })).await
     }
 
     /// Issues coupons of a rule, all or none. The codes carry the business day of now.
@@ -226,9 +336,12 @@ impl Desk {
         let act = Act::Issue(Issue {
             rule: Arc::clone(&rule.current),
             code_ids,
+            day,
             event_id: self.event_id().await?,
             member_id: ask.member_id,
+            store_no: ask.store_no,
             referrer: ask.referrer,
+            claimed: ask.claimed,
         });
         self.act(ticket, act).await
     }
@@ -319,6 +432,41 @@ impl Desk {
         self.rules.forget(rule_id).await;
         let mut conn = self.office.get().await?;
         Ok(rule_store::find_rule(conn.deref_mut(), rule_id).await?.ok_or(Code::RuleNotFound)?)
+    }
+
+    /// Gives a rule its next version, as `next` makes it of the current one; none if it is the same. Every node follows
+    /// within the stated bound.
+    ///
+    /// # Errors
+    /// `rule_not_found`, `precondition_failed`, `rule_state_forbidden` for a rule that has ended, and those of `next`.
+    pub async fn change_rule(
+        &self,
+        rule_id: RuleId,
+        revisions: Option<&[i64]>,
+        next: impl Fn(&RuleVersion) -> Result<RuleVersion, Refusal> + Sync,
+    ) -> Result<Rule, DeskError> {
+        let now = self.clock.now();
+        let event_id = self.event_id().await?;
+        let next = &next;
+        let rule = tx::run(&self.office, "change_rule", async |conn| {
+            let rule = rule_store::get_rule_for_update(conn, rule_id).await?.ok_or(Code::RuleNotFound)?;
+            if revisions.is_some_and(|seen| !seen.contains(&rule.revision.into())) {
+                return Err(DeskError::from(Code::PreconditionFailed));
+            }
+            if rule.state == RuleState::Ended {
+                return Err(Refusal::new(Code::RuleStateForbidden).with("from", rule.state.name()).into());
+            }
+            let after = next(&rule.current)?;
+            if after == *rule.current {
+                return Ok(rule);
+            }
+            rule_store::update_version(conn, now, &after).await?;
+            event::store::insert_office(conn, now, event_id, Kind::RuleChanged, rule_id.get(), "version").await?;
+            Ok(Rule { revision: rule.revision + 1, updated_at: now, current: Arc::new(after), ..rule })
+        })
+        .await?;
+        self.rules.forget(rule_id).await;
+        Ok(rule)
     }
 
     async fn redemption_id(&self, day: Day) -> Result<RedemptionId, DeskError> {

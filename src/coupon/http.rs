@@ -1,5 +1,7 @@
 //! Coupons over HTTP: issue, get, redeem, reverse, and the ledger.
 
+use std::collections::BTreeSet;
+
 use actix_web::web::Data;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -7,15 +9,14 @@ use utoipa::ToSchema;
 
 use super::{
     Coupon, StateName,
-    decide::{Issued, Redeemed, Reversed, millis},
+    decide::{Issued, Redeemed, Returned, Reversed, millis},
     desk::{DeskError, ISSUE_COUNT_MAX, IssueRequest, RedeemRequest, ReverseRequest},
     first_business_day,
-    till::till_body,
+    till::{refused_at_own_store, till_body},
     world::{LedgerKind, Redemption},
 };
 use crate::{
     app::App,
-    chain::deed::Deed,
     http::{
         Answer, ApiError, At, Caller, Json, Number, Reply, Routes, TillNumber,
         app::Shell,
@@ -31,6 +32,8 @@ use crate::{
 text_type! {
     /// What the till calls the sale.
     OrderRef: word 1..=64, "S0001-20261122-0093";
+    /// A line of a sale, as the till numbers them.
+    LineName: word 1..=16, "1";
     /// Who referred the member: an employee's number.
     Referrer: word 1..=32, "E1001";
 }
@@ -45,9 +48,12 @@ pub fn routes() -> Routes {
         get_coupon: CouponCodeInvalid, CouponNotFound, TooManyBadCodes;
         redeem_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, StoreSuspended,
             RegisterNotFound, CouponNotFound, CouponVoid, CouponAlreadyRedeemed, CouponLocked, MemberFrozen,
-            MemberCancelled, MemberKindForbidden, CouponHolderMismatch, RuleNotActive, CouponNotYetValid, CouponExpired, CouponCurrencyMismatch, CouponBelowThreshold;
+            MemberCancelled, MemberKindForbidden, CouponHolderMismatch, RuleNotActive, CouponNotForStore,
+            CouponNotYetValid, CouponExpired, CouponCurrencyMismatch, CouponBelowThreshold, BudgetExhausted;
         reverse_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, RegisterNotFound,
-            CouponNotFound, CouponVoid, RedemptionNotFound, RedemptionAlreadyReversed, CouponNotRedeemed;
+            CouponNotFound, CouponVoid, RedemptionNotFound, RedemptionAlreadyReversed, ReverseTooLate,
+            ReverseCyclesExceeded, RedemptionLineUnknown, RedemptionLineReversed, ReverseAmountExceeded,
+            CouponNotRedeemed;
         get_redemption: RedemptionNotFound;
     }
 }
@@ -72,7 +78,7 @@ impl ToSchema for CodeText {}
 
 impl CodeText {
     /// The coupon it names. A bad check costs no query; many of them cost the caller.
-    fn read(&self, app: &App, shell: &Shell, caller: &Caller) -> Result<CodeId, ApiError> {
+    pub(super) fn read(&self, app: &App, shell: &Shell, caller: &Caller) -> Result<CodeId, ApiError> {
         shell.limits.may_send_codes(caller)?;
         app.desk.secrets.codes().parse(&self.0).map_err(|bad| {
             ApiError::from(match shell.limits.bad_code(caller) {
@@ -117,17 +123,16 @@ async fn issue_coupons(
 ) -> Reply<Issued> {
     let number = number.of(&caller, Operation::Issue, TillNumber::default(), &window(&app, &shell))?;
     let ticket = Ticket { number, digest: request::digest(&(rule_id, &body)) };
-    if let Some((_, store_id)) = &caller.store {
-        let today = shell.zone.day_of(shell.clock.now()).to_date();
-        if let Err(refusal) = app.stores.get(store_id).await?.may(Deed::Issue, today) {
-            let (answer, cost) = app.desk.refuse(ticket, refusal).await?;
-            return answer.reply(cost);
-        }
+    if let Some(refusal) = refused_at_own_store(&app, &shell, &caller, Operation::Issue).await? {
+        let (answer, cost) = app.desk.refuse(ticket, refusal).await?;
+        return answer.reply(cost);
     }
     let ask = IssueRequest {
         rule_id,
         member_id: body.member_id,
         count: body.count.map_or(1, Int::get) as usize,
+        store_no: caller.store.as_ref().map(|(store_no, _)| *store_no),
+        claimed: false,
         referrer: body.referrer.map(Referrer::into_string),
     };
     let (answer, cost) = app.desk.issue(ticket, ask).await?;
@@ -196,6 +201,35 @@ async fn get_coupon(app: Data<App>, shell: Data<Shell>, caller: Caller, At(code)
     Ok(Answer::ok(view).metered(cost.into()))
 }
 
+/// A line of a sale.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SaleLine {
+    line: LineName,
+    /// Payable before the discount, smallest unit.
+    amount: Amount,
+}
+
+/// Lines of one sale.
+const LINES_MAX: usize = 200;
+
+/// # Errors
+/// `invalid_field` when there are too many, one twice, or they do not add up.
+fn read_lines(lines: Option<&Vec<SaleLine>>, amount: i64) -> Result<Vec<(String, i64)>, ApiError> {
+    let Some(lines) = lines else { return Ok(Vec::new()) };
+    if lines.is_empty() || lines.len() > LINES_MAX {
+        return Err(ApiError::invalid_field("lines", format!("must be 1 to {LINES_MAX}")));
+    }
+    let names: BTreeSet<&LineName> = lines.iter().map(|line| &line.line).collect();
+    if names.len() < lines.len() {
+        return Err(ApiError::invalid_field("lines", "must have different names"));
+    }
+    if lines.iter().map(|line| i128::from(line.amount.get())).sum::<i128>() != i128::from(amount) {
+        return Err(ApiError::invalid_field("lines", "must add up to amount"));
+    }
+    Ok(lines.iter().map(|line| (line.line.to_string(), line.amount.get())).collect())
+}
+
 till_body! {
     /// A till spends a coupon in a sale.
     RedeemBody {}
@@ -205,10 +239,14 @@ till_body! {
         order_ref: OrderRef,
         /// Payable before the discount, smallest unit.
         amount: Amount,
+        /// What the amount is made of, so that lines may be returned; their amounts add up to it.
+        #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false, min_items = 1, max_items = 200)]
+        lines: Option<Vec<SaleLine>>,
         /// Checked against the rule's, when given.
         #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
         #[schema(nullable = false)]
-        currency: Option<super::rule_http::Currency>,
+        currency: Option<super::rule_body::Currency>,
         /// Checked against the holder, when given.
         #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
         #[schema(nullable = false)]
@@ -220,9 +258,9 @@ till_body! {
 ///
 /// Of many tills that send one coupon at once, one wins; the others get `coupon_already_redeemed` with when and where.
 /// Refusals are looked for in this order: code, store, request number, business date, store closed or suspended, register,
-/// not found, void, already redeemed, locked, member frozen or cancelled, another holder, rule not active, not yet valid
-/// (by business date: the day before the issue is the earliest; then by the clock), expired, other currency, below
-/// threshold.
+/// not found, void, already redeemed, locked, member frozen or cancelled, another holder, rule not active, not for this
+/// store, not yet valid (by business date: the day before the issue is the earliest; then by the clock), expired, other
+/// currency, below threshold, budget.
 #[utoipa::path(post, path = "/v1/coupons/{code}/redeem", tag = "coupons",
     params(("code" = inline(CodeText), Path), ("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number, if the body has no sequence")),
     responses((status = 200, description = "The use", body = Redeemed)))]
@@ -246,6 +284,7 @@ async fn redeem_coupon(
         till,
         order_ref: body.order_ref.into_string(),
         amount: body.amount.get(),
+        lines: read_lines(body.lines.as_ref(), body.amount.get())?,
         currency: body.currency.map(|currency| currency.into_string()),
         member_id: body.member_id,
     };
@@ -266,15 +305,25 @@ till_body! {
         #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
         #[schema(nullable = false)]
         order_ref: Option<OrderRef>,
+        /// Lines that come back, as redeeming named them; everything if neither these nor an amount are given.
+        #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false, min_items = 1, max_items = 200)]
+        lines: Option<Vec<LineName>>,
+        /// Of a sale without lines, the amount of the goods that come back, smallest unit.
+        #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false)]
+        amount: Option<Int<1, 1_000_000_000_000>>,
     }
 }
 
 /// Reverse a redemption
 ///
-/// Whole, and at any store: goods are returned where the customer is, be it at one that is suspended or was closed in the
-/// last 30 days. The use is back on the coupon; `expired` says when it cannot be spent any more. Refusals are looked for
-/// in this order: code, store, request number, business date (the day before the redemption's is the earliest), store
-/// closed, register, not found, void, no such redemption, reversed already.
+/// Whole, by lines, or by an amount of returned goods; at any store: goods are returned where the customer is, be it at one
+/// that is suspended or was closed in the last 30 days. Of a part, its share of the discount is taken back; with the last
+/// part the use is back on the coupon, and `expired` says when it cannot be spent any more. Refusals are looked for in this
+/// order: code, store, request number, business date (the day before the redemption's is the earliest), store closed,
+/// register, not found, void, no such redemption, reversed already, too late, too many cycles, no such line, line returned
+/// already, more than is left.
 #[utoipa::path(post, path = "/v1/coupons/{code}/reverse", tag = "coupons",
     params(("code" = inline(CodeText), Path), ("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number, if the body has no sequence")),
     responses((status = 200, description = "The undo", body = Reversed)))]
@@ -291,6 +340,15 @@ async fn reverse_coupon(
     if till.business_day < first_business_day(body.redemption_id.day()) {
         return Err(ApiError::invalid_field("business_date", "is before that of the redemption"));
     }
+    let returned = match (&body.lines, body.amount) {
+        (None, None) => Returned::Whole,
+        (Some(lines), None) if (1..=LINES_MAX).contains(&lines.len()) => {
+            Returned::Lines(lines.iter().map(LineName::to_string).collect())
+        }
+        (Some(_), None) => return Err(ApiError::invalid_field("lines", format!("must be 1 to {LINES_MAX}"))),
+        (None, Some(amount)) => Returned::Amount(amount.get()),
+        (Some(_), Some(_)) => return Err(ApiError::invalid_field("amount", "cannot be given beside lines")),
+    };
     let ticket = Ticket { number, digest: request::digest(&(code_id, &body)) };
     if let Some(refusal) = refusal {
         let (answer, cost) = app.desk.refuse(ticket, refusal).await?;
@@ -301,6 +359,7 @@ async fn reverse_coupon(
         redemption_id: body.redemption_id,
         till,
         order_ref: body.order_ref.map(OrderRef::into_string),
+        returned,
     };
     let (answer, cost) = app.desk.reverse(ticket, ask).await?;
     answer.reply(cost)

@@ -27,8 +27,10 @@ pub mod code;
 pub mod decide;
 pub mod desk;
 pub mod http;
+pub mod life_http;
 pub mod read;
 pub mod rule;
+pub mod rule_body;
 pub mod rule_cache;
 pub mod rule_http;
 pub mod rule_store;
@@ -63,11 +65,14 @@ pub struct Coupon {
     pub uses: i16,
     /// Reversals so far.
     pub cycles: i16,
+    /// Bits of the stocks that it was taken from: `decide::Part`.
+    pub counted: i16,
     /// The latest use that stands, as far as the row knows.
     pub last_use: Option<Use>,
     pub issue_store_no: Option<StoreNo>,
     pub referrer: Option<String>,
     pub legacy_key: Option<Uuid>,
+    pub void_reason: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -155,6 +160,49 @@ impl Coupon {
         }
     }
 
+    /// Lets an order hold the coupon.
+    ///
+    /// # Errors
+    /// `coupon_void`, `coupon_already_redeemed`, `coupon_locked` by another order.
+    pub fn lock(self, lock: Lock, now: DateTime<Utc>) -> Result<Self, Code> {
+        match &self.state {
+            State::Void => Err(Code::CouponVoid),
+            State::Redeemed => Err(Code::CouponAlreadyRedeemed),
+            State::Issued { .. } if self.lock_at(now).is_some_and(|held| held.order_ref != lock.order_ref) => {
+                Err(Code::CouponLocked)
+            }
+            State::Issued { .. } => Ok(Self { state: State::Issued { lock: Some(lock) }, ..self }),
+        }
+    }
+
+    /// Lets the coupon go; `None` lets go whoever holds it.
+    ///
+    /// # Errors
+    /// As [`Self::lock`].
+    pub fn release(self, order_ref: Option<&str>, now: DateTime<Utc>) -> Result<Self, Code> {
+        match &self.state {
+            State::Void => Err(Code::CouponVoid),
+            State::Redeemed => Err(Code::CouponAlreadyRedeemed),
+            State::Issued { .. } => match (self.lock_at(now), order_ref) {
+                (Some(held), Some(order_ref)) if held.order_ref != order_ref => Err(Code::CouponLocked),
+                _ => Ok(Self { state: State::Issued { lock: None }, ..self }),
+            },
+        }
+    }
+
+    /// Makes the coupon void.
+    ///
+    /// # Errors
+    /// `coupon_void`, `coupon_already_redeemed` when uses of it stand: those are reversed first.
+    pub fn void(self, reason: String) -> Result<Self, Code> {
+        match &self.state {
+            State::Void => Err(Code::CouponVoid),
+            State::Redeemed => Err(Code::CouponAlreadyRedeemed),
+            State::Issued { .. } if self.uses > 0 => Err(Code::CouponAlreadyRedeemed),
+            State::Issued { .. } => Ok(Self { state: State::Void, void_reason: Some(reason), ..self }),
+        }
+    }
+
     /// Takes one use back.
     ///
     /// # Errors
@@ -230,10 +278,12 @@ mod tests {
             state,
             uses,
             cycles: 0,
+            counted: 1,
             last_use: None,
             issue_store_no: None,
             referrer: None,
             legacy_key: None,
+            void_reason: None,
         }
     }
 

@@ -1,12 +1,14 @@
 //! Rules: what a coupon is worth, for whom and for how long. A version never changes once it is written.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Zone,
     http::input,
-    id::{Day, RuleId},
+    id::{Day, RuleId, StoreNo},
     problem::{Code, Refusal},
 };
 
@@ -22,27 +24,156 @@ pub struct RuleVersion {
     /// Least payable amount, smallest unit.
     pub threshold: i64,
     pub validity: Validity,
-    /// Coupons in all; `None` is unlimited.
-    pub stock: Option<i64>,
+    pub stock: Limit,
+    /// Money that uses may take off, smallest unit.
+    pub budget: Limit,
     /// Coupons one member may take; `None` is unlimited.
     pub per_member: Option<i32>,
     pub uses: i16,
+    pub places: Places,
+    pub undo: Undo,
+    /// Members may take coupons of it themselves.
+    pub claimable: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Discount {
     /// So much off, in the smallest unit of the currency.
     AmountOff {
-        #[serde(deserialize_with = "discount_amount")]
+        #[serde(deserialize_with = "positive")]
         #[schema(minimum = 1, maximum = 1_000_000_000_000i64)]
+        amount: i64,
+    },
+    /// A share off, rounded down to the smallest unit.
+    PercentOff {
+        /// Hundredths of a percent: 1250 is 12.5 %.
+        #[serde(deserialize_with = "basis_points")]
+        #[schema(minimum = 1, maximum = 10_000)]
+        basis_points: i32,
+        /// Most that is taken off, smallest unit.
+        #[serde(default, deserialize_with = "cap", skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false, minimum = 1, maximum = 1_000_000_000_000i64)]
+        cap: Option<i64>,
+    },
+    /// What is payable becomes so much; a lower amount stays.
+    FixedPrice {
+        #[serde(deserialize_with = "not_negative")]
+        #[schema(minimum = 0, maximum = 1_000_000_000_000i64)]
+        amount: i64,
+    },
+    /// A product for nothing. The till puts it in the basket at its price; so much of that is taken off.
+    Gift {
+        sku: GiftSku,
+        /// Most that is taken off, smallest unit.
+        #[serde(deserialize_with = "not_negative")]
+        #[schema(minimum = 0, maximum = 1_000_000_000_000i64)]
         amount: i64,
     },
 }
 
-fn discount_amount<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+crate::text_type! {
+    /// What the chain calls a product.
+    GiftSku: word 1..=64, "6901234567892";
+}
+
+fn positive<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     input::kept::<D, 1, 1_000_000_000_000>(deserializer).map(input::Int::get)
 }
+
+fn not_negative<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    input::kept::<D, 0, 1_000_000_000_000>(deserializer).map(input::Int::get)
+}
+
+fn basis_points<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
+    input::kept::<D, 1, 10_000>(deserializer).map(|points| points.get() as i32)
+}
+
+fn cap<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    positive(deserializer).map(Some)
+}
+
+impl Discount {
+    pub fn gift_sku(&self) -> Option<&str> {
+        match self {
+            Discount::Gift { sku, .. } => Some(sku.as_str()),
+            _ => None,
+        }
+    }
+
+    /// What a use takes off an amount: never more than is payable.
+    pub fn on(&self, amount: i64) -> i64 {
+        let off = match self {
+            Discount::AmountOff { amount: off } => *off,
+            Discount::PercentOff { basis_points, cap } => {
+                let share = i128::from(amount) * i128::from(*basis_points) / 10_000;
+                let share = i64::try_from(share).expect("a share of at most one is no larger than its whole");
+                cap.map_or(share, |cap| share.min(cap))
+            }
+            Discount::FixedPrice { amount: price } => amount - price,
+            Discount::Gift { amount: value, .. } => *value,
+        };
+        off.clamp(0, amount.max(0))
+    }
+}
+
+/// How much of something a rule gives, in all and in parts; `None` is without limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limit {
+    pub total: Option<i64>,
+    /// In one business day.
+    pub per_day: Option<i64>,
+    /// To one store.
+    pub per_store: Option<i64>,
+}
+
+impl Limit {
+    pub fn is_unlimited(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Where coupons of a rule may be used. Regions are those that a store is in, directly or through others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Places {
+    /// `None` is everywhere; with both, either will do.
+    pub stores_in: Option<Vec<StoreNo>>,
+    pub regions_in: Option<Vec<Arc<str>>>,
+    pub stores_out: Vec<StoreNo>,
+    pub regions_out: Vec<Arc<str>>,
+}
+
+impl Places {
+    /// Whether a store in these regions is one of them. What is out is out, whatever is in.
+    pub fn has(&self, store_no: StoreNo, regions: &[Arc<str>]) -> bool {
+        let is_out = self.stores_out.contains(&store_no) || regions.iter().any(|id| self.regions_out.contains(id));
+        let by_store = self.stores_in.as_ref().map(|stores| stores.contains(&store_no));
+        let by_region = self.regions_in.as_ref().map(|wanted| regions.iter().any(|id| wanted.contains(id)));
+        let is_in = match (by_store, by_region) {
+            (None, None) => true,
+            (by_store, by_region) => by_store == Some(true) || by_region == Some(true),
+        };
+        is_in && !is_out
+    }
+}
+
+/// How far a use may be taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Undo {
+    /// Days after the use; `None` is for ever.
+    pub days: Option<i32>,
+    /// Reversals of one coupon.
+    pub cycles_max: i16,
+}
+
+impl Default for Undo {
+    fn default() -> Self {
+        Self { days: None, cycles_max: CYCLES_MAX }
+    }
+}
+
+/// Reversals of one coupon, where a rule does not say otherwise.
+pub const CYCLES_MAX: i16 = 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Validity {
@@ -70,7 +201,7 @@ pub struct Rule {
     pub revision: i32,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
-    pub current: std::sync::Arc<RuleVersion>,
+    pub current: Arc<RuleVersion>,
 }
 
 impl RuleState {
@@ -134,13 +265,6 @@ impl RuleVersion {
             }
         }
     }
-
-    /// What a use takes off an amount: never more than is payable.
-    pub fn discount_on(&self, amount: i64) -> i64 {
-        match self.discount {
-            Discount::AmountOff { amount: off } => off.min(amount),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -167,6 +291,56 @@ mod tests {
                 assert_eq!(from.to(to).is_ok(), allowed.contains(&(from, to)), "{from:?} to {to:?}");
             }
             assert_eq!(RuleState::from_number(from.number()), Some(from));
+        }
+    }
+
+    #[test]
+    fn a_discount_is_never_above_what_is_payable_and_never_below_nothing() {
+        let percent = |basis_points, cap| Discount::PercentOff { basis_points, cap };
+        let gift = Discount::Gift { sku: GiftSku::parse("1").unwrap(), amount: 300 };
+        for (discount, amount, off) in [
+            (Discount::AmountOff { amount: 1000 }, 8000, 1000),
+            (Discount::AmountOff { amount: 1000 }, 999, 999),
+            (Discount::AmountOff { amount: 1000 }, 0, 0),
+            (percent(1250, None), 999, 124),
+            (percent(10_000, None), 1_000_000_000_000, 1_000_000_000_000),
+            (percent(1, None), 9_999, 0),
+            (percent(5000, Some(100)), 1000, 100),
+            (percent(5000, Some(100)), 100, 50),
+            (Discount::FixedPrice { amount: 990 }, 1500, 510),
+            (Discount::FixedPrice { amount: 990 }, 900, 0),
+            (Discount::FixedPrice { amount: 0 }, 900, 900),
+            (gift.clone(), 1000, 300),
+            (gift, 200, 200),
+        ] {
+            assert_eq!(discount.on(amount), off, "{discount:?} on {amount}");
+        }
+    }
+
+    #[test]
+    fn what_is_out_is_out_and_without_a_list_everything_is_in() {
+        let store = StoreNo::new;
+        let only = Places { stores_in: Some(vec![store(1)]), ..Places::default() };
+        let regions = Places { regions_in: Some(vec!["7".into()]), ..Places::default() };
+        let either =
+            Places { stores_in: Some(vec![store(1)]), regions_in: Some(vec!["7".into()]), ..Places::default() };
+        let but = Places { regions_in: Some(vec!["7".into()]), stores_out: vec![store(2)], ..Places::default() };
+        let not_there = Places { regions_out: vec!["7".into()], stores_in: Some(vec![store(1)]), ..Places::default() };
+        for (places, no, of, there) in [
+            (Places::default(), 1, "", true),
+            (only.clone(), 1, "", true),
+            (only, 2, "7", false),
+            (regions.clone(), 2, "9 7", true),
+            (regions, 2, "9", false),
+            (either.clone(), 1, "9", true),
+            (either, 2, "9 7", true),
+            (but.clone(), 1, "7", true),
+            (but, 2, "7", false),
+            (not_there.clone(), 1, "7", false),
+            (not_there, 1, "", true),
+        ] {
+            let regions: Vec<Arc<str>> = of.split_whitespace().map(Arc::from).collect();
+            assert_eq!(places.has(store(no), &regions), there, "{places:?}, store {no} in {of:?}");
         }
     }
 }

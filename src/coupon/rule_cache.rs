@@ -142,7 +142,7 @@ impl RuleBook {
             let Some((head, _)) = self.heads.get(&rule_id, load).await? else {
                 return Err(WriteError::Inconsistent(format!("coupon.rule_id {rule_id} is no rule")));
             };
-            world.rule_states.insert(rule_id, head.state);
+            world.heads.insert(rule_id, head);
         }
         Ok(())
     }

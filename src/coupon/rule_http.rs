@@ -1,227 +1,123 @@
 //! Rules over HTTP.
 
-use std::time::Instant;
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Instant,
+};
 
 use actix_web::web::Data;
-use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::{
-    decide::millis,
-    rule::{Discount, Rule, RuleState, RuleVersion, Validity},
+    rule::{Rule, RuleState},
+    rule_body::{NewRule, RulePatch, RuleView},
+    rule_store,
 };
 use crate::{
     app::App,
+    chain::StoreId,
+    db::pool,
     http::{
-        Answer, ApiError, At, ETag, IfMatch, IfMatchGiven, Json, Reply, Routes,
-        input::{Int, kept, present},
+        Answer, ApiError, At, Cursor, ETag, IfMatch, IfMatchGiven, Json, Page, PageLimit, Query, Reply, Routes,
+        app::Shell, page::limit_of,
     },
-    id::RuleId,
+    id::{RuleId, StoreNo},
     meter::Meter,
     problem::{Code, Refusal},
-    text_type,
 };
-
-text_type! {
-    RuleName: text 1..=100, "10 off 50";
-}
-
-/// ISO 4217: three capital letters.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Currency(String);
-
-impl Currency {
-    pub fn into_string(self) -> String {
-        self.0
-    }
-}
-
-impl<'de> Deserialize<'de> for Currency {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        if text.len() == 3 && text.bytes().all(|letter| letter.is_ascii_uppercase()) {
-            return Ok(Self(text));
-        }
-        Err(crate::http::input::invalid("must be three capital letters, as in ISO 4217"))
-    }
-}
-
-impl utoipa::PartialSchema for Currency {
-    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
-        crate::http::input::text_schema(3, 3, "^[A-Z]{3}$", "CNY")
-    }
-}
-
-impl ToSchema for Currency {}
 
 pub fn routes() -> Routes {
     crate::routes! {
-        create_rule;
+        list_rules;
+        create_rule: StoreNotFound;
         get_rule: RuleNotFound;
+        update_rule: RuleNotFound, StoreNotFound, RuleStateForbidden;
+        list_rule_versions: RuleNotFound;
         pause_rule: RuleNotFound, RuleStateForbidden, PreconditionRequired;
         resume_rule: RuleNotFound, RuleStateForbidden, PreconditionRequired;
         end_rule: RuleNotFound, RuleStateForbidden, PreconditionRequired;
     }
 }
 
-/// When the coupons of a rule may be used: from issue to the end of the n-th business day after it, or a fixed window.
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(untagged)]
-pub enum ValidityBody {
-    Relative(RelativeValidity),
-    Fixed(FixedValidity),
+async fn answer(app: &App, rule: &Rule) -> Reply<RuleView> {
+    Ok(Answer::ok(view(app, rule).await?).etag(ETag::version(rule.revision)))
 }
 
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-pub struct RelativeValidity {
-    #[serde(deserialize_with = "kept")]
-    days_after_issue: Int<0, 3650>,
+#[into_params(parameter_in = Query)]
+struct RuleList {
+    /// Only rules of this state.
+    state: Option<RuleState>,
+    #[param(inline)]
+    cursor: Option<Cursor>,
+    /// Rules a page; 50 if absent.
+    #[param(inline)]
+    limit: Option<PageLimit>,
 }
 
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct FixedValidity {
-    /// From issue if absent.
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    from: Option<DateTime<Utc>>,
-    /// Exclusive.
-    until: DateTime<Utc>,
+/// List rules
+///
+/// Newest first.
+#[utoipa::path(get, path = "/v1/coupon-rules", tag = "rules", params(RuleList),
+    responses((status = 200, description = "A page of rules", body = Page<RuleView>)))]
+async fn list_rules(app: Data<App>, shell: Data<Shell>, Query(list): Query<RuleList>) -> Reply<Page<RuleView>> {
+    let (filter, limit) = (("rules", list.state), limit_of(list.limit));
+    let before = list.cursor.map(|cursor| read_key::<RuleId>(&cursor, &filter)).transpose()?;
+    let mut conn = shell.conn().await?;
+    let rules = rule_store::list_rules(&mut conn, list.state, before, limit + 1).await.map_err(pool::Error::from)?;
+    let page = Page::new(rules, limit, &filter, |rule| rule.current.rule_id.to_string());
+    let views = views(&app, &mut conn, &page.items).await?;
+    Ok(Answer::ok(Page { items: views, next_cursor: page.next_cursor }).metered(conn.meter()))
 }
 
-/// A new rule.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NewRule {
-    name: RuleName,
-    discount: Discount,
-    currency: Currency,
-    /// Least payable amount, smallest unit; none if absent.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(nullable = false)]
-    threshold: Option<Int<0, 1_000_000_000_000>>,
-    validity: ValidityBody,
-    /// Coupons in all; unlimited if absent.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(nullable = false)]
-    stock: Option<Int<0, 1_000_000_000_000>>,
-    /// Coupons one member may take; unlimited if absent.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(nullable = false)]
-    per_member: Option<Int<1, 1_000_000>>,
-    /// Uses of each coupon; 1 if absent.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(nullable = false)]
-    uses: Option<Int<1, 1000>>,
-    /// `draft` (the default) or `active`.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(nullable = false)]
-    state: Option<FirstState>,
+/// The key in a cursor.
+///
+/// # Errors
+/// `malformed_query`: the tag of a cursor binds its filter, not its key.
+fn read_key<T: std::str::FromStr>(cursor: &Cursor, filter: &impl serde::Serialize) -> Result<T, Refusal> {
+    cursor.key(filter)?.parse().map_err(|_| Refusal::new(Code::MalformedQuery).with("parameter", "cursor"))
 }
 
-/// What a rule may begin as.
-#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum FirstState {
-    Draft,
-    Active,
+async fn views(app: &App, conn: &mut sqlx::PgConnection, rules: &[Rule]) -> Result<Vec<RuleView>, ApiError> {
+    let wanted: BTreeSet<StoreNo> = rules.iter().flat_map(RuleView::stores).collect();
+    let (names, _) = app.stores.names.read(conn, wanted).await.map_err(pool::Error::from)?;
+    Ok(rules.iter().map(|rule| RuleView::new(rule, &names)).collect())
 }
 
-/// A rule.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct RuleView {
-    rule_id: RuleId,
-    version: i32,
-    state: RuleState,
-    name: String,
-    discount: Discount,
-    currency: String,
-    threshold: i64,
-    validity: ValidityBody,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    stock: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    per_member: Option<i32>,
-    uses: i16,
-    #[serde(serialize_with = "millis")]
-    created_at: DateTime<Utc>,
-    #[serde(serialize_with = "millis")]
-    updated_at: DateTime<Utc>,
+/// A rule as answers show it.
+async fn view(app: &App, rule: &Rule) -> Result<RuleView, ApiError> {
+    let mut names = HashMap::new();
+    for store_no in RuleView::stores(rule) {
+        names.insert(store_no, app.stores.name(store_no).await?);
+    }
+    Ok(RuleView::new(rule, &names))
 }
 
-impl From<&Rule> for RuleView {
-    fn from(rule: &Rule) -> Self {
-        let version: &RuleVersion = &rule.current;
-        Self {
-            rule_id: version.rule_id,
-            version: version.version,
-            state: rule.state,
-            name: version.name.clone(),
-            discount: version.discount,
-            currency: version.currency.clone(),
-            threshold: version.threshold,
-            validity: match version.validity {
-                Validity::Fixed { from, until } => ValidityBody::Fixed(FixedValidity { from, until }),
-                Validity::DaysAfterIssue(days) => ValidityBody::Relative(RelativeValidity {
-                    days_after_issue: Int::new(days.into()).expect("it was checked when the rule was made"),
-                }),
-            },
-            stock: version.stock,
-            per_member: version.per_member,
-            uses: version.uses,
-            created_at: rule.created_at,
-            updated_at: rule.updated_at,
+/// The numbers of these stores; those that do not exist are left out.
+async fn numbers(app: &App, wanted: BTreeSet<&StoreId>) -> Result<HashMap<String, StoreNo>, ApiError> {
+    let mut found = HashMap::with_capacity(wanted.len());
+    for store_id in wanted {
+        if let Some(store) = app.stores.find(store_id).await? {
+            found.insert(store_id.to_string(), store.store_no);
         }
     }
-}
-
-fn answer(rule: &Rule) -> Answer<RuleView> {
-    Answer::ok(RuleView::from(rule)).etag(ETag::version(rule.revision))
+    Ok(found)
 }
 
 /// Make a rule
 ///
-/// It may be issued once it is active.
+/// It may be issued once it is active. Checked in this order: body, validity, stores that it names.
 #[utoipa::path(post, path = "/v1/coupon-rules", tag = "rules", responses(
     (status = 201, description = "The rule", body = RuleView, headers(("ETag" = String), ("Location" = String)))))]
 async fn create_rule(app: Data<App>, Json(new): Json<NewRule>) -> Reply<RuleView> {
-    let validity = match new.validity {
-        ValidityBody::Relative(relative) => Validity::DaysAfterIssue(relative.days_after_issue.get() as i32),
-        ValidityBody::Fixed(FixedValidity { from, until }) => {
-            if from.is_some_and(|from| from >= until) {
-                return Err(ApiError::invalid_field("validity.until", "must be after from"));
-            }
-            for (field, at) in [("validity.from", from), ("validity.until", Some(until))] {
-                if at.is_some_and(|at| !(2000..2090).contains(&chrono::Datelike::year(&at))) {
-                    return Err(ApiError::invalid_field(field, "must lie between the years 2000 and 2089"));
-                }
-            }
-            Validity::Fixed { from, until }
-        }
-    };
-    let version = RuleVersion {
-        rule_id: app.minter.mint_rule().map_err(|error| ApiError::failed(Code::Unavailable, error))?,
-        version: 1,
-        name: new.name.into_string(),
-        discount: new.discount,
-        currency: new.currency.into_string(),
-        threshold: new.threshold.map_or(0, Int::get),
-        validity,
-        stock: new.stock.map(Int::get),
-        per_member: new.per_member.map(|limit| limit.get() as i32),
-        uses: new.uses.map_or(1, |uses| uses.get() as i16),
-    };
-    let state = match new.state {
-        Some(FirstState::Active) => RuleState::Active,
-        Some(FirstState::Draft) | None => RuleState::Draft,
-    };
-    let rule = app.desk.create_rule(state, version).await?;
-    let location = format!("/v1/coupon-rules/{}", rule.current.rule_id);
-    Ok(Answer::created(RuleView::from(&rule), location).etag(ETag::version(rule.revision)))
+    let numbers = numbers(&app, new.stores()).await?;
+    let rule_id = app.minter.mint_rule().map_err(|error| ApiError::failed(Code::Unavailable, error))?;
+    let state = new.state();
+    let rule = app.desk.create_rule(state, new.read(rule_id, &numbers)?).await?;
+    let location = format!("/v1/coupon-rules/{rule_id}");
+    Ok(Answer::created(view(&app, &rule).await?, location).etag(ETag::version(rule.revision)))
 }
 
 /// Get a rule
@@ -230,7 +126,64 @@ async fn create_rule(app: Data<App>, Json(new): Json<NewRule>) -> Reply<RuleView
 async fn get_rule(app: Data<App>, At(rule_id): At<RuleId>) -> Reply<RuleView> {
     let asked = Instant::now();
     let (rule, cached) = app.desk.find_rule(rule_id).await?.ok_or(Refusal::new(Code::RuleNotFound))?;
-    Ok(answer(&rule).metered(if cached { Meter::CACHED } else { Meter::office(asked.elapsed()) }))
+    let answer = answer(&app, &rule).await?;
+    Ok(answer.metered(if cached { Meter::CACHED } else { Meter::office(asked.elapsed()) }))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct VersionList {
+    #[param(inline)]
+    cursor: Option<Cursor>,
+    /// Versions a page; 50 if absent.
+    #[param(inline)]
+    limit: Option<PageLimit>,
+}
+
+/// List the versions of a rule
+///
+/// Newest first. `created_at` is when the version was made; the state is the rule's.
+#[utoipa::path(get, path = "/v1/coupon-rules/{rule_id}/versions", tag = "rules",
+    params(("rule_id" = RuleId, Path), VersionList),
+    responses((status = 200, description = "A page of versions", body = Page<RuleView>)))]
+async fn list_rule_versions(
+    app: Data<App>,
+    shell: Data<Shell>,
+    At(rule_id): At<RuleId>,
+    Query(list): Query<VersionList>,
+) -> Reply<Page<RuleView>> {
+    let (filter, limit) = (("versions", rule_id), limit_of(list.limit));
+    let before = list.cursor.map(|cursor| read_key::<i32>(&cursor, &filter)).transpose()?;
+    let mut conn = shell.conn().await?;
+    let versions = rule_store::list_versions(&mut conn, rule_id, before, limit + 1).await.map_err(pool::Error::from)?;
+    // Every rule has its first version.
+    if versions.is_empty() && before.is_none() {
+        return Err(Code::RuleNotFound.into());
+    }
+    let page = Page::new(versions, limit, &filter, |rule| rule.current.version.to_string());
+    let views = views(&app, &mut conn, &page.items).await?;
+    Ok(Answer::ok(Page { items: views, next_cursor: page.next_cursor }).metered(conn.meter()))
+}
+
+/// Change a rule
+///
+/// Makes its next version: coupons that are issued keep what they were issued with, while limits of stock and budget
+/// are the rule's and hold from now on, on every node within a second. A change of nothing makes none. Checked in this
+/// order: path, `If-Match`, body, stores that it names, whether the rule exists, has a revision that `If-Match` names,
+/// has not ended; validity.
+#[utoipa::path(patch, path = "/v1/coupon-rules/{rule_id}", tag = "rules",
+    params(("rule_id" = RuleId, Path), ("If-Match" = inline(IfMatch), Header)),
+    responses((status = 200, description = "The rule as it is now", body = RuleView, headers(("ETag" = String)))))]
+async fn update_rule(
+    app: Data<App>,
+    At(rule_id): At<RuleId>,
+    seen: IfMatch,
+    Json(patch): Json<RulePatch>,
+) -> Reply<RuleView> {
+    let numbers = numbers(&app, patch.stores()).await?;
+    let rule = app.desk.change_rule(rule_id, seen.versions(), |before| patch.apply(before, &numbers)).await?;
+    answer(&app, &rule).await
 }
 
 /// Pause a rule
@@ -266,5 +219,5 @@ async fn end_rule(app: Data<App>, At(rule_id): At<RuleId>, seen: IfMatchGiven) -
 async fn set_state(app: &App, rule_id: RuleId, seen: IfMatchGiven, state: RuleState) -> Reply<RuleView> {
     let versions = seen.0.as_ref().and_then(IfMatch::versions);
     let rule = app.desk.set_rule_state(rule_id, versions, state).await?;
-    Ok(answer(&rule))
+    answer(app, &rule).await
 }

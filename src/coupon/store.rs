@@ -39,9 +39,11 @@ pub(super) struct CouponRow {
     state: i16,
     uses: i16,
     cycles: i16,
+    counted: i16,
     lock_order: Option<String>,
     order_ref: Option<String>,
     referrer: Option<String>,
+    void_reason: Option<String>,
 }
 
 impl CouponRow {
@@ -78,10 +80,12 @@ impl CouponRow {
             state,
             uses: self.uses,
             cycles: self.cycles,
+            counted: self.counted,
             last_use,
             issue_store_no: self.issue_store_no,
             referrer: self.referrer,
             legacy_key: self.legacy_key,
+            void_reason: self.void_reason,
         })
     }
 }
@@ -128,24 +132,12 @@ pub(super) async fn insert_coupons(tx: &mut Tx<'_>, coupons: &[Coupon]) -> Resul
             .bind(column(&rows, |c| c.rule_version))
             .bind(column(&rows, |c| c.issue_store_no.map(StoreNo::get)))
             .bind(column(&rows, |c| c.referrer.clone()))
+            .bind(column(&rows, |c| c.counted))
             .execute(tx.conn())
             .await?;
         expect_rows("coupon", rows.len(), inserted.rows_affected())?;
     }
-    let held: Vec<(MemberId, &Coupon)> = coupons.iter().filter_map(|c| Some((c.holder?, c))).collect();
-    for (target, rows) in tx.targets(held, |(member, c)| (receive_leaf(*member), (*member, c.code_id))) {
-        let sql = tx.sql(query("coupon_receive/insert"), target);
-        let inserted = sqlx::query(sql)
-            .bind(column(&rows, |(member, _)| member.get()))
-            .bind(column(&rows, |(_, c)| c.code_id.get()))
-            .bind(column(&rows, |(_, c)| c.rule_id.get()))
-            .bind(column(&rows, |(_, c)| c.valid_until))
-            .bind(column(&rows, |(_, c)| c.state.number()))
-            .bind(column(&rows, |(_, c)| c.rule_version))
-            .execute(tx.conn())
-            .await?;
-        expect_rows("coupon_receive", rows.len(), inserted.rows_affected())?;
-    }
+    insert_received(tx, coupons.iter()).await?;
     for (target, rows) in tx.targets(coupons.iter().collect(), |c| (index_leaf(c.rule_id), (c.rule_id, c.code_id))) {
         let sql = tx.sql(query("coupon_index/insert"), target);
         let inserted = sqlx::query(sql)
@@ -158,6 +150,40 @@ pub(super) async fn insert_coupons(tx: &mut Tx<'_>, coupons: &[Coupon]) -> Resul
             .execute(tx.conn())
             .await?;
         expect_rows("coupon_index", rows.len(), inserted.rows_affected())?;
+    }
+    Ok(())
+}
+
+/// Writes the index rows by holder of coupons that have one.
+async fn insert_received<'c>(tx: &mut Tx<'_>, coupons: impl Iterator<Item = &'c Coupon>) -> Result<(), WriteError> {
+    let held: Vec<(MemberId, &Coupon)> = coupons.filter_map(|c| Some((c.holder?, c))).collect();
+    for (target, rows) in tx.targets(held, |(member, c)| (receive_leaf(*member), (*member, c.code_id))) {
+        let sql = tx.sql(query("coupon_receive/insert"), target);
+        let inserted = sqlx::query(sql)
+            .bind(column(&rows, |(member, _)| member.get()))
+            .bind(column(&rows, |(_, c)| c.code_id.get()))
+            .bind(column(&rows, |(_, c)| c.rule_id.get()))
+            .bind(column(&rows, |(_, c)| c.valid_until))
+            .bind(column(&rows, |(_, c)| c.state.number()))
+            .execute(tx.conn())
+            .await?;
+        expect_rows("coupon_receive", rows.len(), inserted.rows_affected())?;
+    }
+    Ok(())
+}
+
+/// Writes the index rows of coupons that got a holder; their base rows are written by [`update_coupons`].
+pub(super) async fn bind_coupons(tx: &mut Tx<'_>, coupons: &[&Coupon]) -> Result<(), WriteError> {
+    insert_received(tx, coupons.iter().copied()).await?;
+    for (target, rows) in tx.targets(coupons.to_vec(), |c| (index_leaf(c.rule_id), (c.rule_id, c.code_id))) {
+        let sql = tx.sql(query("coupon_index/update_holder"), target);
+        let updated = sqlx::query(sql)
+            .bind(column(&rows, |c| c.rule_id.get()))
+            .bind(column(&rows, |c| c.code_id.get()))
+            .bind(column(&rows, |c| c.holder.map(MemberId::get)))
+            .execute(tx.conn())
+            .await?;
+        expect_rows("coupon_index", rows.len(), updated.rows_affected())?;
     }
     Ok(())
 }
@@ -182,6 +208,8 @@ pub(super) async fn update_coupons(tx: &mut Tx<'_>, coupons: &[(&Coupon, bool)])
             .bind(column(&rows, |c| c.cycles))
             .bind(column(&rows, |c| lock(c).map(|lock| lock.order_ref)))
             .bind(column(&rows, |c| c.last_use.as_ref().map(|last| last.order_ref.clone())))
+            .bind(column(&rows, |c| c.holder.map(MemberId::get)))
+            .bind(column(&rows, |c| c.void_reason.clone()))
             .execute(tx.conn())
             .await?;
         expect_rows("coupon", rows.len(), updated.rows_affected())?;
@@ -269,13 +297,12 @@ pub(super) async fn lock_stocks(tx: &mut Tx<'_>, keys: Vec<StockKey>) -> Result<
         let sql = tx.sql(query("coupon_stock/insert_missing"), target);
         sqlx::query(sql).bind(&rules).bind(&periods).bind(&stores).execute(tx.conn()).await?;
         let sql = tx.sql(query("coupon_stock/lock"), target);
-        let rows: Vec<(RuleId, i64, i64, i32, i32)> =
+        let rows: Vec<(RuleId, i64, i64, i64, i32, i32)> =
             sqlx::query_as(sql).bind(&rules).bind(&periods).bind(&stores).fetch_all(tx.conn()).await?;
         expect_rows("coupon_stock", keys.len(), rows.len() as u64)?;
-        found.extend(
-            rows.into_iter()
-                .map(|(rule, issued, voided, period, store)| ((rule, period, store), Stock { issued, voided })),
-        );
+        found.extend(rows.into_iter().map(|(rule, issued, voided, spent, period, store)| {
+            ((rule, period, store), Stock { issued, voided, spent })
+        }));
     }
     Ok(found)
 }
@@ -289,6 +316,7 @@ pub(super) async fn update_stocks(tx: &mut Tx<'_>, rows: Vec<(StockKey, Stock)>)
             .bind(column(&rows, |(key, _)| key.2))
             .bind(column(&rows, |(_, stock)| stock.issued))
             .bind(column(&rows, |(_, stock)| stock.voided))
+            .bind(column(&rows, |(_, stock)| stock.spent))
             .execute(tx.conn())
             .await?;
         expect_rows("coupon_stock", rows.len(), updated.rows_affected())?;
@@ -307,19 +335,25 @@ pub(super) struct RedemptionRow {
     member_id: Option<MemberId>,
     reverses: Option<RedemptionId>,
     reversed: i64,
+    returned: i64,
     rule_version: i32,
     store_no: StoreNo,
     sequence: Option<i32>,
     kind: i16,
+    counted: i16,
     reversed_whole: bool,
     register: Option<String>,
     order_ref: String,
+    lines: Option<String>,
 }
 
 impl RedemptionRow {
     pub(super) fn into_redemption(self) -> Result<Redemption, WriteError> {
         let kind = LedgerKind::from_number(self.kind).ok_or_else(|| {
             WriteError::Inconsistent(format!("redemption.kind of {} is impossible", self.redemption_id))
+        })?;
+        let lines = self.lines.as_deref().map(serde_json::from_str).transpose().map_err(|_| {
+            WriteError::Inconsistent(format!("redemption.lines of {} is impossible", self.redemption_id))
         })?;
         Ok(Redemption {
             redemption_id: self.redemption_id,
@@ -333,6 +367,9 @@ impl RedemptionRow {
             discount: self.discount,
             reverses: self.reverses,
             reversed: self.reversed,
+            returned: self.returned,
+            counted: self.counted,
+            lines: lines.unwrap_or_default(),
             reversed_whole: self.reversed_whole,
             store_no: self.store_no,
             register: self.register,
@@ -376,6 +413,8 @@ pub(super) async fn insert_redemptions(tx: &mut Tx<'_>, rows: &[Redemption]) -> 
             .bind(column(&rows, |r| r.kind.number()))
             .bind(column(&rows, |r| r.register.clone()))
             .bind(column(&rows, |r| r.order_ref.clone()))
+            .bind(column(&rows, |r| r.counted))
+            .bind(column(&rows, |r| lines_text(r)))
             .execute(tx.conn())
             .await?;
         expect_rows("redemption", rows.len(), inserted.rows_affected())?;
@@ -390,10 +429,17 @@ pub(super) async fn update_redemptions(tx: &mut Tx<'_>, rows: &[&Redemption]) ->
         let updated = sqlx::query(sql)
             .bind(column(&rows, |r| r.redemption_id.get()))
             .bind(column(&rows, |r| r.reversed))
+            .bind(column(&rows, |r| r.returned))
             .bind(column(&rows, |r| r.reversed_whole))
+            .bind(column(&rows, |r| lines_text(r)))
             .execute(tx.conn())
             .await?;
         expect_rows("redemption", rows.len(), updated.rows_affected())?;
     }
     Ok(())
+}
+
+fn lines_text(row: &Redemption) -> Option<String> {
+    (!row.lines.is_empty())
+        .then(|| serde_json::to_string(&row.lines).expect("plain structs with string keys always serialise"))
 }

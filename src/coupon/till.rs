@@ -1,5 +1,7 @@
 //! Which till speaks, and when by its store's calendar: the part that the bodies of tills share.
 
+use std::sync::Arc;
+
 use chrono::NaiveDate;
 
 use super::desk::Till;
@@ -102,6 +104,7 @@ impl TillFields<'_> {
             register: self.register.map(|register| register.as_str().to_owned()),
             sequence: self.sequence.map(|sequence| sequence.get() as i32),
             business_day: Day::from_date(business_date),
+            regions: Arc::clone(&store.regions),
         };
         let may = store.may(deed_of(operation), window.today());
         let refusal = may.and_then(|()| store.takes(till.register.as_deref())).err();
@@ -109,12 +112,27 @@ impl TillFields<'_> {
     }
 }
 
+/// What stands against this at the store that the caller's key is bound to; a key that is bound to none is not asked.
+///
+/// # Errors
+/// Those of reading the store.
+pub async fn refused_at_own_store(
+    app: &App,
+    shell: &Shell,
+    caller: &Caller,
+    operation: Operation,
+) -> Result<Option<Refusal>, ApiError> {
+    let Some((_, store_id)) = &caller.store else { return Ok(None) };
+    let today = shell.zone.day_of(shell.clock.now()).to_date();
+    Ok(app.stores.get(store_id).await?.may(deed_of(operation), today).err())
+}
+
 /// What a store does when its till asks for this.
 fn deed_of(operation: Operation) -> Deed {
     match operation {
         // No till sends a file; it would register members.
         Operation::Register | Operation::Import => Deed::RegisterMember,
-        Operation::Issue => Deed::Issue,
+        Operation::Issue | Operation::Claim | Operation::Bind => Deed::Issue,
         Operation::Lock => Deed::Lock,
         Operation::Release => Deed::Release,
         Operation::Redeem => Deed::Redeem,

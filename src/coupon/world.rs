@@ -4,7 +4,7 @@
 //! writes what is marked as changed.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -12,13 +12,15 @@ use chrono::{DateTime, Utc};
 
 use super::{
     Coupon,
-    rule::{RuleState, RuleVersion},
+    decide::Line,
+    rule::{Rule, RuleVersion},
 };
 use crate::{
     clock::Zone,
     event::NewEvent,
     id::{CodeId, MemberId, RedemptionId, RuleId, StoreNo},
     member::Standing,
+    problem::Refusal,
 };
 
 /// A row of `coupon_stock`: rule, period (0 or business day) and store (0 is all).
@@ -28,6 +30,8 @@ pub type StockKey = (RuleId, i32, i32);
 pub struct Stock {
     pub issued: i64,
     pub voided: i64,
+    /// Money that uses took and have, smallest unit.
+    pub spent: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +74,11 @@ pub struct Redemption {
     pub reverses: Option<RedemptionId>,
     /// Of the discount, taken back so far.
     pub reversed: i64,
+    /// Of the amount, returned so far.
+    pub returned: i64,
+    /// Bits of the budgets that the discount was taken from.
+    pub counted: i16,
+    pub lines: Vec<Line>,
     pub reversed_whole: bool,
     pub store_no: StoreNo,
     pub register: Option<String>,
@@ -84,7 +93,8 @@ pub struct World {
     pub coupons: HashMap<CodeId, Coupon>,
     pub members: HashMap<MemberId, Standing>,
     pub rules: HashMap<(RuleId, i32), Arc<RuleVersion>>,
-    pub rule_states: HashMap<RuleId, RuleState>,
+    /// Rules as they are now.
+    pub heads: HashMap<RuleId, Arc<Rule>>,
     pub member_rules: HashMap<(MemberId, RuleId), MemberRule>,
     pub stocks: HashMap<StockKey, Stock>,
     pub redemptions: HashMap<RedemptionId, Redemption>,
@@ -99,6 +109,8 @@ pub struct Changed {
     pub new_coupons: Vec<Coupon>,
     /// With whether the state changed, which index rows carry.
     pub coupons: BTreeMap<CodeId, bool>,
+    /// Coupons that got a holder.
+    pub bound: BTreeSet<CodeId>,
     pub member_rules: HashSet<(MemberId, RuleId)>,
     pub stocks: HashSet<StockKey>,
     pub new_redemptions: Vec<Redemption>,
@@ -114,7 +126,7 @@ impl World {
             coupons: HashMap::new(),
             members: HashMap::new(),
             rules: HashMap::new(),
-            rule_states: HashMap::new(),
+            heads: HashMap::new(),
             member_rules: HashMap::new(),
             stocks: HashMap::new(),
             redemptions: HashMap::new(),
@@ -128,5 +140,53 @@ impl World {
         let before = self.coupons.insert(after.code_id, after.clone());
         let state_changed = before.is_none_or(|before| before.state.number() != after.state.number());
         *self.changed.coupons.entry(after.code_id).or_default() |= state_changed;
+    }
+
+    /// A stock row as the decisions so far have left it.
+    pub fn stock(&self, key: StockKey) -> Stock {
+        *self.stocks.get(&key).expect("the writer locked every stock row that a decision may touch")
+    }
+
+    pub fn change_stock(&mut self, key: StockKey, change: impl FnOnce(&mut Stock)) {
+        change(self.stocks.get_mut(&key).expect("the writer locked every stock row that a decision may touch"));
+        self.changed.stocks.insert(key);
+    }
+
+    /// Does something to these coupons and the counts of these rules, or nothing.
+    ///
+    /// # Errors
+    /// That of `act`, after which everything is as before.
+    pub fn attempt<T>(
+        &mut self,
+        codes: &[CodeId],
+        rules: &[RuleId],
+        act: impl FnOnce(&mut World) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let of = |rule_id: &RuleId| rules.contains(rule_id);
+        let coupons: Vec<_> = codes
+            .iter()
+            .map(|code| (*code, self.coupons.get(code).cloned(), self.changed.coupons.get(code).copied()))
+            .collect();
+        let stocks: Vec<_> = self.stocks.iter().filter(|(key, _)| of(&key.0)).map(|(key, row)| (*key, *row)).collect();
+        let counts: Vec<_> =
+            self.member_rules.iter().filter(|(key, _)| of(&key.1)).map(|(key, row)| (*key, *row)).collect();
+        let (uses, events) = (self.changed.new_redemptions.len(), self.changed.events.len());
+        let outcome = act(self);
+        if outcome.is_err() {
+            for (code, coupon, changed) in coupons {
+                if let Some(coupon) = coupon {
+                    self.coupons.insert(code, coupon);
+                }
+                match changed {
+                    Some(changed) => drop(self.changed.coupons.insert(code, changed)),
+                    None => drop(self.changed.coupons.remove(&code)),
+                }
+            }
+            self.stocks.extend(stocks);
+            self.member_rules.extend(counts);
+            self.changed.new_redemptions.truncate(uses);
+            self.changed.events.truncate(events);
+        }
+        outcome
     }
 }

@@ -3,17 +3,17 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    decide::{self, Issue, Redeem, Reverse},
+    decide::{self, Basket, Bind, Issue, Lock, Part, Redeem, Release, Reverse, Void},
     rule_cache::RuleBook,
     store,
-    world::World,
+    world::{StockKey, World},
 };
 use crate::{
     chain::names::StoreNames,
     clock::{Clock, Zone},
     db::lane::{Tx, WriteError, Writer},
     event,
-    id::{CodeId, MemberId, RuleId, StoreNo},
+    id::{CodeId, MemberId, RedemptionId, RuleId, StoreNo},
     member,
     problem::Refusal,
     request::store::{Answer, Claim, Ticket, claim, look_up, update_answers},
@@ -29,28 +29,52 @@ pub struct CouponOp {
 #[derive(Debug)]
 pub enum Act {
     Redeem(Redeem),
+    Basket(Basket),
     Reverse(Reverse),
     Issue(Issue),
     /// Nothing is done: what stands in the way was seen before, and is told if nothing was answered under the number.
     Refuse(Refusal),
+    Lock(Lock),
+    Release(Release),
+    Void(Void),
+    Bind(Bind),
 }
 
 impl Act {
-    /// The coupon whose row must be locked; new coupons have none.
-    fn code_id(&self) -> Option<CodeId> {
+    /// The coupons whose rows must be locked; new coupons have none.
+    fn code_ids(&self) -> Vec<CodeId> {
         match self {
-            Act::Redeem(op) => Some(op.code_id),
-            Act::Reverse(op) => Some(op.code_id),
-            Act::Issue(_) | Act::Refuse(_) => None,
+            Act::Redeem(op) => vec![op.code_id],
+            Act::Basket(op) => op.uses.iter().map(|redeem| redeem.code_id).collect(),
+            Act::Reverse(op) => vec![op.code_id],
+            Act::Lock(op) => vec![op.code_id],
+            Act::Release(op) => vec![op.code_id],
+            Act::Void(op) => vec![op.code_id],
+            Act::Bind(op) => vec![op.code_id],
+            Act::Issue(_) | Act::Refuse(_) => Vec::new(),
+        }
+    }
+
+    /// The uses that it spends.
+    fn uses(&self) -> &[Redeem] {
+        match self {
+            Act::Redeem(op) => std::slice::from_ref(op),
+            Act::Basket(op) => &op.uses,
+            _ => &[],
         }
     }
 
     fn decide(&self, world: &mut World) -> Answer {
         match self {
-            Act::Redeem(op) => Answer::decided(200, decide::redeem(world, op)),
+            Act::Redeem(op) => Answer::decided(200, decide::redeem(world, op, op.amount)),
+            Act::Basket(op) => Answer::decided(200, decide::redeem_basket(world, op)),
             Act::Reverse(op) => Answer::decided(200, decide::reverse(world, op)),
             Act::Issue(op) => Answer::decided(201, decide::issue(world, op)),
             Act::Refuse(refusal) => Answer::decided::<()>(200, Err(refusal.clone())),
+            Act::Lock(op) => Answer::decided(200, decide::lock(world, op)),
+            Act::Release(op) => Answer::decided(200, decide::release(world, op)),
+            Act::Void(op) => Answer::decided(200, decide::void(world, op)),
+            Act::Bind(op) => Answer::decided(200, decide::bind(world, op)),
         }
     }
 }
@@ -70,8 +94,9 @@ impl Writer for CouponWriter {
 
     fn weight(&self, op: &CouponOp) -> usize {
         match &op.act {
-            Act::Redeem(_) | Act::Reverse(_) | Act::Refuse(_) => 1,
+            Act::Basket(basket) => basket.uses.len().max(1),
             Act::Issue(issue) => issue.code_ids.len().max(1),
+            _ => 1,
         }
     }
 
@@ -117,59 +142,116 @@ impl Writer for CouponWriter {
 }
 
 impl CouponWriter {
-    /// Locks and reads what the requests are about, in the lock order of [`store`].
+    /// Locks and reads what the requests are about, in the lock order of [`store`]. The rows of the ledger come before
+    /// the stock rows that they name: whoever locks one holds the lock of its coupon.
     async fn load(&self, tx: &mut Tx<'_>, mut world: World, ops: &[&CouponOp]) -> Result<World, WriteError> {
-        let code_ids: BTreeSet<CodeId> = ops.iter().filter_map(|op| op.act.code_id()).collect();
+        let code_ids: BTreeSet<CodeId> = ops.iter().flat_map(|op| op.act.code_ids()).collect();
         if !code_ids.is_empty() {
             world.coupons = store::lock_coupons(tx, code_ids.into_iter().collect()).await?;
         }
-        let mut members: BTreeSet<MemberId> = BTreeSet::new();
-        let mut issued: BTreeSet<RuleId> = BTreeSet::new();
-        let mut taken: BTreeSet<(MemberId, RuleId)> = BTreeSet::new();
-        let mut undone = BTreeSet::new();
-        for op in ops {
-            match &op.act {
-                Act::Redeem(redeem) => {
-                    members.extend(world.coupons.get(&redeem.code_id).and_then(|coupon| coupon.holder));
-                }
-                Act::Reverse(reverse) => {
-                    undone.insert(reverse.redemption_id);
-                }
-                Act::Issue(issue) => {
-                    issued.insert(issue.rule.rule_id);
-                    members.extend(issue.member_id);
-                    taken.extend(issue.member_id.map(|member_id| (member_id, issue.rule.rule_id)));
-                }
-                Act::Refuse(_) => {}
-            }
-        }
-        if !members.is_empty() {
-            world.members = member::store::standings(tx, members.into_iter().collect()).await?;
+        let need = Need::of(&world, ops);
+        self.rules.load_for(tx, &mut world, &need.issued).await?;
+        if !need.members.is_empty() {
+            world.members = member::store::standings(tx, need.members.into_iter().collect()).await?;
         }
         // A count is made only for a member that exists.
-        taken.retain(|(member_id, _)| world.members.contains_key(member_id));
+        let taken: Vec<_> = need.taken.into_iter().filter(|(member, _)| world.members.contains_key(member)).collect();
         if !taken.is_empty() {
-            world.member_rules = store::lock_member_rules(tx, taken.into_iter().collect()).await?;
+            world.member_rules = store::lock_member_rules(tx, taken).await?;
         }
-        if !issued.is_empty() {
-            let keys = issued.iter().map(|rule_id| (*rule_id, 0, 0)).collect();
-            world.stocks = store::lock_stocks(tx, keys).await?;
+        if !need.undone.is_empty() {
+            world.redemptions = store::lock_redemptions(tx, need.undone.into_iter().collect()).await?;
         }
-        if !undone.is_empty() {
-            world.redemptions = store::lock_redemptions(tx, undone.into_iter().collect()).await?;
+        let stocks = stock_keys(&world, ops);
+        if !stocks.is_empty() {
+            world.stocks = store::lock_stocks(tx, stocks.into_iter().collect()).await?;
         }
-        self.rules.load_for(tx, &mut world, &issued).await?;
         let stores: BTreeSet<StoreNo> =
             world.coupons.values().filter_map(|coupon| Some(coupon.last_use.as_ref()?.store_no)).collect();
         world.stores = self.stores.of(tx, stores).await?;
         // A request may be refused for what one before it in this batch does, at that one's store.
-        for op in ops {
-            if let Act::Redeem(redeem) = &op.act {
-                world.stores.insert(redeem.store_no, Arc::clone(&redeem.store_id));
-            }
+        for redeem in ops.iter().flat_map(|op| op.act.uses()) {
+            world.stores.insert(redeem.place.store_no, Arc::clone(&redeem.place.store_id));
         }
         Ok(world)
     }
+}
+
+/// What the requests of a batch speak of besides their coupons.
+#[derive(Default)]
+struct Need {
+    members: BTreeSet<MemberId>,
+    issued: BTreeSet<RuleId>,
+    taken: BTreeSet<(MemberId, RuleId)>,
+    undone: BTreeSet<RedemptionId>,
+}
+
+impl Need {
+    fn of(world: &World, ops: &[&CouponOp]) -> Self {
+        let mut need = Self::default();
+        let coupon = |code_id: &CodeId| world.coupons.get(code_id);
+        for op in ops {
+            match &op.act {
+                Act::Reverse(reverse) => drop(need.undone.insert(reverse.redemption_id)),
+                Act::Issue(issue) => {
+                    need.issued.insert(issue.rule.rule_id);
+                    need.members.extend(issue.member_id);
+                    need.taken.extend(issue.member_id.map(|member_id| (member_id, issue.rule.rule_id)));
+                }
+                Act::Void(void) => {
+                    if let Some((holder, coupon)) = coupon(&void.code_id).and_then(|c| Some((c.holder?, c))) {
+                        need.members.insert(holder);
+                        need.taken.insert((holder, coupon.rule_id));
+                    }
+                }
+                Act::Bind(bind) => {
+                    need.members.insert(bind.member_id);
+                    need.taken.extend(coupon(&bind.code_id).map(|coupon| (bind.member_id, coupon.rule_id)));
+                }
+                Act::Redeem(_) | Act::Basket(_) | Act::Lock(_) => {
+                    let codes = op.act.code_ids();
+                    need.members.extend(codes.iter().filter_map(|code_id| coupon(code_id)?.holder));
+                }
+                Act::Release(_) | Act::Refuse(_) => {}
+            }
+        }
+        need
+    }
+}
+
+/// The stock rows that decisions may touch: those of the limits that their rules have.
+fn stock_keys(world: &World, ops: &[&CouponOp]) -> BTreeSet<StockKey> {
+    let mut keys = BTreeSet::new();
+    for op in ops {
+        match &op.act {
+            Act::Issue(issue) => {
+                let rule = &world.heads[&issue.rule.rule_id].current;
+                let parts = decide::parts_of_issue(rule, issue.day, issue.store_no);
+                keys.extend(parts.into_iter().map(|part| part.key(rule.rule_id)));
+            }
+            Act::Reverse(reverse) => {
+                if let Some(used) = world.redemptions.get(&reverse.redemption_id) {
+                    let parts = Part::counted(used.counted, used.redemption_id.day(), Some(used.store_no));
+                    keys.extend(parts.into_iter().map(|part| part.key(used.rule_id)));
+                }
+            }
+            Act::Void(void) => {
+                if let Some(coupon) = world.coupons.get(&void.code_id) {
+                    let parts = Part::counted(coupon.counted, coupon.code_id.day(), coupon.issue_store_no);
+                    keys.extend(parts.into_iter().map(|part| part.key(coupon.rule_id)));
+                }
+            }
+            _ => {}
+        }
+        for redeem in op.act.uses() {
+            if let Some(coupon) = world.coupons.get(&redeem.code_id) {
+                let rule = &world.heads[&coupon.rule_id].current;
+                let parts = decide::parts_of_use(rule, redeem.redemption_id.day(), redeem.place.store_no);
+                keys.extend(parts.into_iter().map(|part| part.key(rule.rule_id)));
+            }
+        }
+    }
+    keys
 }
 
 async fn write(tx: &mut Tx<'_>, world: World) -> Result<(), WriteError> {
@@ -177,6 +259,10 @@ async fn write(tx: &mut Tx<'_>, world: World) -> Result<(), WriteError> {
     if !changed.coupons.is_empty() {
         let rows: Vec<_> = changed.coupons.iter().map(|(id, state_changed)| (&coupons[id], *state_changed)).collect();
         store::update_coupons(tx, &rows).await?;
+    }
+    if !changed.bound.is_empty() {
+        let rows: Vec<_> = changed.bound.iter().map(|id| &coupons[id]).collect();
+        store::bind_coupons(tx, &rows).await?;
     }
     if !changed.new_coupons.is_empty() {
         store::insert_coupons(tx, &changed.new_coupons).await?;

@@ -22,13 +22,17 @@ pub enum Kind {
     CouponsIssued,
     CouponRedeemed,
     CouponReversed,
+    CouponLocked,
+    CouponReleased,
+    CouponVoided,
+    CouponBound,
     RuleChanged,
     StoreChanged,
     ApiKeyChanged,
 }
 
 impl Kind {
-    const ALL: [(Kind, i16); 11] = [
+    const ALL: [(Kind, i16); 15] = [
         (Kind::MemberRegistered, 1),
         (Kind::MemberChanged, 2),
         (Kind::MemberKeyMoved, 3),
@@ -37,6 +41,10 @@ impl Kind {
         (Kind::CouponsIssued, 10),
         (Kind::CouponRedeemed, 11),
         (Kind::CouponReversed, 12),
+        (Kind::CouponLocked, 13),
+        (Kind::CouponReleased, 14),
+        (Kind::CouponVoided, 15),
+        (Kind::CouponBound, 16),
         (Kind::RuleChanged, 20),
         (Kind::StoreChanged, 30),
         (Kind::ApiKeyChanged, 40),

@@ -165,6 +165,7 @@ pub fn routes() -> Routes {
         crate::member::import::http::routes(),
         crate::coupon::rule_http::routes(),
         crate::coupon::http::routes(),
+        crate::coupon::life_http::routes(),
         crate::request::http::routes(),
     ]
     .into_iter()

@@ -57,6 +57,8 @@ operations! {
     Reverse "reverse",
     Void "void",
     Import "import",
+    Bind "bind",
+    Claim "claim",
 }
 
 impl Operation {

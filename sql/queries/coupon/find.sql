@@ -19,8 +19,10 @@ select
     c.state,
     c.uses,
     c.cycles,
+    c.counted,
     c.lock_order,
     c.order_ref,
-    c.referrer
+    c.referrer,
+    c.void_reason
 from {coupon} c
 where c.code_id = any($1::bigint[])

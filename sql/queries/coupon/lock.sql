@@ -20,9 +20,11 @@ select
     c.state,
     c.uses,
     c.cycles,
+    c.counted,
     c.lock_order,
     c.order_ref,
-    c.referrer
+    c.referrer,
+    c.void_reason
 from unnest($1::bigint[]) with ordinality as t (code_id, position)
 join {coupon} c on c.code_id = t.code_id
 where c.code_id = any($1::bigint[])

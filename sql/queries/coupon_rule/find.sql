@@ -9,15 +9,30 @@ select
     v.version,
     v.amount,
     v.threshold,
+    v.cap,
     v.stock,
+    v.stock_per_day,
+    v.stock_per_store,
+    v.budget,
+    v.budget_per_day,
+    v.budget_per_store,
     v.valid_from,
     v.valid_until,
     v.days_after_issue,
     v.per_member,
+    v.basis_points,
+    v.reverse_days,
     v.discount,
     v.uses,
+    v.cycles_max,
+    v.claimable,
     v.currency,
-    v.name
+    v.name,
+    v.gift_sku,
+    v.stores_in as "stores_in: Vec<StoreNo>",
+    v.stores_out as "stores_out: Vec<StoreNo>",
+    v.regions_in,
+    v.regions_out
 from coupon_rule r
 join coupon_rule_version v on v.rule_id = r.rule_id and v.version = r.version
 where r.rule_id = $1

@@ -6,6 +6,7 @@ select
     s.rule_id,
     s.issued,
     s.voided,
+    s.spent,
     s.period,
     s.store_no
 from unnest($1::bigint[], $2::integer[], $3::integer[]) with ordinality as t (rule_id, period, store_no, position)

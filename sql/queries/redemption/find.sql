@@ -12,12 +12,15 @@ select
     r.member_id,
     r.reverses,
     r.reversed,
+    r.returned,
     r.rule_version,
     r.store_no,
     r.sequence,
     r.kind,
+    r.counted,
     r.reversed_whole,
     r.register,
-    r.order_ref
+    r.order_ref,
+    r.lines
 from {redemption} r
 where r.redemption_id = any($1::bigint[])

@@ -12,13 +12,16 @@ select
     r.member_id,
     r.reverses,
     r.reversed,
+    r.returned,
     r.rule_version,
     r.store_no,
     r.sequence,
     r.kind,
+    r.counted,
     r.reversed_whole,
     r.register,
-    r.order_ref
+    r.order_ref,
+    r.lines
 from unnest($1::bigint[]) with ordinality as t (redemption_id, position)
 join {redemption} r on r.redemption_id = t.redemption_id
 where r.redemption_id = any($1::bigint[])

@@ -9,7 +9,7 @@ use super::{Basket, EXAMINED_MAX, Held, HeldKey, Wallet};
 use crate::{
     app::App,
     chain::{StoreId, deed::Deed},
-    coupon::{StateName, decide::millis, http::Amount, rule_http::Currency},
+    coupon::{StateName, decide::millis, http::Amount, rule_body::Currency},
     http::{
         Answer, ApiError, At, Caller, Cursor, Json, Page, PageLimit, Query, Reply, Routes, app::Shell, input::present,
         page::limit_of,

@@ -104,7 +104,7 @@ fn judge(
     if basket.amount < rule.threshold {
         return Err((Code::CouponBelowThreshold, Some(rule.threshold - basket.amount)));
     }
-    Ok(Some(rule.discount_on(basket.amount)))
+    Ok(Some(rule.discount.on(basket.amount)))
 }
 
 /// Best first: what applies by what it saves, then what lacks least; among equals the nearest deadline.
@@ -157,7 +157,7 @@ impl Desk {
                     code: self.secrets.codes().format(coupon.code_id),
                     rule_id: coupon.rule_id,
                     name: rule.name.clone(),
-                    discount: rule.discount,
+                    discount: rule.discount.clone(),
                     currency: rule.currency.clone(),
                     threshold: rule.threshold,
                     valid_until: coupon.valid_until,

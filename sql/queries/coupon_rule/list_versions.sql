@@ -1,0 +1,42 @@
+-- coupon::rule_store::list_versions
+-- touches: none
+-- Newest first.
+select
+    r.state,
+    r.revision,
+    v.created_at,
+    v.created_at as updated_at,
+    v.rule_id as "rule_id: RuleId",
+    v.version,
+    v.amount,
+    v.threshold,
+    v.cap,
+    v.stock,
+    v.stock_per_day,
+    v.stock_per_store,
+    v.budget,
+    v.budget_per_day,
+    v.budget_per_store,
+    v.valid_from,
+    v.valid_until,
+    v.days_after_issue,
+    v.per_member,
+    v.basis_points,
+    v.reverse_days,
+    v.discount,
+    v.uses,
+    v.cycles_max,
+    v.claimable,
+    v.currency,
+    v.name,
+    v.gift_sku,
+    v.stores_in as "stores_in: Vec<StoreNo>",
+    v.stores_out as "stores_out: Vec<StoreNo>",
+    v.regions_in,
+    v.regions_out
+from coupon_rule_version v
+join coupon_rule r on r.rule_id = v.rule_id
+where v.rule_id = $1
+    and ($2::integer is null or v.version < $2)
+order by v.version desc
+limit $3

@@ -1,0 +1,123 @@
+//! What a request may do, decided over locked rows. Pure: no clock, no database, no randomness.
+//!
+//! The order in which failures are looked for is the one documented in [`super`], and is tested in that order.
+
+mod basket;
+mod hold;
+mod issue;
+mod limit;
+mod redeem;
+mod reverse;
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+
+pub use self::{
+    basket::{Basket, BasketRedeemed, redeem_basket},
+    hold::{Bind, Bound, Held, Hold, Lock, Release, Void, Voided, bind, lock, release, void},
+    issue::{Issue, Issued, IssuedCoupon, issue},
+    limit::{Part, parts_of_issue, parts_of_use},
+    redeem::{Line, Redeem, Redeemed, redeem},
+    reverse::{Returned, Reverse, Reversed, reverse},
+};
+use super::{
+    Coupon, instant,
+    rule::{Rule, RuleVersion},
+    world::{Redemption, World},
+};
+use crate::{
+    event::{Kind as EventKind, NewEvent},
+    id::{CodeId, EventId, MemberId, StoreNo},
+    member::{Standing, state::Action},
+    problem::{Code, Refusal},
+};
+
+/// Which till acts.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub store_no: StoreNo,
+    pub store_id: Arc<str>,
+    /// The regions that the store is in, directly or through others.
+    pub regions: Arc<[Arc<str>]>,
+    pub register: Option<String>,
+    pub sequence: Option<i32>,
+}
+
+pub(crate) fn millis<S: serde::Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&instant(*at))
+}
+
+/// Adds to a refusal what the rows know: when and where, until when.
+fn why_not(world: &World, coupon: &Coupon, code: Code) -> Refusal {
+    let refusal = Refusal::new(code);
+    match (code, &coupon.last_use) {
+        (Code::CouponAlreadyRedeemed, Some(last)) => refusal
+            .with("redeemed_at", instant(last.at))
+            .with("store_id", world.stores.get(&last.store_no).map_or("?", |name| &**name))
+            .with("redemption_id", last.redemption_id.to_string())
+            .with("order_ref", last.order_ref.as_str()),
+        (Code::CouponLocked, _) => match coupon.lock_at(world.now) {
+            Some(lock) => refusal.with("locked_until", instant(lock.until)),
+            None => refusal,
+        },
+        _ => refusal,
+    }
+}
+
+fn check_standing(standing: Option<&Standing>, member_id: MemberId, action: Action) -> Result<(), Refusal> {
+    match standing {
+        None => Err(Refusal::new(Code::MemberNotFound).with("member_id", member_id.to_string())),
+        Some(standing) => standing.may(action),
+    }
+}
+
+/// The version that a coupon was issued with.
+fn rule_of(world: &World, coupon: &Coupon) -> Arc<RuleVersion> {
+    Arc::clone(
+        world.rules.get(&(coupon.rule_id, coupon.rule_version)).expect("the writer loaded the rule of every coupon"),
+    )
+}
+
+/// A rule as it is now: its state and its limits.
+fn head_of(world: &World, rule_id: crate::id::RuleId) -> Arc<Rule> {
+    Arc::clone(world.heads.get(&rule_id).expect("the writer loaded the head of every rule that a batch speaks of"))
+}
+
+/// What stands against using a coupon now, be it spent or held: the part of the precedence that both share.
+fn check_usable(
+    world: &World,
+    coupon: &Coupon,
+    member_id: Option<MemberId>,
+    place: &Place,
+    action: Action,
+) -> Result<(), Refusal> {
+    if let Some(holder) = coupon.holder {
+        check_standing(world.members.get(&holder), holder, action)?;
+    }
+    if member_id.is_some() && member_id != coupon.holder {
+        return Err(Code::CouponHolderMismatch.into());
+    }
+    let head = head_of(world, coupon.rule_id);
+    if !head.state.may_redeem() {
+        return Err(Refusal::new(Code::RuleNotActive).with("rule_state", head.state.name()));
+    }
+    if !rule_of(world, coupon).places.has(place.store_no, &place.regions) {
+        return Err(Refusal::new(Code::CouponNotForStore).with("store_id", &*place.store_id));
+    }
+    Ok(())
+}
+
+fn note(world: &mut World, event_id: EventId, kind: EventKind, code_id: CodeId, row: &Redemption, store_id: &str) {
+    let body = json!({
+        "redemption_id": row.redemption_id,
+        "reverses": row.reverses,
+        "rule_id": row.rule_id,
+        "member_id": row.member_id,
+        "store_id": store_id,
+        "order_ref": row.order_ref,
+        "discount": row.discount,
+    });
+    world.changed.events.push(NewEvent { event_id, kind, subject: code_id.get(), body });
+}
