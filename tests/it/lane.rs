@@ -17,7 +17,10 @@ use tessera::{
     chain::{StoreId, store::get_store},
     clock::Clock,
     config::Settings,
-    coupon::desk::{DeskError, IssueRequest, RedeemRequest, ReverseRequest, Till},
+    coupon::{
+        decide::Returned,
+        desk::{DeskError, IssueRequest, RedeemRequest, ReverseRequest, Till},
+    },
     db::{
         lane::{Cost, LaneError},
         pool::{self, Office, OfficeSettings},
@@ -115,6 +118,7 @@ impl Node {
             register: None,
             sequence: None,
             business_day: self.app.zone.day_of(self.app.clock.now()),
+            regions: [].into(),
         }
     }
 
@@ -126,6 +130,7 @@ impl Node {
             amount: 8000,
             currency: None,
             member_id: None,
+            lines: Vec::new(),
         };
         self.app.desk.redeem(ticket, ask).await
     }
@@ -544,13 +549,16 @@ async fn one_request(
             member_id: Some(members.choose(rng).unwrap().parse().unwrap()),
             count: 1,
             referrer: None,
+            claimed: false,
+            store_no: None,
         };
         node.app.desk.issue(node.ticket(Operation::Issue), ask).await.unwrap()
     } else if choice < 5
         && let Some((code_id, redemption_id)) = redeemed.pop()
     {
         let redemption_id = redemption_id.as_str().unwrap().parse().unwrap();
-        let ask = ReverseRequest { code_id, redemption_id, till: node.till(), order_ref: None };
+        let ask =
+            ReverseRequest { code_id, redemption_id, till: node.till(), order_ref: None, returned: Returned::Whole };
         node.app.desk.reverse(node.ticket(Operation::Reverse), ask).await.unwrap()
     } else {
         let (answer, cost) = node.redeem(node.ticket(Operation::Redeem), code_id).await.unwrap();

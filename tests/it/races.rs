@@ -463,6 +463,7 @@ impl HeldLane {
             register: None,
             sequence: None,
             business_day: app.zone.day_of(app.clock.now()),
+            regions: [].into(),
         };
         let mut blocker = db.sql().await;
         sqlx::query("begin").execute(&mut blocker).await.unwrap();
@@ -482,6 +483,7 @@ impl HeldLane {
             amount: 8000,
             currency: None,
             member_id: None,
+            lines: Vec::new(),
         };
         let desk: Desk = self.app.desk.clone();
         tokio::spawn(async move { desk.redeem(Ticket { number, digest: 1 }, ask).await.unwrap() })

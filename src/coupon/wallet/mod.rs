@@ -180,6 +180,7 @@ impl Desk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::coupon::rule::{Limit, Places, Undo};
     use crate::member::{Kind, State};
 
     fn at(seconds: i64) -> DateTime<Utc> {
@@ -195,9 +196,13 @@ mod tests {
             currency: "CNY".into(),
             threshold,
             validity: Validity::Fixed { from: from.map(at), until: at(1000) },
-            stock: None,
+            stock: Limit::default(),
+            budget: Limit::default(),
             per_member: None,
             uses: 1,
+            places: Places::default(),
+            claimable: false,
+            undo: Undo::default(),
         }
     }
 
