@@ -19,7 +19,10 @@ use crate::{
     clock::{Clock, Zone},
     config::Settings,
     coupon::{
+        bulk::CouponWorks,
         desk::{Counters, Desk, DeskParts},
+        import::CouponImport,
+        issue_job::{IssueJob, undo::IssueUndo},
         rule_cache::RuleBook,
     },
     db::{
@@ -151,6 +154,11 @@ impl App {
                 events: desk.events.clone(),
                 stores: Default::default(),
                 systems: systems.clone(),
+            },
+            coupons: CouponWorks {
+                issue: IssueJob { desk: desk.clone(), region },
+                undo: IssueUndo { desk: desk.clone() },
+                import: CouponImport { desk: desk.clone(), region, stores: Default::default() },
             },
         });
         let app = Arc::new(Self {

@@ -134,6 +134,8 @@ codes! {
     JobStateForbidden "job_state_forbidden" 409 "The job cannot go from its state to that one",
     JobLimitReached "job_limit_reached" 409 "The caller has as many jobs that have not ended as it may",
     FileInvalid "file_invalid" 422 "The file cannot be taken in as it is",
+    IssueDayUnavailable "issue_day_unavailable" 422 "There is no room for coupons of that day",
+    LegacyShapeExists "legacy_shape_exists" 409 "A shape of old codes with this name exists",
     // Ours.
     Unavailable "unavailable" 503 "The service cannot answer at the moment; try again",
     Overloaded "overloaded" 503 "The service has more work waiting than it can do; try again",

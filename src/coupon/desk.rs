@@ -1,12 +1,13 @@
 //! The operations of coupons for whoever calls: a handler, a job, a bench, a test. Plain values in, answers out.
 
-use std::{ops::DerefMut, sync::Arc};
+use std::{collections::HashMap, ops::DerefMut, sync::Arc};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
 use super::{
-    Coupon, answer,
+    Coupon, answer, bulk,
     decide::{Basket, Bind, Issue, Lock, Place, Redeem, Release, Returned, Reverse, Void},
+    legacy::{FindLegacy, ShapeBook},
     read::{FindCoupon, FindRedemption},
     rule::{Rule, RuleState, RuleVersion},
     rule_cache::RuleBook,
@@ -26,6 +27,7 @@ use crate::{
     },
     event::{self, Kind},
     id::{BlockError, CodeId, Counter, Day, EventId, IdError, MemberId, RedemptionId, RuleId, StoreNo},
+    partition::plan,
     problem::{Code, Refusal},
     request::store::{Answer, Ticket},
     secret::Secrets,
@@ -142,6 +144,8 @@ pub struct IssueRequest {
     pub referrer: Option<String>,
     /// The member takes it without being given it.
     pub claimed: bool,
+    /// As if on this day, which is not after today; its leaf must exist.
+    pub issued_on: Option<NaiveDate>,
 }
 
 /// Everything that coupons are done with. Cheap to clone.
@@ -158,6 +162,9 @@ pub struct Desk {
     writer: WriterHandle<CouponWriter>,
     coupon: Reader<FindCoupon>,
     redemption: Reader<FindRedemption>,
+    pub(super) history: Reader<FindLegacy>,
+    /// What codes of older systems look like.
+    pub shapes: ShapeBook,
     pub(super) held: Reader<ListHeld>,
 }
 
@@ -182,6 +189,7 @@ pub struct DeskParts {
 impl Desk {
     pub fn new(lane: &Lane, parts: DeskParts) -> Self {
         let DeskParts { clock, zone, secrets, office, rules, stores, counters } = parts;
+        let shapes = ShapeBook::new(office.clone());
         let writer = CouponWriter { clock: clock.clone(), zone, rules: rules.clone(), stores };
         Self {
             clock,
@@ -195,6 +203,8 @@ impl Desk {
             writer: lane.writer(writer),
             coupon: lane.reader(FindCoupon),
             redemption: lane.reader(FindRedemption),
+            history: lane.reader(FindLegacy),
+            shapes,
             held: lane.reader(ListHeld),
         }
     }
@@ -321,13 +331,18 @@ impl Desk {
         self.act(ticket, Act::Bind(Bind { code_id, event_id, member_id })).await
     }
 
-    /// Issues coupons of a rule, all or none. The codes carry the business day of now.
+    /// Issues coupons of a rule, all or none. The codes carry the business day of now, or the one asked for.
     ///
     /// # Errors
-    /// [`DeskError`]: `rule_not_found` before anything is claimed; else a refusal is an answer.
+    /// [`DeskError`]: `rule_not_found`, `invalid_field` and `issue_day_unavailable` before anything is claimed; else a
+    /// refusal is an answer.
     pub async fn issue(&self, ticket: Ticket, ask: IssueRequest) -> Result<(Answer, Cost), DeskError> {
         let rule = self.rule(ask.rule_id).await?.ok_or(Code::RuleNotFound)?;
-        let day = self.zone.day_of(self.clock.now());
+        let issued_on = ask.issued_on.map(Day::from_date);
+        if let Some(day) = issued_on {
+            self.check_issue_day(day).await?;
+        }
+        let day = issued_on.unwrap_or_else(|| self.zone.day_of(self.clock.now()));
         let serials = self.serials.next(ask.count).await?;
         let code_ids = serials
             .into_iter()
@@ -342,8 +357,39 @@ impl Desk {
             store_no: ask.store_no,
             referrer: ask.referrer,
             claimed: ask.claimed,
+            issued_at: issued_on.map(|day| self.zone.start_of(day)),
         });
         self.act(ticket, act).await
+    }
+
+    /// Whether coupons can be issued as of a day.
+    ///
+    /// # Errors
+    /// `invalid_field` for a day to come or one that no code can carry, `issue_day_unavailable` for one without a leaf.
+    pub async fn check_issue_day(&self, day: Day) -> Result<(), DeskError> {
+        if day > self.zone.day_of(self.clock.now()) {
+            return Err(Refusal::invalid_field("issued_on", "is a day to come").into());
+        }
+        if day < Day::EPOCH {
+            return Err(Refusal::invalid_field("issued_on", format!("is before {}", Day::EPOCH)).into());
+        }
+        let leaf = plan("coupon").leaf_i64(day.first_id());
+        let mut conn = self.office.get().await?;
+        if bulk::standing_leaves(&mut conn, &[leaf]).await?.is_empty() {
+            return Err(Refusal::new(Code::IssueDayUnavailable)
+                .detail("its month has no partition: upkeep makes those of the past")
+                .with("issued_on", day.to_string())
+                .into());
+        }
+        Ok(())
+    }
+
+    /// Coupons as their rows say. Those that do not exist are left out.
+    ///
+    /// # Errors
+    /// [`DeskError::Lane`].
+    pub async fn find_coupons(&self, code_ids: Vec<CodeId>) -> Result<HashMap<CodeId, Coupon>, DeskError> {
+        Ok(self.coupon.find_many(code_ids).await?.0)
     }
 
     async fn act(&self, ticket: Ticket, act: Act) -> Result<(Answer, Cost), DeskError> {
@@ -473,7 +519,7 @@ impl Desk {
         Ok(RedemptionId::from_parts(day, self.redemptions.next_one().await?)?)
     }
 
-    async fn event_id(&self) -> Result<EventId, DeskError> {
+    pub(super) async fn event_id(&self) -> Result<EventId, DeskError> {
         let today: DateTime<Utc> = self.clock.now();
         Ok(EventId::from_parts(Day::from_date(today.date_naive()), self.events.next_one().await?)?)
     }

@@ -12,11 +12,14 @@ use super::{
     decide::{Issued, Redeemed, Returned, Reversed, millis},
     desk::{DeskError, ISSUE_COUNT_MAX, IssueRequest, RedeemRequest, ReverseRequest},
     first_business_day,
+    legacy::Named,
     till::{refused_at_own_store, till_body},
     world::{LedgerKind, Redemption},
 };
 use crate::{
     app::App,
+    chain::key::Role,
+    db::lane::Cost,
     http::{
         Answer, ApiError, At, Caller, Json, Number, Reply, Routes, TillNumber,
         app::Shell,
@@ -44,7 +47,7 @@ pub type Amount = Int<0, 1_000_000_000_000>;
 pub fn routes() -> Routes {
     crate::routes! {
         issue_coupons: RuleNotFound, StoreClosed, StoreSuspended, RuleNotActive, MemberNotFound, MemberFrozen,
-            MemberCancelled, MemberKindForbidden, StockExhausted, MemberLimitReached;
+            MemberCancelled, MemberKindForbidden, StockExhausted, MemberLimitReached, IssueDayUnavailable;
         get_coupon: CouponCodeInvalid, CouponNotFound, TooManyBadCodes;
         redeem_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, StoreSuspended,
             RegisterNotFound, CouponNotFound, CouponVoid, CouponAlreadyRedeemed, CouponLocked, MemberFrozen,
@@ -77,15 +80,30 @@ impl utoipa::PartialSchema for CodeText {
 impl ToSchema for CodeText {}
 
 impl CodeText {
-    /// The coupon it names. A bad check costs no query; many of them cost the caller.
-    pub(super) fn read(&self, app: &App, shell: &Shell, caller: &Caller) -> Result<CodeId, ApiError> {
+    /// The coupon it names, by our code or by that of an older system. A bad check costs no query, unless old codes look
+    /// like that; many bad codes, and many strangers that look like old ones, cost the caller.
+    pub(super) async fn read(&self, app: &App, shell: &Shell, caller: &Caller) -> Result<CodeId, ApiError> {
+        Ok(self.read_metered(app, shell, caller).await?.0)
+    }
+
+    /// As [`Self::read`], with what it cost.
+    pub(super) async fn read_metered(
+        &self,
+        app: &App,
+        shell: &Shell,
+        caller: &Caller,
+    ) -> Result<(CodeId, Cost), ApiError> {
         shell.limits.may_send_codes(caller)?;
-        app.desk.secrets.codes().parse(&self.0).map_err(|bad| {
-            ApiError::from(match shell.limits.bad_code(caller) {
-                refusal if refusal.code == Code::CouponCodeInvalid => refusal.detail(bad.to_string()),
-                refusal => refusal,
-            })
-        })
+        let (named, cost) = app.desk.resolve(&self.0).await?;
+        let refused = |told: Refusal| match shell.limits.bad_code(caller) {
+            refusal if refusal.code == Code::CouponCodeInvalid => told,
+            refusal => refusal,
+        };
+        match named {
+            Named::Coupon(code_id) => Ok((code_id, cost)),
+            Named::NoSuchLegacy => Err(refused(Code::CouponNotFound.into()).into()),
+            Named::Bad(bad) => Err(refused(Refusal::new(Code::CouponCodeInvalid).detail(bad.to_string())).into()),
+        }
     }
 }
 
@@ -104,12 +122,17 @@ pub struct IssueBody {
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     referrer: Option<Referrer>,
+    /// As if on this day of the past: the codes carry it, and validity and the stock of a day are counted from it. For
+    /// admins.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    issued_on: Option<Day>,
 }
 
 /// Issue coupons of a rule
 ///
-/// All or none. Checked in this order: request number; of a till's key its store, closed or suspended; the rule exists;
-/// member; rule is active; stock; limit per member.
+/// All or none. Checked in this order: role (with `issued_on`); request number; of a till's key its store, closed or
+/// suspended; the rule exists; `issued_on`; member; rule is active; stock; limit per member.
 #[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/coupons", tag = "coupons",
     params(("rule_id" = RuleId, Path), ("Idempotency-Key" = inline(NumberText), Header, description = "The request's number")),
     responses((status = 201, description = "The coupons", body = Issued)))]
@@ -121,6 +144,9 @@ async fn issue_coupons(
     At(rule_id): At<RuleId>,
     Json(body): Json<IssueBody>,
 ) -> Reply<Issued> {
+    if body.issued_on.is_some() {
+        caller.must(&[Role::Admin])?;
+    }
     let number = number.of(&caller, Operation::Issue, TillNumber::default(), &window(&app, &shell))?;
     let ticket = Ticket { number, digest: request::digest(&(rule_id, &body)) };
     if let Some(refusal) = refused_at_own_store(&app, &shell, &caller, Operation::Issue).await? {
@@ -133,6 +159,7 @@ async fn issue_coupons(
         count: body.count.map_or(1, Int::get) as usize,
         store_no: caller.store.as_ref().map(|(store_no, _)| *store_no),
         claimed: false,
+        issued_on: body.issued_on.map(Day::to_date),
         referrer: body.referrer.map(Referrer::into_string),
     };
     let (answer, cost) = app.desk.issue(ticket, ask).await?;
@@ -166,6 +193,8 @@ pub struct CouponView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     referrer: Option<String>,
+    /// It was imported, and has the code of an older system besides ours.
+    is_legacy: bool,
 }
 
 impl CouponView {
@@ -182,6 +211,7 @@ impl CouponView {
             valid_until: coupon.valid_until,
             redemption_id: coupon.last_use.as_ref().map(|last| last.redemption_id),
             redeemed_at: coupon.last_use.as_ref().map(|last| super::instant(last.at)),
+            is_legacy: coupon.legacy_key.is_some(),
             referrer: coupon.referrer,
         }
     }
@@ -189,12 +219,15 @@ impl CouponView {
 
 /// Get a coupon
 ///
-/// By its code as it is printed or typed; case, spaces and hyphens do not matter.
+/// By its code as it is printed or typed; case, spaces and hyphens do not matter. Here and wherever else a code is taken,
+/// that of an older system, under which the coupon was imported, will do; answers show ours in `code`, which works from then
+/// on, too: the old one is kept as a keyed hash and cannot be shown.
 #[utoipa::path(get, path = "/v1/coupons/{code}", tag = "coupons", params(("code" = inline(CodeText), Path)),
     responses((status = 200, description = "The coupon", body = CouponView)))]
 async fn get_coupon(app: Data<App>, shell: Data<Shell>, caller: Caller, At(code): At<CodeText>) -> Reply<CouponView> {
-    let code_id = code.read(&app, &shell, &caller)?;
-    let (found, cost) = app.desk.find_coupon(code_id).await?;
+    let (code_id, mut cost) = code.read_metered(&app, &shell, &caller).await?;
+    let (found, more) = app.desk.find_coupon(code_id).await?;
+    cost += more;
     let coupon =
         found.ok_or(Refusal::new(Code::CouponNotFound)).map_err(|no| ApiError::from(no).metered(cost.into()))?;
     let view = CouponView::new(coupon, app.desk.secrets.codes().format(code_id), shell.clock.now());
@@ -272,7 +305,7 @@ async fn redeem_coupon(
     At(code): At<CodeText>,
     Json(body): Json<RedeemBody>,
 ) -> Reply<Redeemed> {
-    let code_id = code.read(&app, &shell, &caller)?;
+    let code_id = code.read(&app, &shell, &caller).await?;
     let (till, number, refusal) = body.till().read(&app, &shell, &caller, &number, Operation::Redeem).await?;
     let ticket = Ticket { number, digest: request::digest(&(code_id, &body)) };
     if let Some(refusal) = refusal {
@@ -335,7 +368,7 @@ async fn reverse_coupon(
     At(code): At<CodeText>,
     Json(body): Json<ReverseBody>,
 ) -> Reply<Reversed> {
-    let code_id = code.read(&app, &shell, &caller)?;
+    let code_id = code.read(&app, &shell, &caller).await?;
     let (till, number, refusal) = body.till().read(&app, &shell, &caller, &number, Operation::Reverse).await?;
     if till.business_day < first_business_day(body.redemption_id.day()) {
         return Err(ApiError::invalid_field("business_date", "is before that of the redemption"));

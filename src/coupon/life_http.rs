@@ -89,7 +89,7 @@ async fn lock_coupon(
     At(code): At<CodeText>,
     Json(body): Json<LockBody>,
 ) -> Reply<Held> {
-    let code_id = code.read(&app, &shell, &caller)?;
+    let code_id = code.read(&app, &shell, &caller).await?;
     let (till, number, refusal) = body.till().read(&app, &shell, &caller, &number, Operation::Lock).await?;
     let ticket = Ticket { number, digest: request::digest(&(code_id, &body)) };
     if let Some(refusal) = refusal {
@@ -133,7 +133,7 @@ async fn release_coupon(
     At(code): At<CodeText>,
     Json(body): Json<ReleaseBody>,
 ) -> Reply<Held> {
-    let code_id = code.read(&app, &shell, &caller)?;
+    let code_id = code.read(&app, &shell, &caller).await?;
     if body.order_ref.is_none() {
         caller.must(&[Role::Ops, Role::Admin])?;
     }
@@ -164,7 +164,7 @@ async fn void_coupon(
     At(code): At<CodeText>,
     Json(body): Json<VoidBody>,
 ) -> Reply<Voided> {
-    let code_id = code.read(&app, &shell, &caller)?;
+    let code_id = code.read(&app, &shell, &caller).await?;
     let number = number.of(&caller, Operation::Void, TillNumber::default(), &window(&app, &shell))?;
     let ticket = Ticket { number, digest: request::digest(&(code_id, &body)) };
     let (answer, cost) = app.desk.void(ticket, code_id, body.reason.into_string()).await?;
@@ -193,7 +193,7 @@ async fn bind_coupon(
     At(code): At<CodeText>,
     Json(body): Json<BindBody>,
 ) -> Reply<Bound> {
-    let code_id = code.read(&app, &shell, &caller)?;
+    let code_id = code.read(&app, &shell, &caller).await?;
     let number = number.of(&caller, Operation::Bind, TillNumber::default(), &window(&app, &shell))?;
     let ticket = Ticket { number, digest: request::digest(&(code_id, &body)) };
     if let Some(refusal) = refused_at_own_store(&app, &shell, &caller, Operation::Bind).await? {
@@ -238,6 +238,7 @@ async fn claim_coupon(
         store_no: caller.store.as_ref().map(|(store_no, _)| *store_no),
         referrer: None,
         claimed: true,
+        issued_on: None,
     };
     let (answer, cost) = app.desk.issue(ticket, ask).await?;
     answer.reply(cost)
@@ -299,7 +300,7 @@ async fn redeem_basket(
     }
     let mut coupons = Vec::with_capacity(body.coupons.len());
     for (position, coupon) in body.coupons.iter().enumerate() {
-        let code_id = coupon.code.read(&app, &shell, &caller)?;
+        let code_id = coupon.code.read(&app, &shell, &caller).await?;
         if coupons.iter().any(|(known, _)| *known == code_id) {
             let refusal = Refusal::invalid_field(&format!("coupons[{position}].code"), "was given before");
             return Err(refusal.into());

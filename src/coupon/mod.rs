@@ -23,10 +23,15 @@
 //! coupon's issue, nor an undo on one before its use; a day is allowed for, see [`first_business_day`].
 
 pub mod answer;
+pub mod bulk;
 pub mod code;
 pub mod decide;
 pub mod desk;
 pub mod http;
+pub mod import;
+pub mod issue_job;
+pub mod legacy;
+pub mod legacy_http;
 pub mod life_http;
 pub mod read;
 pub mod rule;

@@ -101,6 +101,15 @@ impl Discount {
         }
     }
 
+    /// The most that a use takes off whatever is payable; none where nothing bounds it.
+    pub fn most(&self) -> Option<i64> {
+        match self {
+            Discount::AmountOff { amount } | Discount::Gift { amount, .. } => Some(*amount),
+            Discount::PercentOff { cap, .. } => *cap,
+            Discount::FixedPrice { .. } => None,
+        }
+    }
+
     /// What a use takes off an amount: never more than is payable.
     pub fn on(&self, amount: i64) -> i64 {
         let off = match self {

@@ -2,10 +2,10 @@
 //!
 //! Lock order, here and wherever else these tables are written: `request`, `member_key`, `coupon`, `member`,
 //! `coupon_receive`, `coupon_index`, `coupon_history_index`, `member_rule`, `coupon_stock`, `redemption`, `event`;
-//! rows by (leaf, key). A base row and its index rows are written by `insert_coupons` and `update_coupons` and by
-//! nothing else.
+//! rows by (leaf, key). A base row and its index rows are written by `insert_coupons`, `copy_coupons`, `bind_coupons` and
+//! `update_coupons` and by nothing else; those of old codes, which are claimed first, by `claim_legacy`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
@@ -16,7 +16,10 @@ use super::{
     world::{LedgerKind, MemberRule, Redemption, Stock, StockKey},
 };
 use crate::{
-    db::lane::{Tx, WriteError, column, expect_rows},
+    db::{
+        copy::CopyRows,
+        lane::{Tx, WriteError, column, expect_rows},
+    },
     id::{CodeId, MemberId, RedemptionId, RuleId, StoreNo},
     partition::{Leaf, plan, query},
 };
@@ -94,6 +97,10 @@ fn coupon_leaf(code_id: CodeId) -> Leaf {
     plan("coupon").leaf_i64(code_id.get())
 }
 
+fn legacy_leaf(key: Uuid) -> Leaf {
+    plan("coupon_history_index").leaf_uuid(key)
+}
+
 fn ledger_leaf(redemption_id: RedemptionId) -> Leaf {
     plan("redemption").leaf_i64(redemption_id.get())
 }
@@ -152,6 +159,135 @@ pub(super) async fn insert_coupons(tx: &mut Tx<'_>, coupons: &[Coupon]) -> Resul
         expect_rows("coupon_index", rows.len(), inserted.rows_affected())?;
     }
     Ok(())
+}
+
+const COUPON: &[&str] = &[
+    "code_id",
+    "rule_id",
+    "issued_at",
+    "valid_from",
+    "valid_until",
+    "member_id",
+    "redemption_id",
+    "redeemed_at",
+    "legacy_key",
+    "rule_version",
+    "issue_store_no",
+    "redeemed_store_no",
+    "state",
+    "uses",
+    "counted",
+    "order_ref",
+    "referrer",
+];
+const COUPON_RECEIVE: &[&str] = &["member_id", "code_id", "rule_id", "valid_until", "state"];
+const COUPON_INDEX: &[&str] = &["rule_id", "code_id", "valid_until", "member_id", "state", "referrer"];
+
+/// Writes many new coupons with their index rows, straight into leaves. They are of no lock and were never reversed.
+pub(super) async fn copy_coupons(tx: &mut Tx<'_>, mut coupons: Vec<&Coupon>) -> Result<(), WriteError> {
+    coupons.sort_unstable_by_key(|c| c.code_id);
+    let [mut base, mut received, mut index] = [BTreeMap::new(), BTreeMap::new(), BTreeMap::new()];
+    for c in coupons {
+        let last = c.last_use.as_ref();
+        let rows = base.entry(coupon_leaf(c.code_id)).or_insert_with(|| CopyRows::new(COUPON));
+        rows.row()
+            .i64(c.code_id.get())
+            .i64(c.rule_id.get())
+            .instant(c.issued_at)
+            .instant(c.valid_from)
+            .instant(c.valid_until)
+            .opt(c.holder, |row, member_id| row.i64(member_id.get()))
+            .opt(last, |row, last| row.i64(last.redemption_id.get()))
+            .opt(last, |row, last| row.instant(last.at))
+            .opt(c.legacy_key, |row, key| row.uuid(key))
+            .i32(c.rule_version)
+            .opt(c.issue_store_no, |row, store_no| row.i32(store_no.get()))
+            .opt(last, |row, last| row.i32(last.store_no.get()))
+            .i16(c.state.number())
+            .i16(c.uses)
+            .i16(c.counted)
+            .opt(last, |row, last| row.text(&last.order_ref))
+            .opt(c.referrer.as_deref(), |row, referrer| row.text(referrer));
+        if let Some(member_id) = c.holder {
+            let rows = received.entry(receive_leaf(member_id)).or_insert_with(|| CopyRows::new(COUPON_RECEIVE));
+            rows.row()
+                .i64(member_id.get())
+                .i64(c.code_id.get())
+                .i64(c.rule_id.get())
+                .instant(c.valid_until)
+                .i16(c.state.number());
+        }
+        let rows = index.entry(index_leaf(c.rule_id)).or_insert_with(|| CopyRows::new(COUPON_INDEX));
+        rows.row()
+            .i64(c.rule_id.get())
+            .i64(c.code_id.get())
+            .instant(c.valid_until)
+            .opt(c.holder, |row, member_id| row.i64(member_id.get()))
+            .i16(c.state.number())
+            .opt(c.referrer.as_deref(), |row, referrer| row.text(referrer));
+    }
+    for (table, leaves) in [("coupon", base), ("coupon_receive", received), ("coupon_index", index)] {
+        for (leaf, rows) in leaves {
+            let wanted = rows.len() as usize;
+            let copied = rows.send(tx.conn(), leaf).await?;
+            expect_rows(table, wanted, copied)?;
+        }
+    }
+    Ok(())
+}
+
+/// Claims old codes for coupons that are written in the same transaction. Gives those that were free; one under way
+/// elsewhere is waited for.
+pub(super) async fn claim_legacy(tx: &mut Tx<'_>, codes: Vec<(Uuid, CodeId)>) -> Result<HashSet<Uuid>, WriteError> {
+    let mut won = HashSet::with_capacity(codes.len());
+    for (target, rows) in tx.targets(codes, |(key, _)| (legacy_leaf(*key), *key)) {
+        let sql = tx.sql(query("coupon_history_index/claim"), target);
+        let inserted: Vec<(Uuid,)> = sqlx::query_as(sql)
+            .bind(column(&rows, |(key, _)| *key))
+            .bind(column(&rows, |(_, code_id)| code_id.get()))
+            .fetch_all(tx.conn())
+            .await?;
+        won.extend(inserted.into_iter().map(|(key,)| key));
+    }
+    Ok(won)
+}
+
+/// Gives back claims of coupons that are not written after all.
+pub(super) async fn release_legacy(tx: &mut Tx<'_>, codes: Vec<(Uuid, CodeId)>) -> Result<(), WriteError> {
+    for (target, rows) in tx.targets(codes, |(key, _)| (legacy_leaf(*key), *key)) {
+        let sql = tx.sql(query("coupon_history_index/delete"), target);
+        let deleted = sqlx::query(sql)
+            .bind(column(&rows, |(key, _)| *key))
+            .bind(column(&rows, |(_, code_id)| code_id.get()))
+            .execute(tx.conn())
+            .await?;
+        expect_rows("coupon_history_index", rows.len(), deleted.rows_affected())?;
+    }
+    Ok(())
+}
+
+/// The coupons of old codes.
+pub(super) async fn find_legacy(tx: &mut Tx<'_>, keys: Vec<Uuid>) -> Result<HashMap<Uuid, CodeId>, WriteError> {
+    let mut found = HashMap::with_capacity(keys.len());
+    for (target, keys) in tx.targets(keys, |key| (legacy_leaf(*key), *key)) {
+        let sql = tx.sql(query("coupon_history_index/find"), target);
+        let rows: Vec<(Uuid, CodeId)> = sqlx::query_as(sql).bind(&keys).fetch_all(tx.conn()).await?;
+        found.extend(rows);
+    }
+    Ok(found)
+}
+
+/// Coupons as they stand, unlocked.
+pub(super) async fn find_coupons(tx: &mut Tx<'_>, ids: Vec<CodeId>) -> Result<HashMap<CodeId, Coupon>, WriteError> {
+    let mut coupons = HashMap::with_capacity(ids.len());
+    for (target, ids) in tx.targets(ids, |id| (coupon_leaf(*id), *id)) {
+        let sql = tx.sql(query("coupon/find"), target);
+        let rows: Vec<CouponRow> = sqlx::query_as(sql).bind(raw(&ids)).fetch_all(tx.conn()).await?;
+        for row in rows {
+            coupons.insert(row.code_id, row.into_coupon()?);
+        }
+    }
+    Ok(coupons)
 }
 
 /// Writes the index rows by holder of coupons that have one.

@@ -26,13 +26,17 @@ pub enum Kind {
     CouponReleased,
     CouponVoided,
     CouponBound,
+    /// Those of a job were made void, as many as went into one transaction. The subject is the rule.
+    CouponsVoided,
+    /// A file of coupons of older systems has been imported to its end. The subject is the job.
+    CouponsImported,
     RuleChanged,
     StoreChanged,
     ApiKeyChanged,
 }
 
 impl Kind {
-    const ALL: [(Kind, i16); 15] = [
+    const ALL: [(Kind, i16); 17] = [
         (Kind::MemberRegistered, 1),
         (Kind::MemberChanged, 2),
         (Kind::MemberKeyMoved, 3),
@@ -45,6 +49,8 @@ impl Kind {
         (Kind::CouponReleased, 14),
         (Kind::CouponVoided, 15),
         (Kind::CouponBound, 16),
+        (Kind::CouponsVoided, 17),
+        (Kind::CouponsImported, 18),
         (Kind::RuleChanged, 20),
         (Kind::StoreChanged, 30),
         (Kind::ApiKeyChanged, 40),

@@ -166,6 +166,9 @@ pub fn routes() -> Routes {
         crate::coupon::rule_http::routes(),
         crate::coupon::http::routes(),
         crate::coupon::life_http::routes(),
+        crate::coupon::issue_job::http::routes(),
+        crate::coupon::import::http::routes(),
+        crate::coupon::legacy_http::routes(),
         crate::request::http::routes(),
     ]
     .into_iter()

@@ -33,4 +33,4 @@ pub use number::{Number, TillNumber};
 pub use page::{Cursor, Page, PageLimit};
 pub use problem::ApiError;
 pub use route::{Route, Routes};
-pub use stream::FileBody;
+pub use stream::{FileBody, FileOrJson};

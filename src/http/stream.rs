@@ -11,8 +11,11 @@ use actix_web::http::header::{self, HeaderMap};
 use actix_web::web::{Bytes, Data};
 use actix_web::{FromRequest, HttpRequest};
 use futures_util::StreamExt;
+use futures_util::future::LocalBoxFuture;
+use serde::de::DeserializeOwned;
 
 use super::app::Shell;
+use super::extract::Json;
 use super::problem::ApiError;
 use crate::problem::{Code, Refusal};
 
@@ -54,6 +57,28 @@ impl FromRequest for FileBody {
             let payload = Decompress::from_headers(payload.take(), request.headers());
             Self { payload, bytes: 0, bytes_max, pause_max }
         }))
+    }
+}
+
+/// Either of two bodies, by the media type: a file that is being sent, or JSON.
+pub enum FileOrJson<T> {
+    File(FileBody),
+    Json(T),
+}
+
+impl<T: DeserializeOwned + 'static> FromRequest for FileOrJson<T> {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default();
+        if essence.trim().eq_ignore_ascii_case("application/json") {
+            let json = Json::<T>::from_request(request, payload);
+            return Box::pin(async move { Ok(Self::Json(json.await?.0)) });
+        }
+        let file = FileBody::from_request(request, payload);
+        Box::pin(async move { Ok(Self::File(file.await?)) })
     }
 }
 

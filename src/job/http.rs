@@ -14,7 +14,7 @@ use crate::{
     app::App,
     db::pool::Office,
     http::{Answer, ApiError, Cursor, ETag, Page, PageLimit, Reply, app::Shell, page::limit_of},
-    id::JobId,
+    id::{JobId, RuleId},
     problem::{Code, Refusal},
 };
 
@@ -55,7 +55,18 @@ pub async fn list(shell: &Shell, kind: Kind, list: JobList) -> Reply<Page<JobVie
     let before = list.cursor.map(|cursor| cursor.key(&filter)).transpose()?;
     let before = before.map(|key| key.parse::<JobId>().map_err(|_| bad_cursor())).transpose()?;
     let mut conn = shell.conn().await?;
-    let rows = store::list_jobs(&mut conn, kind, list.state, before, limit + 1).await?;
+    let rows = store::list_jobs(&mut conn, &[kind], None, list.state, before, limit + 1).await?;
+    let rows = rows.iter().map(super::Job::show).collect();
+    Ok(Answer::ok(Page::new(rows, limit, &filter, |job: &JobView| job.job_id.to_string())).metered(conn.meter()))
+}
+
+/// A page of the jobs of some kinds that are about a rule, the newest first.
+pub async fn list_of_rule(shell: &Shell, kinds: &[Kind], rule_id: RuleId, list: JobList) -> Reply<Page<JobView>> {
+    let (filter, limit) = ((rule_id, list.state), limit_of(list.limit));
+    let before = list.cursor.map(|cursor| cursor.key(&filter)).transpose()?;
+    let before = before.map(|key| key.parse::<JobId>().map_err(|_| bad_cursor())).transpose()?;
+    let mut conn = shell.conn().await?;
+    let rows = store::list_jobs(&mut conn, kinds, Some(rule_id), list.state, before, limit + 1).await?;
     let rows = rows.iter().map(super::Job::show).collect();
     Ok(Answer::ok(Page::new(rows, limit, &filter, |job: &JobView| job.job_id.to_string())).metered(conn.meter()))
 }
@@ -142,7 +153,11 @@ impl From<JobError> for ApiError {
             JobError::Refused(refusal) => refusal.into(),
             JobError::Database(error) => error.into(),
             JobError::Mint(_) | JobError::Numbers(_) | JobError::KeysChanged => Self::unavailable(error),
-            JobError::Inconsistent { .. } | JobError::Damaged(_) | JobError::Panicked(_) => Self::internal(error),
+            JobError::Inconsistent { .. }
+            | JobError::Damaged(_)
+            | JobError::Panicked(_)
+            | JobError::Id(_)
+            | JobError::Write(_) => Self::internal(error),
         }
     }
 }

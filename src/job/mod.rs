@@ -13,11 +13,16 @@
 //!   line, column and code and hold nothing of what stood in the row; they stay with the job,
 //!   the first [`FAILURES_MAX`] of them. A job that has ended is gone after a setting's days.
 //!
+//! - A job over a count has no file: its bytes are the things to be done, one each, so that checkpoints, turns and progress
+//!   are those of any other job.
+//! - A job that is refused something by a rule of its domain pauses and says so in `error`: who mends it resumes it.
+//!
 //! A kind of job is a [`runner::Work`]. `member::import` is the pattern that others follow.
 
 pub mod file;
 pub mod http;
 pub mod line;
+pub mod range;
 pub mod runner;
 pub mod store;
 pub mod upload;
@@ -28,8 +33,8 @@ use utoipa::ToSchema;
 
 use crate::{
     coupon::decide::millis,
-    db::pool,
-    id::{BlockError, JobId, MintError},
+    db::{lane::WriteError, pool},
+    id::{BlockError, IdError, JobId, MintError},
     problem::{Code, Refusal},
     secret::Undecryptable,
 };
@@ -51,14 +56,22 @@ pub const GAVE_UP: &str = "gave_up";
 #[schema(as = JobKind)]
 pub enum Kind {
     MemberImport,
+    /// Coupons of a rule for the members of a file, or so many without a holder.
+    IssueJob,
+    CouponImport,
+    /// What an issue job made and nobody has used is made void.
+    IssueUndo,
 }
 
 impl Kind {
-    pub const ALL: &[Kind] = &[Kind::MemberImport];
+    pub const ALL: &[Kind] = &[Kind::MemberImport, Kind::IssueJob, Kind::CouponImport, Kind::IssueUndo];
 
     pub const fn number(self) -> i16 {
         match self {
             Self::MemberImport => 1,
+            Self::IssueJob => 2,
+            Self::CouponImport => 3,
+            Self::IssueUndo => 4,
         }
     }
 
@@ -70,6 +83,9 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::MemberImport => "member_import",
+            Self::IssueJob => "issue_job",
+            Self::CouponImport => "coupon_import",
+            Self::IssueUndo => "issue_undo",
         }
     }
 }
@@ -238,7 +254,8 @@ pub struct JobView {
     pub job_id: JobId,
     pub kind: Kind,
     pub state: State,
-    /// Why it failed: `file_expired`, `file_damaged`, `upload_broken` or `gave_up`.
+    /// Why it failed: `file_expired`, `file_damaged`, `upload_broken` or `gave_up`; or why it paused by itself: the code of a
+    /// refusal, such as `rule_not_active`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub error: Option<String>,
@@ -247,7 +264,7 @@ pub struct JobView {
     pub file_name: Option<String>,
     /// The scope of who made it, such as `key:office`.
     pub created_by: String,
-    /// Of the file.
+    /// Of the file; of a job without one, the coupons it is about.
     pub bytes: i64,
     /// How much of the file is done.
     pub bytes_done: i64,
@@ -316,6 +333,10 @@ pub enum JobError {
     Mint(#[from] MintError),
     #[error("no number could be had")]
     Numbers(#[from] BlockError),
+    #[error("an id could not be made")]
+    Id(#[from] IdError),
+    #[error("the slice could not be written")]
+    Write(#[from] WriteError),
     /// A slice that was made ready before is not written: it is made ready anew.
     #[error("the keys have changed since the slice was made ready")]
     KeysChanged,

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    coupon::bulk::CouponWorks,
     db::{
         pool::Office,
         tx::{self, Mode},
@@ -122,6 +123,7 @@ struct Engine {
     wake: Notify,
     stopped: watch::Receiver<bool>,
     member_import: MemberImport,
+    coupons: CouponWorks,
 }
 
 /// What the hands work with.
@@ -133,6 +135,7 @@ pub struct RunnerParts {
     pub secrets: Arc<Secrets>,
     pub settings: JobSettings,
     pub member_import: MemberImport,
+    pub coupons: CouponWorks,
 }
 
 impl Runner {
@@ -164,6 +167,7 @@ impl Runner {
             wake: Notify::new(),
             stopped,
             member_import: parts.member_import,
+            coupons: parts.coupons,
         });
         let mut hands: Vec<_> =
             (0..engine.settings.hands).map(|_| tokio::spawn(Hand::new(Arc::clone(&engine)).run())).collect();
@@ -192,6 +196,11 @@ impl Runner {
     /// Jobs of a caller that have not ended, at most.
     pub fn open_max(&self) -> i64 {
         self.engine.settings.open_max
+    }
+
+    /// What works on coupons.
+    pub fn coupons(&self) -> &CouponWorks {
+        &self.engine.coupons
     }
 
     /// What takes in the files of members.
@@ -311,6 +320,9 @@ impl Hand {
             match job.kind {
                 // In a box, as what follows is: these futures are large, and stacks of workers are not.
                 Kind::MemberImport => Box::pin(self.work(&engine.member_import, &job)).await,
+                Kind::IssueJob => Box::pin(self.work(&engine.coupons.issue, &job)).await,
+                Kind::CouponImport => Box::pin(self.work(&engine.coupons.import, &job)).await,
+                Kind::IssueUndo => Box::pin(self.work(&engine.coupons.undo, &job)).await,
             }
         };
         let rest = match outcome {
@@ -320,6 +332,13 @@ impl Hand {
                 let error = JobError::Damaged(cause);
                 tracing::error!(job_id = %job.job_id, error = &error as &dyn std::error::Error, "a job cannot go on");
                 if self.give_up(&job, "file_damaged").await.is_ok() {
+                    return;
+                }
+                Some(rest_after(job.attempts))
+            }
+            Err(JobError::Refused(refusal)) => {
+                tracing::info!(job_id = %job.job_id, code = refusal.code.name(), "a job pauses: it was refused");
+                if self.pause(&job, refusal.code.name()).await.is_ok() {
                     return;
                 }
                 Some(rest_after(job.attempts))
@@ -346,6 +365,11 @@ impl Hand {
             tracing::info!(job_id = %job.job_id, why, "a job was to fail that is another's by now");
         }
         Ok(Turn::Over)
+    }
+
+    async fn pause(&self, job: &Job, why: &str) -> Result<bool, JobError> {
+        let mut conn = self.engine.office.get().await?;
+        store::pause_job(&mut conn, job.job_id, self.holder, why, self.engine.clock.now()).await
     }
 
     async fn connect(&mut self) -> Result<PgConnection, JobError> {
@@ -426,7 +450,7 @@ async fn write<W: Work>(
     let (kind, took) = (job.kind.name(), began.elapsed());
     metrics::histogram!("tessera_job_slice_seconds", "kind" => kind).record(took);
     for (outcome, rows) in
-        [("ok", progress.ok), ("skipped", progress.skipped), ("failed", progress.failures.len() as i64)]
+        [("ok", progress.ok), ("skipped", progress.skipped), ("failed", progress.failed())]
     {
         metrics::counter!("tessera_job_rows_total", "kind" => kind, "outcome" => outcome).increment(rows as u64);
     }

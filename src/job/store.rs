@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{Act, Checkpoint, FAILURES_MAX, FILE_DAYS, Failure, Job, JobError, Kind, State, UPLOAD_STALE};
 use crate::{
-    id::JobId,
+    id::{JobId, RuleId},
     problem::{Code, Refusal},
 };
 
@@ -195,10 +195,11 @@ pub async fn get_job(conn: &mut PgConnection, kind: Kind, job_id: JobId) -> Resu
     find.fetch_optional(conn).await?.ok_or(Code::JobNotFound)?.try_into()
 }
 
-/// Up to `rows_max` jobs of a kind, the newest first, from before `before`.
+/// Up to `rows_max` jobs of some kinds, and if one is given of a rule, the newest first, from before `before`.
 pub async fn list_jobs(
     conn: &mut PgConnection,
-    kind: Kind,
+    kinds: &[Kind],
+    rule_id: Option<RuleId>,
     state: Option<State>,
     before: Option<JobId>,
     rows_max: i64,
@@ -206,10 +207,11 @@ pub async fn list_jobs(
     let list = sqlx::query_file_as!(
         JobRow,
         "sql/queries/job/list.sql",
-        kind.number(),
+        &kinds.iter().map(|kind| kind.number()).collect::<Vec<_>>(),
         state.map(State::number),
         before.map(JobId::get),
         rows_max,
+        rule_id.map(|rule_id| rule_id.to_string()),
     );
     list.fetch_all(conn).await?.into_iter().map(Job::try_from).collect()
 }
@@ -321,6 +323,14 @@ pub struct Progress {
     pub ok: i64,
     pub skipped: i64,
     pub failures: Vec<Failure>,
+    /// Rows that failed without a failure of their own: those of a count are all alike.
+    pub failed_alike: i64,
+}
+
+impl Progress {
+    pub fn failed(&self) -> i64 {
+        self.failures.len() as i64 + self.failed_alike
+    }
 }
 
 /// Moves the checkpoint of a locked job, of which `failed` rows had failed, on and names what failed. Gives the rows that are ok by now.
@@ -353,7 +363,7 @@ pub async fn update_progress(
         end.lines,
         progress.ok,
         progress.skipped,
-        progress.failures.len() as i64,
+        progress.failed(),
         is_last,
         interval(lease),
         now,
@@ -372,6 +382,39 @@ pub async fn fail_job(
 ) -> Result<bool, JobError> {
     let fail = sqlx::query_file!("sql/queries/job/fail.sql", job_id.get(), error, now, holder);
     Ok(fail.execute(conn).await?.rows_affected() == 1)
+}
+
+/// Pauses a job that was refused something; false if it is not the holder's any more.
+pub async fn pause_job(
+    conn: &mut PgConnection,
+    job_id: JobId,
+    holder: Uuid,
+    error: &str,
+    now: DateTime<Utc>,
+) -> Result<bool, JobError> {
+    let pause = sqlx::query_file!("sql/queries/job/pause.sql", job_id.get(), error, now, holder);
+    Ok(pause.execute(conn).await?.rows_affected() == 1)
+}
+
+/// Locks a job and reads it.
+///
+/// # Errors
+/// `job_not_found`, also when it is of another kind.
+pub async fn get_job_for_update(conn: &mut PgConnection, kind: Kind, job_id: JobId) -> Result<Job, JobError> {
+    sqlx::query_file!("sql/queries/job/lock.sql", job_id.get()).fetch_optional(&mut *conn).await?;
+    get_job(conn, kind, job_id).await
+}
+
+/// Notes on a job which other one takes back what it did, and ends it for good.
+pub async fn update_undone(
+    conn: &mut PgConnection,
+    job_id: JobId,
+    undone_by: JobId,
+    now: DateTime<Utc>,
+) -> Result<(), JobError> {
+    let by = undone_by.to_string();
+    sqlx::query_file!("sql/queries/job/update_undone.sql", job_id.get(), by, now).execute(conn).await?;
+    Ok(())
 }
 
 /// Pieces deleted in one statement.

@@ -58,6 +58,18 @@ impl<'a> Upload<'a> {
         Ok(())
     }
 
+    /// In place of a file: so many things to be done. Gives the digest.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub async fn count(&mut self, count: i64, now: DateTime<Utc>) -> Result<Uuid, JobError> {
+        let mut conn = self.office.get().await?;
+        if !store::grow_uploading(&mut conn, self.new.job_id, count, now).await? {
+            return Err(JobError::from(Refusal::new(Code::JobStateForbidden).detail("the job was cancelled")));
+        }
+        Ok(self.secrets.legacy(&format!("\0job\0count\0{count}")))
+    }
+
     /// What came in so far, as long as it is within the first piece.
     pub fn head(&self) -> Option<&[u8]> {
         (self.no == 0).then_some(&self.piece)
@@ -116,7 +128,10 @@ impl<'a> Upload<'a> {
             return Err(Refusal::new(Code::JobStateForbidden).detail("the job was cancelled").into());
         };
         store::delete_uploading(&mut conn, self.new.job_id).await?;
-        if first.digest == Some(uploaded.digest) && first.options == uploaded.options {
+        let mut options = first.options.clone();
+        // What was noted on the job since.
+        options.as_object_mut().map(|options| options.remove("undone_by"));
+        if first.digest == Some(uploaded.digest) && options == uploaded.options {
             return Ok((first, true));
         }
         Err(Code::RequestNumberReused.into())

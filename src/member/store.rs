@@ -201,14 +201,14 @@ pub async fn standings(tx: &mut Tx<'_>, member_ids: Vec<MemberId>) -> Result<Has
 
 /// A row of `member_key`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct KeyRow {
-    pub(super) key: Uuid,
+pub(crate) struct KeyRow {
+    pub(crate) key: Uuid,
     pub(super) version: i16,
     pub(super) kind: key::Kind,
 }
 
 /// The rows of an identifier, one for each live version of the blind key, the current one first.
-pub(super) fn keys_of<'a>(secrets: &Secrets, identifier: &'a Identifier) -> impl Iterator<Item = KeyRow> + use<'a> {
+pub(crate) fn keys_of<'a>(secrets: &Secrets, identifier: &'a Identifier) -> impl Iterator<Item = KeyRow> + use<'a> {
     let kind = identifier.kind();
     let keys = secrets.blind(kind.number(), identifier.normalised());
     keys.into_iter().map(move |(version, key)| KeyRow { key, version, kind })

@@ -2,7 +2,9 @@
 
 mod chain;
 mod coherence;
+mod coupon_imports;
 mod imports;
+mod issue_jobs;
 mod jobs;
 mod races;
 mod crash;

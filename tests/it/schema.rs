@@ -11,6 +11,7 @@ use tokio::process::Command;
 
 use crate::support::{
     Server, TestDb,
+    coupon_job::{act, done_at, jobs_of, send_file},
     job::clean,
     scaled,
     server::{Client, Keys, fresh_number},
@@ -47,6 +48,9 @@ pub struct Rows {
     pub keyed: String,
     pub key_id: String,
     pub imports: BTreeMap<&'static str, String>,
+    /// Issue jobs of the rule 'issue', and imports of coupons.
+    pub issue_jobs: BTreeMap<&'static str, String>,
+    pub coupon_imports: BTreeMap<&'static str, String>,
 }
 
 pub async fn make_rows(api: &Client) -> Rows {
@@ -82,12 +86,21 @@ pub async fn make_rows(api: &Client) -> Rows {
     for name in ["get", "start", "pause", "resume", "cancel"] {
         imports.insert(name, import(api, name).await);
     }
+    let (mut issue_jobs, mut coupon_imports) = (BTreeMap::new(), BTreeMap::new());
+    for name in ["get", "start", "pause", "resume", "cancel", "undo"] {
+        issue_jobs.insert(name, issue_job(api, &rules["issue"], name).await);
+    }
+    for name in ["get", "start", "pause", "resume", "cancel"] {
+        coupon_imports.insert(name, coupon_import(api, name).await);
+    }
     Rows {
         patched,
         erased,
         keyed,
         key_id,
         imports,
+        issue_jobs,
+        coupon_imports,
         member,
         other,
         address,
@@ -133,12 +146,43 @@ async fn import(api: &Client, name: &str) -> String {
     job_id
 }
 
+/// An issue job that the operation of this name can be about; those to be got and undone have ended.
+async fn issue_job(api: &Client, rule: &str, name: &str) -> String {
+    let is_large = matches!(name, "pause" | "resume");
+    let body = json!({"count": if is_large { 50_000 } else { 3 }});
+    let path = format!("{}?start={}", jobs_of(rule), !matches!(name, "start" | "cancel"));
+    let made = api.post(&path, &api.keys.marketing, body).await.expect(201);
+    let job = made.header("location").unwrap().to_owned();
+    if is_large {
+        act(api, &job, "pause").await.expect(200);
+    }
+    if matches!(name, "get" | "undo") {
+        done_at(api, &job).await;
+    }
+    made.json["job_id"].as_str().unwrap().to_owned()
+}
+
+/// An import of coupons that the operation of this name can be about. Its rows are of no use.
+async fn coupon_import(api: &Client, name: &str) -> String {
+    let is_large = matches!(name, "pause" | "resume");
+    let file = format!("code,rule_id,issued_on\n{}", "x,1,y\n".repeat(if is_large { 20_000 } else { 3 }));
+    let path = format!("/v1/coupon-imports?start={}", !matches!(name, "start" | "cancel"));
+    let made = send_file(api, &path, file).await.expect(201);
+    if is_large {
+        act(api, made.header("location").unwrap(), "pause").await.expect(200);
+    }
+    made.json["job_id"].as_str().unwrap().to_owned()
+}
+
 /// The real path of each operation that has a variable one.
 pub fn paths(rows: &Rows) -> Vec<(&'static str, Vec<(&'static str, &str)>)> {
     let rule = |name: &str| vec![("rule_id", rows.rules[name].as_str())];
     let member = || vec![("member_id", rows.member.as_str())];
     let other = || vec![("member_id", rows.other.as_str())];
     let import = |name: &str| vec![("job_id", rows.imports[name].as_str())];
+    let issue_job =
+        |name: &str| vec![("rule_id", rows.rules["issue"].as_str()), ("job_id", rows.issue_jobs[name].as_str())];
+    let coupon_import = |name: &str| vec![("job_id", rows.coupon_imports[name].as_str())];
     vec![
         ("get_region", vec![("region_id", "EAST")]),
         ("update_region", vec![("region_id", "EAST")]),
@@ -192,6 +236,22 @@ pub fn paths(rows: &Rows) -> Vec<(&'static str, Vec<(&'static str, &str)>)> {
         ("pause_member_import", import("pause")),
         ("resume_member_import", import("resume")),
         ("cancel_member_import", import("cancel")),
+        ("create_issue_job", rule("issue")),
+        ("list_issue_jobs", rule("issue")),
+        ("get_issue_job", issue_job("get")),
+        ("list_issue_job_failures", issue_job("get")),
+        ("list_issue_job_codes", issue_job("get")),
+        ("start_issue_job", issue_job("start")),
+        ("pause_issue_job", issue_job("pause")),
+        ("resume_issue_job", issue_job("resume")),
+        ("cancel_issue_job", issue_job("cancel")),
+        ("undo_issue_job", issue_job("undo")),
+        ("get_coupon_import", coupon_import("get")),
+        ("list_coupon_import_failures", coupon_import("get")),
+        ("start_coupon_import", coupon_import("start")),
+        ("pause_coupon_import", coupon_import("pause")),
+        ("resume_coupon_import", coupon_import("resume")),
+        ("cancel_coupon_import", coupon_import("cancel")),
         ("get_rule", rule("issue")),
         ("issue_coupons", rule("issue")),
         ("pause_rule", rule("pause")),
@@ -244,6 +304,11 @@ pub fn bodies(rows: &Rows) -> Vec<(&'static str, Value)> {
         ("verify_key", json!({"email": "keyed@example.cn", "proof": "email"})),
         ("transfer_key", json!({"card": "KEYED1", "proof": "document", "reason": "new_owner"})),
         ("issue_coupons", json!({"member_id": rows.member})),
+        ("create_issue_job", json!({"count": 3})),
+        (
+            "create_legacy_code_shape",
+            json!({"name": "loyalty-2015", "length_min": 20, "length_max": 20, "alphabet": "0123456789"}),
+        ),
         ("redeem_coupon", sale),
         ("reverse_coupon", json!({"store_id": "S0001", "redemption_id": rows.redemption})),
     ]
@@ -255,6 +320,8 @@ pub fn files() -> Vec<(&'static str, &'static str)> {
         ("import_regions", "region_id,name,parent_id\nWEST,West China,\n"),
         ("import_stores", "store_id,name,region_id\nS0004,Fourth,EAST\n"),
         ("create_member_import", "phone,name\n13800000003,Lin\n"),
+        ("create_issue_job", "phone\n13800000003\n"),
+        ("create_coupon_import", "code,rule_id,issued_on\n00000000000000000001,1,2026-11-22\n"),
     ]
 }
 
@@ -305,7 +372,14 @@ expected-statuses = ["2xx", "401", "403", "404", "409", "412", "422", "428", "42
 expected-statuses = ["400", "401", "403", "406", "415", "422", "428"]
 "#
     );
-    let cursors = ["list_stores", "list_regions", "list_external_systems", "list_member_imports"];
+    let cursors = [
+        "list_stores",
+        "list_regions",
+        "list_external_systems",
+        "list_member_imports",
+        "list_coupon_imports",
+        "list_legacy_code_shapes",
+    ];
     // What a CSV must hold, a document cannot say.
     for operation in cursors.into_iter().chain(files().into_iter().map(|(operation, _)| operation)) {
         text.push_str(&format!("[[operations]]\ninclude-operation-id = \"{operation}\"\n"));
@@ -334,7 +408,7 @@ expected-statuses = ["400", "401", "403", "406", "415", "422", "428"]
             text.push_str("[operations.checks.positive_data_acceptance]\n");
             text.push_str("expected-statuses = [\"2xx\", \"400\", \"412\", \"422\", \"428\"]\n");
         }
-        if operation == "list_member_import_failures" {
+        if operation.ends_with("_failures") || operation == "list_issue_jobs" {
             text.push_str("[operations.checks.positive_data_acceptance]\n");
             text.push_str("expected-statuses = [\"2xx\", \"400\"]\n");
         }

@@ -24,7 +24,8 @@ select
     j.options::text as "options!",
     j.preview::text as "preview?"
 from job j
-where j.kind = $1
+where j.kind = any($1)
+    and ($5::text is null or j.options ->> 'rule_id' = $5)
     and ($2::smallint is null or j.state = $2)
     and ($3::bigint is null or j.job_id < $3)
 order by j.job_id desc

@@ -35,6 +35,8 @@ pub struct Issue {
     pub referrer: Option<String>,
     /// The member takes it without being given it.
     pub claimed: bool,
+    /// When it counts as issued, if not now.
+    pub issued_at: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
@@ -76,7 +78,8 @@ pub fn issue(world: &mut World, op: &Issue) -> Result<Issued, Refusal> {
     if op.claimed && !rule.claimable {
         return Err(Code::RuleNotClaimable.into());
     }
-    let (valid_from, valid_until) = rule.window(world.now, world.zone)?;
+    let issued_at = op.issued_at.unwrap_or(world.now);
+    let (valid_from, valid_until) = rule.window(issued_at, world.zone)?;
     let count = op.code_ids.len() as i64;
     let counted = world.attempt(&[], &[rule.rule_id], |world| {
         let counted = take_stock(world, &rule, op.day, op.store_no, count)?;
@@ -92,7 +95,7 @@ pub fn issue(world: &mut World, op: &Issue) -> Result<Issued, Refusal> {
             rule_id: rule.rule_id,
             rule_version: rule.version,
             holder: op.member_id,
-            issued_at: world.now,
+            issued_at,
             valid_from,
             valid_until,
             state: State::Issued { lock: None },

@@ -75,7 +75,7 @@ pub fn parts_of_use(rule: &RuleVersion, day: Day, store_no: StoreNo) -> Vec<Part
     parts(&rule.budget, day, Some(store_no)).into_iter().map(|(part, _)| part).collect()
 }
 
-fn bits(parts: &[Part]) -> i16 {
+pub(super) fn bits(parts: &[Part]) -> i16 {
     parts.iter().map(|part| part.bit()).sum()
 }
 

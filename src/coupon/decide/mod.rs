@@ -6,6 +6,7 @@ mod basket;
 mod hold;
 mod issue;
 mod limit;
+mod many;
 mod redeem;
 mod reverse;
 
@@ -19,6 +20,7 @@ pub use self::{
     hold::{Bind, Bound, Held, Hold, Lock, Release, Void, Voided, bind, lock, release, void},
     issue::{Issue, Issued, IssuedCoupon, issue},
     limit::{Part, parts_of_issue, parts_of_use},
+    many::{Undone, Why, Wish, admit, take_stock_of, undo},
     redeem::{Line, Redeem, Redeemed, redeem},
     reverse::{Returned, Reverse, Reversed, reverse},
 };

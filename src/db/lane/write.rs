@@ -96,6 +96,13 @@ pub struct Tx<'c> {
     leaves_max: usize,
 }
 
+impl<'c> Tx<'c> {
+    /// Over the open transaction of a job, whose rows are many: every leaf is addressed by itself.
+    pub(crate) fn of_job(conn: &'c mut PgConnection) -> Self {
+        Self { conn, statements: 0, leaves: 0, leaves_max: usize::MAX }
+    }
+}
+
 impl Tx<'_> {
     /// The text of a statement for its target; counts it.
     pub fn sql(&mut self, query: &'static Query, target: Target) -> &'static str {

@@ -134,14 +134,14 @@ pub struct MemberImport {
 }
 
 /// The stores of the chain by id.
-type ById = Arc<HashMap<String, StoreNo>>;
+pub(crate) type ById = Arc<HashMap<String, StoreNo>>;
 
 /// Those, with when they were read: believed for a while.
 #[derive(Clone, Default)]
 pub struct Stores(Arc<Mutex<Option<(Instant, ById)>>>);
 
 impl Stores {
-    async fn read(&self, office: &Office) -> Result<ById, JobError> {
+    pub(crate) async fn read(&self, office: &Office) -> Result<ById, JobError> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((read_at, stores)) = held
             && read_at.elapsed() < STORES_TTL

@@ -261,7 +261,7 @@ pub fn decode(encoding: Encoding, field: &[u8]) -> Option<Cow<'_, str>> {
 }
 
 /// A value, unless it is what older systems write for none.
-fn known(text: &str) -> Option<&str> {
+pub(crate) fn known(text: &str) -> Option<&str> {
     const UNKNOWN: [&str; 8] = ["null", "\\n", "n/a", "none", "nil", "undefined", "-", "(null)"];
     let value = text.trim();
     let none = value.is_empty() || UNKNOWN.iter().any(|unknown| value.eq_ignore_ascii_case(unknown));

@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod db;
+pub mod coupon_job;
 mod dump;
 pub mod job;
 pub mod pair;

@@ -1,0 +1,11 @@
+-- coupon::legacy::FindLegacy
+-- touches: coupon_history_index=1
+-- route: coupon_history_index=$1
+-- given: update coupon set legacy_key = gen_random_uuid() where code_id = (select max(code_id) from coupon);
+--   insert into coupon_history_index (legacy_key, code_id) select legacy_key, code_id from coupon where code_id = (select max(code_id) from coupon)
+-- sample: select array[legacy_key] from coupon_history_index limit 1
+select
+    i.legacy_key,
+    i.code_id
+from {coupon_history_index} i
+where i.legacy_key = any($1::uuid[])

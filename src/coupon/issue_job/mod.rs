@@ -1,0 +1,353 @@
+//! Coupons of a rule for many, as a job: for each row of a file of members, or so many without a holder.
+//!
+//! A file has a column that says who (`member_id`, `phone`, `email`, `username`, `card`, `external` as `system:id`,
+//! `external:<system>`), and may have `referrer` and `count`. Each row is decided as a request to issue would be, all of its
+//! coupons or none; what it is refused is named and does not hold up the others. A rule that is not active pauses the job.
+//!
+//! A slice is one transaction with the locks of [`super::bulk`]; the run of numbers that its codes are made of is written
+//! with it ([`crate::job::range`]), so that the codes of a job can be listed and taken back, and a slice that was not
+//! committed left nothing. An event tells of each slice.
+
+pub mod codes;
+pub mod http;
+pub mod preview;
+pub mod undo;
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sqlx::PgConnection;
+
+use super::{
+    Coupon, State,
+    bulk::{self, Bad, Holder, HolderColumn},
+    decide::{Why, Wish},
+    desk::Desk,
+    rule::{Rule, RuleState},
+    world::World,
+};
+use crate::{
+    db::lane::Tx,
+    event::{self, Kind as EventKind, NewEvent},
+    id::{CodeId, Day, EventId, RuleId},
+    job::{
+        Checkpoint, Failure, Job, JobError,
+        file::{FileReader, Raw, RawRows},
+        range,
+        runner::Work,
+        store::Progress,
+    },
+    member::key::Region,
+    problem::{Code, Refusal},
+    secret::Holding,
+};
+
+/// Coupons of a row.
+pub const ROW_COUPONS_MAX: i64 = 1000;
+
+/// What a job is to do, as it keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    pub rule_id: RuleId,
+    /// Of the file; none for a count.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued_on: Option<Day>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub referrer: Option<String>,
+    /// The job that takes back what this one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undone_by: Option<String>,
+}
+
+impl Options {
+    /// # Errors
+    /// `Inconsistent`.
+    pub fn of(job: &Job) -> Result<Self, JobError> {
+        let bad = |_| JobError::Inconsistent { table: "job", column: "options", key: job.job_id.to_string() };
+        serde_json::from_value(job.options.clone()).map_err(bad)
+    }
+}
+
+/// What a column is taken for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Column {
+    Holder(HolderColumn),
+    Referrer,
+    Count,
+}
+
+/// The columns of a file.
+///
+/// # Errors
+/// `file_invalid`: one that is not known or comes twice, none or several that say who.
+pub fn columns(names: &[String]) -> Result<Vec<Option<Column>>, Refusal> {
+    let columns = bulk::columns(names, |name| match name {
+        "referrer" => Some(Column::Referrer),
+        "count" => Some(Column::Count),
+        other => HolderColumn::parse(other).map(Column::Holder),
+    })?;
+    let holders = columns.iter().flatten().filter(|column| matches!(column, Column::Holder(_))).count();
+    if holders != 1 {
+        return Err(Refusal::new(Code::FileInvalid).detail(
+            "one column must say who: member_id, phone, email, username, card, external or external:<system>",
+        ));
+    }
+    Ok(columns)
+}
+
+/// A row of a file, or one coupon of a count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub ordinal: i64,
+    pub line: i64,
+    pub holder: Option<Holder>,
+    pub count: i64,
+    pub referrer: Option<String>,
+}
+
+/// Issues coupons. Cheap to clone.
+#[derive(Clone)]
+pub struct IssueJob {
+    pub desk: Desk,
+    /// Where phone numbers without a country code belong.
+    pub region: Region,
+}
+
+/// Rows made ready.
+pub struct Slice {
+    rule: Arc<Rule>,
+    rows: Vec<Row>,
+    failures: Vec<Failure>,
+    day: Day,
+    issued_at: Option<DateTime<Utc>>,
+    first_no: i64,
+    /// For the coupons of all rows; those of refused rows go to rows after them, and what is left over is a gap.
+    code_ids: Vec<CodeId>,
+    event_id: EventId,
+    end: (Checkpoint, bool),
+    holding: Holding,
+}
+
+impl IssueJob {
+    /// # Errors
+    /// What is wrong with the row.
+    fn row(&self, columns: &[Option<Column>], raw: Raw<'_>) -> Result<Row, Bad> {
+        let values = bulk::values(raw, columns.len())?;
+        let mut row = Row { ordinal: raw.ordinal, line: raw.line, holder: None, count: 1, referrer: None };
+        for (at, (value, column)) in values.into_iter().zip(columns).enumerate() {
+            let (Some(value), Some(column)) = (value, column) else { continue };
+            let invalid = |code, detail: String| (Some(at), code, detail.into());
+            match column {
+                Column::Holder(column) => {
+                    let holder = column.read(self.region, &self.desk.secrets, &value);
+                    row.holder = Some(holder.map_err(|why| invalid("identifier_invalid", why))?);
+                }
+                Column::Referrer => {
+                    let referrer = super::http::Referrer::parse(value);
+                    row.referrer = Some(referrer.map_err(|bad| invalid("value_invalid", bad.to_string()))?.into_string());
+                }
+                Column::Count => {
+                    let count = value.parse().ok().filter(|count| (1..=ROW_COUPONS_MAX).contains(count));
+                    row.count = count
+                        .ok_or_else(|| invalid("value_invalid", format!("must be a number of 1 to {ROW_COUPONS_MAX}")))?;
+                }
+            }
+        }
+        if row.holder.is_none() {
+            return Err((None, "identifier_missing", "the row does not say who".into()));
+        }
+        Ok(row)
+    }
+
+    /// Reads and checks rows.
+    pub(super) fn read(&self, names: &[String], raw: &RawRows) -> Result<(Vec<Row>, Vec<Failure>), Refusal> {
+        let columns = columns(names)?;
+        let (mut rows, mut failures) = (Vec::with_capacity(raw.len()), Vec::new());
+        for one in raw.iter() {
+            match self.row(&columns, one) {
+                Ok(row) => rows.push(row),
+                Err(bad) => failures.push(bulk::failure(one.ordinal, one.line, names, bad)),
+            }
+        }
+        Ok((rows, failures))
+    }
+
+    /// The next rows of a job: of its file, or of its count.
+    async fn next_rows(
+        &self,
+        job: &Job,
+        options: &Options,
+        file: &mut FileReader,
+        from: Checkpoint,
+        rows_max: usize,
+    ) -> Result<(Vec<Row>, Vec<Failure>, (Checkpoint, bool)), JobError> {
+        if options.count.is_some() {
+            let count = (job.bytes - from.bytes).min(rows_max as i64);
+            let end = Checkpoint { bytes: from.bytes + count, lines: from.lines + count, rows: from.rows + count };
+            let row = |at| Row { ordinal: at, line: at, holder: None, count: 1, referrer: options.referrer.clone() };
+            let rows = (from.rows + 1..=end.rows).map(row).collect();
+            return Ok((rows, Vec::new(), (end, end.bytes >= job.bytes)));
+        }
+        let mut rows_max = rows_max;
+        loop {
+            let raw = file.read(from, rows_max, b',', true).await?;
+            let (import, names, end) = (self.clone(), options.columns.clone(), (raw.end, raw.is_last));
+            let read = tokio::task::spawn_blocking(move || import.read(&names, &raw));
+            let (rows, failures) = read.await.map_err(JobError::Panicked)??;
+            // As many coupons as rows would be of one each; one row is always taken.
+            let mut coupons = 0;
+            let fits = rows.iter().take_while(|row| {
+                coupons += row.count;
+                coupons <= (rows_max as i64).max(ROW_COUPONS_MAX)
+            });
+            let fits = fits.count();
+            if fits == rows.len() {
+                return Ok((rows, failures, end));
+            }
+            rows_max = (rows[fits].ordinal - from.rows - 1).max(1) as usize;
+        }
+    }
+}
+
+impl Work for IssueJob {
+    type Slice = Slice;
+
+    async fn prepare(
+        &self,
+        job: &Job,
+        file: &mut FileReader,
+        from: Checkpoint,
+        rows_max: usize,
+    ) -> Result<Slice, JobError> {
+        let options = Options::of(job)?;
+        let holding = self.desk.secrets.holding();
+        let rule = self.desk.rule(options.rule_id).await.map_err(of_desk)?.ok_or(Code::RuleNotFound)?;
+        if rule.state != RuleState::Active {
+            return Err(Refusal::new(Code::RuleNotActive).with("rule_state", rule.state.name()).into());
+        }
+        let (rows, failures, end) = self.next_rows(job, &options, file, from, rows_max).await?;
+        let day = options.issued_on.unwrap_or_else(|| self.desk.zone.day_of(self.desk.clock.now()));
+        let count = rows.iter().map(|row| row.count).sum::<i64>() as usize;
+        let first_no = bulk::lease_serials(&self.desk.office, count).await?;
+        let codes = self.desk.secrets.codes();
+        let mint = move || -> Result<Vec<CodeId>, JobError> {
+            (first_no..first_no + count as i64).map(|no| Ok(codes.mint(day, no)?.code_id)).collect()
+        };
+        let code_ids = tokio::task::spawn_blocking(mint).await.map_err(JobError::Panicked)??;
+        let event_id = self.desk.event_id().await.map_err(of_desk)?;
+        let issued_at = options.issued_on.map(|day| self.desk.zone.start_of(day));
+        Ok(Slice { rule, rows, failures, day, issued_at, first_no, code_ids, event_id, end, holding })
+    }
+
+    fn end(slice: &Slice) -> (Checkpoint, bool) {
+        slice.end
+    }
+
+    async fn write(
+        &self,
+        conn: &mut PgConnection,
+        job: &Job,
+        slice: &Slice,
+        now: DateTime<Utc>,
+    ) -> Result<Progress, JobError> {
+        // Holders are looked for by keys that must be those of now.
+        if self.desk.secrets.holding() != slice.holding {
+            return Err(JobError::KeysChanged);
+        }
+        let mut progress = Progress { failures: slice.failures.clone(), ..Progress::default() };
+        let issued_at = slice.issued_at.unwrap_or(now);
+        let version = &slice.rule.current;
+        let (valid_from, valid_until) = version.window(issued_at, self.desk.zone)?;
+        let owners = bulk::owners(conn, slice.rows.iter().filter_map(|row| row.holder.as_ref())).await?;
+        let (mut wishes, mut rows) = (Vec::with_capacity(slice.rows.len()), Vec::with_capacity(slice.rows.len()));
+        for row in &slice.rows {
+            let member_id = row.holder.as_ref().and_then(|holder| holder.of(&owners));
+            if row.holder.is_some() && member_id.is_none() {
+                let refusal = Refusal::new(Code::MemberNotFound).detail("nobody has this identifier");
+                progress.failures.push(bulk::refused(row.ordinal, row.line, &refusal));
+                continue;
+            }
+            let (rule, day) = (Arc::clone(&slice.rule), slice.day);
+            wishes.push(Wish { rule, day, member_id, count: row.count, why: Why::Issue });
+            rows.push(row);
+        }
+        let mut world = World::new(now, self.desk.zone);
+        let mut tx = Tx::of_job(conn);
+        bulk::load(&mut tx, &mut world, &wishes).await?;
+        let coupons_of = |at: usize, counted: i16, coupons: &mut Vec<Coupon>| {
+            for _ in 0..wishes[at].count {
+                coupons.push(Coupon {
+                    code_id: slice.code_ids[coupons.len()],
+                    rule_id: version.rule_id,
+                    rule_version: version.version,
+                    holder: wishes[at].member_id,
+                    issued_at,
+                    valid_from,
+                    valid_until,
+                    state: State::Issued { lock: None },
+                    uses: 0,
+                    cycles: 0,
+                    counted,
+                    last_use: None,
+                    issue_store_no: None,
+                    referrer: rows[at].referrer.clone(),
+                    legacy_key: None,
+                    void_reason: None,
+                });
+            }
+        };
+        let (verdicts, coupons) = Box::pin(bulk::place(&mut tx, &mut world, &wishes, coupons_of)).await?;
+        let is_count = job.bytes > 0 && slice.rows.iter().all(|row| row.holder.is_none());
+        for (row, verdict) in rows.iter().zip(verdicts) {
+            match verdict {
+                Ok(()) => progress.ok += 1,
+                // One is named for all that follow.
+                Err(_) if is_count && !progress.failures.is_empty() => progress.failed_alike += 1,
+                Err(refusal) => progress.failures.push(bulk::refused(row.ordinal, row.line, &refusal)),
+            }
+        }
+        progress.failures.sort_by_key(|failure| failure.ordinal);
+        if !coupons.is_empty() {
+            range::insert(tx.conn(), job.job_id, slice.first_no, coupons.len(), Some(slice.day)).await?;
+            let body = json!({
+                "rule_id": version.rule_id,
+                "rule_version": version.version,
+                "job_id": job.job_id,
+                "count": coupons.len(),
+            });
+            let (event_id, subject) = (slice.event_id, version.rule_id.get());
+            let event = NewEvent { event_id, kind: EventKind::CouponsIssued, subject, body };
+            event::store::insert(&mut tx, now, &[event]).await?;
+        }
+        Ok(progress)
+    }
+
+    async fn finish(
+        &self,
+        _: &mut PgConnection,
+        _: &Job,
+        _: &Slice,
+        _: i64,
+        _: DateTime<Utc>,
+    ) -> Result<(), JobError> {
+        Ok(())
+    }
+}
+
+/// What the desk could not say.
+pub(super) fn of_desk(error: super::desk::DeskError) -> JobError {
+    use super::desk::DeskError;
+    match error {
+        DeskError::Refused(refusal) => JobError::Refused(refusal),
+        DeskError::Office(error) => JobError::Database(error),
+        DeskError::Numbers(error) => JobError::Numbers(error),
+        DeskError::Id(error) => JobError::Id(error),
+        DeskError::Lane(_) => JobError::Database(crate::db::pool::Error::Busy),
+    }
+}
