@@ -7,6 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{
     Coupon, answer,
     decide::{Basket, Bind, Issue, Lock, Place, Redeem, Release, Returned, Reverse, Void},
+    offline::{resolve::ResolveWriter, writer::OfflineWriter},
     read::{FindCoupon, FindRedemption},
     rule::{Rule, RuleState, RuleVersion},
     rule_cache::RuleBook,
@@ -156,6 +157,8 @@ pub struct Desk {
     pub redemptions: Counter,
     pub events: Counter,
     writer: WriterHandle<CouponWriter>,
+    pub(super) offline: WriterHandle<OfflineWriter>,
+    pub(super) resolver: WriterHandle<ResolveWriter>,
     coupon: Reader<FindCoupon>,
     redemption: Reader<FindRedemption>,
     pub(super) held: Reader<ListHeld>,
@@ -182,7 +185,9 @@ pub struct DeskParts {
 impl Desk {
     pub fn new(lane: &Lane, parts: DeskParts) -> Self {
         let DeskParts { clock, zone, secrets, office, rules, stores, counters } = parts;
-        let writer = CouponWriter { clock: clock.clone(), zone, rules: rules.clone(), stores };
+        let writer = || CouponWriter { clock: clock.clone(), zone, rules: rules.clone(), stores: stores.clone() };
+        let (online, offline) = (writer(), OfflineWriter { coupons: writer() });
+        let resolver = ResolveWriter { clock: clock.clone() };
         Self {
             clock,
             zone,
@@ -192,7 +197,9 @@ impl Desk {
             serials: counters.serials,
             redemptions: counters.redemptions,
             events: counters.events,
-            writer: lane.writer(writer),
+            writer: lane.writer(online),
+            offline: lane.writer(offline),
+            resolver: lane.writer(resolver),
             coupon: lane.reader(FindCoupon),
             redemption: lane.reader(FindRedemption),
             held: lane.reader(ListHeld),
@@ -214,6 +221,7 @@ impl Desk {
             lines: ask.lines,
             currency: ask.currency,
             member_id: ask.member_id,
+            occurred_at: None,
         });
         self.act(ticket, act).await
     }
@@ -237,6 +245,7 @@ impl Desk {
                 lines: Vec::new(),
                 currency: ask.currency.clone(),
                 member_id: ask.member_id,
+                occurred_at: None,
             });
         }
         self.act(ticket, Act::Basket(Basket { amount: ask.amount, uses })).await

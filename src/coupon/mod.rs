@@ -28,6 +28,7 @@ pub mod decide;
 pub mod desk;
 pub mod http;
 pub mod life_http;
+pub mod offline;
 pub mod read;
 pub mod rule;
 pub mod rule_body;
@@ -37,6 +38,7 @@ pub mod rule_store;
 pub mod store;
 pub mod wallet;
 pub mod till;
+pub mod totals;
 pub mod world;
 pub mod writer;
 

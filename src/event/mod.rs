@@ -29,10 +29,13 @@ pub enum Kind {
     RuleChanged,
     StoreChanged,
     ApiKeyChanged,
+    /// A till's offline redemption did not fit. The subject is the conflict, as of the next.
+    ConflictRecorded,
+    ConflictResolved,
 }
 
 impl Kind {
-    const ALL: [(Kind, i16); 15] = [
+    const ALL: [(Kind, i16); 17] = [
         (Kind::MemberRegistered, 1),
         (Kind::MemberChanged, 2),
         (Kind::MemberKeyMoved, 3),
@@ -48,6 +51,8 @@ impl Kind {
         (Kind::RuleChanged, 20),
         (Kind::StoreChanged, 30),
         (Kind::ApiKeyChanged, 40),
+        (Kind::ConflictRecorded, 50),
+        (Kind::ConflictResolved, 51),
     ];
 
     pub fn number(self) -> i16 {

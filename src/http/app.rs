@@ -166,6 +166,8 @@ pub fn routes() -> Routes {
         crate::coupon::rule_http::routes(),
         crate::coupon::http::routes(),
         crate::coupon::life_http::routes(),
+        crate::coupon::offline::http::routes(),
+        crate::coupon::totals::routes(),
         crate::request::http::routes(),
     ]
     .into_iter()

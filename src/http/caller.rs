@@ -159,6 +159,12 @@ pub const ACCESS: &[(&str, &[Role], AtStore)] = &[
     ("claim_coupon", &[Pos, Marketing, Admin], Own),
     ("redeem_basket", &[Pos, Admin], Own),
     ("get_redemption", &[Pos, Marketing, Ops, Admin], Any),
+    // What tills did offline, and their totals.
+    ("upload_offline", &[Pos, Ops, Admin], Own),
+    ("list_conflicts", &[Pos, Ops, Admin], Any),
+    ("get_conflict", &[Pos, Ops, Admin], Any),
+    ("resolve_conflict", &[Ops, Admin], Any),
+    ("get_totals", &[Pos, Ops, Admin], Any),
     // Request numbers.
     ("get_request", &[Pos, Marketing, Ops, Admin], Any),
 ];
