@@ -14,6 +14,7 @@ mod erase;
 mod input;
 mod keys;
 mod office;
+mod offline;
 mod prove;
 mod leaks;
 mod rotate;
