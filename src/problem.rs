@@ -129,6 +129,9 @@ codes! {
     ReverseAmountExceeded "reverse_amount_exceeded" 422 "More is returned than the redemption has left",
     ReverseTooLate "reverse_too_late" 422 "The time for taking this use back is over",
     ReverseCyclesExceeded "reverse_cycles_exceeded" 409 "The coupon was reversed as often as its rule allows",
+    // Offline redemptions.
+    RedeemedAtImplausible "redeemed_at_implausible" 422 "The till's time does not fit its business date, or lies ahead of now",
+    ConflictNotFound "conflict_not_found" 404 "There is no such conflict",
     // Jobs.
     JobNotFound "job_not_found" 404 "There is no such job",
     JobStateForbidden "job_state_forbidden" 409 "The job cannot go from its state to that one",

@@ -8,6 +8,7 @@ use super::{
     Coupon, answer, bulk,
     decide::{Basket, Bind, Issue, Lock, Place, Redeem, Release, Returned, Reverse, Void},
     legacy::{FindLegacy, ShapeBook},
+    offline::{resolve::ResolveWriter, writer::OfflineWriter},
     read::{FindCoupon, FindRedemption},
     rule::{Rule, RuleState, RuleVersion},
     rule_cache::RuleBook,
@@ -160,6 +161,8 @@ pub struct Desk {
     pub redemptions: Counter,
     pub events: Counter,
     writer: WriterHandle<CouponWriter>,
+    pub(super) offline: WriterHandle<OfflineWriter>,
+    pub(super) resolver: WriterHandle<ResolveWriter>,
     coupon: Reader<FindCoupon>,
     redemption: Reader<FindRedemption>,
     pub(super) history: Reader<FindLegacy>,
@@ -190,7 +193,9 @@ impl Desk {
     pub fn new(lane: &Lane, parts: DeskParts) -> Self {
         let DeskParts { clock, zone, secrets, office, rules, stores, counters } = parts;
         let shapes = ShapeBook::new(office.clone());
-        let writer = CouponWriter { clock: clock.clone(), zone, rules: rules.clone(), stores };
+        let writer = || CouponWriter { clock: clock.clone(), zone, rules: rules.clone(), stores: stores.clone() };
+        let (online, offline) = (writer(), OfflineWriter { coupons: writer() });
+        let resolver = ResolveWriter { clock: clock.clone() };
         Self {
             clock,
             zone,
@@ -200,7 +205,9 @@ impl Desk {
             serials: counters.serials,
             redemptions: counters.redemptions,
             events: counters.events,
-            writer: lane.writer(writer),
+            writer: lane.writer(online),
+            offline: lane.writer(offline),
+            resolver: lane.writer(resolver),
             coupon: lane.reader(FindCoupon),
             redemption: lane.reader(FindRedemption),
             history: lane.reader(FindLegacy),
@@ -224,6 +231,7 @@ impl Desk {
             lines: ask.lines,
             currency: ask.currency,
             member_id: ask.member_id,
+            occurred_at: None,
         });
         self.act(ticket, act).await
     }
@@ -247,6 +255,7 @@ impl Desk {
                 lines: Vec::new(),
                 currency: ask.currency.clone(),
                 member_id: ask.member_id,
+                occurred_at: None,
             });
         }
         self.act(ticket, Act::Basket(Basket { amount: ask.amount, uses })).await

@@ -287,6 +287,30 @@ till_body! {
     }
 }
 
+impl RedeemBody {
+    /// What a till would have sent for a redemption that it sends afterwards: so both have one digest.
+    pub(super) fn afterwards(
+        store_id: crate::chain::StoreId,
+        register: super::till::Register,
+        sequence: super::till::Sequence,
+        business_date: chrono::NaiveDate,
+        sale: (OrderRef, Amount, Option<super::rule_body::Currency>, Option<MemberId>),
+    ) -> Self {
+        let (order_ref, amount, currency, member_id) = sale;
+        Self {
+            store_id,
+            register: Some(register),
+            business_date: Some(business_date),
+            sequence: Some(sequence),
+            order_ref,
+            amount,
+            lines: None,
+            currency,
+            member_id,
+        }
+    }
+}
+
 /// Redeem a coupon
 ///
 /// Of many tills that send one coupon at once, one wins; the others get `coupon_already_redeemed` with when and where.
@@ -422,6 +446,10 @@ pub struct RedemptionView {
     business_date: Day,
     #[serde(serialize_with = "millis")]
     recorded_at: DateTime<Utc>,
+    /// When it was, as the till says, of a use that was sent afterwards.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    occurred_at: Option<String>,
     store_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -473,6 +501,7 @@ async fn get_redemption(app: Data<App>, caller: Caller, At(redemption_id): At<Re
         member_id: row.member_id,
         business_date: row.redemption_id.day(),
         recorded_at: row.recorded_at,
+        occurred_at: row.occurred_at.map(super::instant),
         store_id: app.stores.name(row.store_no).await?.to_string(),
         register: row.register,
         sequence: row.sequence,

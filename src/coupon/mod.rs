@@ -33,6 +33,7 @@ pub mod issue_job;
 pub mod legacy;
 pub mod legacy_http;
 pub mod life_http;
+pub mod offline;
 pub mod read;
 pub mod rule;
 pub mod rule_body;
@@ -42,6 +43,7 @@ pub mod rule_store;
 pub mod store;
 pub mod wallet;
 pub mod till;
+pub mod totals;
 pub mod world;
 pub mod writer;
 

@@ -1,9 +1,10 @@
 //! The SQL of coupons, their index rows, counters and ledger.
 //!
 //! Lock order, here and wherever else these tables are written: `request`, `member_key`, `coupon`, `member`,
-//! `coupon_receive`, `coupon_index`, `coupon_history_index`, `member_rule`, `coupon_stock`, `redemption`, `event`;
-//! rows by (leaf, key). A base row and its index rows are written by `insert_coupons`, `copy_coupons`, `bind_coupons` and
-//! `update_coupons` and by nothing else; those of old codes, which are claimed first, by `claim_legacy`.
+//! `coupon_receive`, `coupon_index`, `coupon_history_index`, `member_rule`, `coupon_stock`, `redemption`,
+//! `redemption_conflict`, `event`; rows by (leaf, key). A base row and its index rows are written by `insert_coupons`,
+//! `copy_coupons`, `bind_coupons` and `update_coupons` and by nothing else; those of old codes, which are claimed first, by
+//! `claim_legacy`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -467,6 +468,7 @@ pub(super) struct RedemptionRow {
     code_id: CodeId,
     rule_id: RuleId,
     recorded_at: DateTime<Utc>,
+    occurred_at: Option<DateTime<Utc>>,
     amount: i64,
     discount: i64,
     member_id: Option<MemberId>,
@@ -500,6 +502,7 @@ impl RedemptionRow {
             rule_version: self.rule_version,
             member_id: self.member_id,
             recorded_at: self.recorded_at,
+            occurred_at: self.occurred_at,
             amount: self.amount,
             discount: self.discount,
             reverses: self.reverses,
@@ -552,6 +555,8 @@ pub(super) async fn insert_redemptions(tx: &mut Tx<'_>, rows: &[Redemption]) -> 
             .bind(column(&rows, |r| r.order_ref.clone()))
             .bind(column(&rows, |r| r.counted))
             .bind(column(&rows, |r| lines_text(r)))
+            .bind(column(&rows, |r| r.occurred_at))
+            .bind(column(&rows, |r| r.reversed_whole))
             .execute(tx.conn())
             .await?;
         expect_rows("redemption", rows.len(), inserted.rows_affected())?;

@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use super::{
     Coupon,
     decide::Line,
+    offline::Conflict,
     rule::{Rule, RuleVersion},
 };
 use crate::{
@@ -69,6 +70,8 @@ pub struct Redemption {
     pub rule_version: i32,
     pub member_id: Option<MemberId>,
     pub recorded_at: DateTime<Utc>,
+    /// When it was, as the till says, of a use that was sent afterwards.
+    pub occurred_at: Option<DateTime<Utc>>,
     pub amount: i64,
     pub discount: i64,
     pub reverses: Option<RedemptionId>,
@@ -79,6 +82,7 @@ pub struct Redemption {
     /// Bits of the budgets that the discount was taken from.
     pub counted: i16,
     pub lines: Vec<Line>,
+    /// Of a use: it was taken back whole. Of an undo: with it the use was.
     pub reversed_whole: bool,
     pub store_no: StoreNo,
     pub register: Option<String>,
@@ -114,6 +118,7 @@ pub struct Changed {
     pub member_rules: HashSet<(MemberId, RuleId)>,
     pub stocks: HashSet<StockKey>,
     pub new_redemptions: Vec<Redemption>,
+    pub new_conflicts: Vec<Conflict>,
     pub redemptions: HashSet<RedemptionId>,
     pub events: Vec<NewEvent>,
 }

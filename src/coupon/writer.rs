@@ -144,7 +144,7 @@ impl Writer for CouponWriter {
 impl CouponWriter {
     /// Locks and reads what the requests are about, in the lock order of [`store`]. The rows of the ledger come before
     /// the stock rows that they name: whoever locks one holds the lock of its coupon.
-    async fn load(&self, tx: &mut Tx<'_>, mut world: World, ops: &[&CouponOp]) -> Result<World, WriteError> {
+    pub(super) async fn load(&self, tx: &mut Tx<'_>, mut world: World, ops: &[&CouponOp]) -> Result<World, WriteError> {
         let code_ids: BTreeSet<CodeId> = ops.iter().flat_map(|op| op.act.code_ids()).collect();
         if !code_ids.is_empty() {
             world.coupons = store::lock_coupons(tx, code_ids.into_iter().collect()).await?;
@@ -254,7 +254,7 @@ fn stock_keys(world: &World, ops: &[&CouponOp]) -> BTreeSet<StockKey> {
     keys
 }
 
-async fn write(tx: &mut Tx<'_>, world: World) -> Result<(), WriteError> {
+pub(super) async fn write(tx: &mut Tx<'_>, world: World) -> Result<(), WriteError> {
     let World { now, coupons, member_rules, stocks, redemptions, changed, .. } = world;
     if !changed.coupons.is_empty() {
         let rows: Vec<_> = changed.coupons.iter().map(|(id, state_changed)| (&coupons[id], *state_changed)).collect();
@@ -280,6 +280,9 @@ async fn write(tx: &mut Tx<'_>, world: World) -> Result<(), WriteError> {
     if !changed.redemptions.is_empty() {
         let rows: Vec<_> = changed.redemptions.iter().map(|id| &redemptions[id]).collect();
         store::update_redemptions(tx, &rows).await?;
+    }
+    if !changed.new_conflicts.is_empty() {
+        super::offline::store::insert_conflicts(tx, &changed.new_conflicts).await?;
     }
     if !changed.events.is_empty() {
         event::store::insert(tx, now, &changed.events).await?;

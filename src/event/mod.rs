@@ -33,6 +33,9 @@ pub enum Kind {
     RuleChanged,
     StoreChanged,
     ApiKeyChanged,
+    /// A till's offline redemption did not fit. The subject is the conflict, as of the next.
+    ConflictRecorded,
+    ConflictResolved,
 }
 
 impl Kind {
@@ -54,6 +57,8 @@ impl Kind {
         (Kind::RuleChanged, 20),
         (Kind::StoreChanged, 30),
         (Kind::ApiKeyChanged, 40),
+        (Kind::ConflictRecorded, 50),
+        (Kind::ConflictResolved, 51),
     ];
 
     pub fn number(self) -> i16 {

@@ -169,6 +169,8 @@ pub fn routes() -> Routes {
         crate::coupon::issue_job::http::routes(),
         crate::coupon::import::http::routes(),
         crate::coupon::legacy_http::routes(),
+        crate::coupon::offline::http::routes(),
+        crate::coupon::totals::routes(),
         crate::request::http::routes(),
     ]
     .into_iter()

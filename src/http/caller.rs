@@ -180,6 +180,12 @@ pub const ACCESS: &[(&str, &[Role], AtStore)] = &[
     ("cancel_coupon_import", &[Ops, Admin], Any),
     ("list_legacy_code_shapes", &[Marketing, Ops, Admin], Any),
     ("create_legacy_code_shape", &[Ops, Admin], Any),
+    // What tills did offline, and their totals.
+    ("upload_offline", &[Pos, Ops, Admin], Own),
+    ("list_conflicts", &[Pos, Ops, Admin], Any),
+    ("get_conflict", &[Pos, Ops, Admin], Any),
+    ("resolve_conflict", &[Ops, Admin], Any),
+    ("get_totals", &[Pos, Ops, Admin], Any),
     // Request numbers.
     ("get_request", &[Pos, Marketing, Ops, Admin], Any),
 ];

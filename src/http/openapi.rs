@@ -72,6 +72,7 @@ pub fn document(routes: &[Route]) -> Value {
             {"name": "member imports", "description": "Members by the million, from files, as jobs."},
             {"name": "rules", "description": "What coupons give, and how many there are."},
             {"name": "coupons", "description": "Issue, redeem, reverse."},
+            {"name": "tills", "description": "What tills did offline, and what their days came to."},
             {"name": "requests", "description": "What was answered to a request number."},
             {"name": "operation", "description": "Health, metrics, this document. No key needed."},
         ],

@@ -256,6 +256,14 @@ impl RequestNumber {
         }
         Ok(Self { key, days: ClaimDays::One(day) })
     }
+
+    /// The number of an item of an upload: of its till's number together with what it says, so that other content is
+    /// another item. It lives on its day, whether that lies in the window or not.
+    pub fn of_item(scope: &str, operation: Operation, source: &Source, content: &str, day: NaiveDate) -> Self {
+        // With a space, which no number has that a caller can send.
+        let key = key_of(scope, operation, &format!("{} {content}", source.canonical()));
+        Self { key, days: ClaimDays::One(day) }
+    }
 }
 
 /// The first 128 bits of SHA-256 over the parts, each with its length before it.

@@ -190,6 +190,23 @@ async fn find(tx: &mut Tx<'_>, rows: Vec<Row>) -> Result<HashMap<Row, (i64, Answ
     Ok(found)
 }
 
+/// What was answered under these numbers; a claim that is being decided has no answer yet and is left out.
+pub async fn find_answers(tx: &mut Tx<'_>, rows: Vec<(NaiveDate, Uuid)>) -> Result<HashMap<Row, Answer>, WriteError> {
+    let mut found = HashMap::with_capacity(rows.len());
+    for (target, rows) in tx.targets(rows, leaf) {
+        let sql = tx.sql(query("request/find"), target);
+        let read: Vec<FoundRow> = sqlx::query_as(sql)
+            .bind(column(&rows, |row| row.0))
+            .bind(column(&rows, |row| row.1))
+            .fetch_all(tx.conn())
+            .await?;
+        found.extend(read.into_iter().filter_map(|(day, key, _, status, body)| {
+            Some(((day, key), Answer { status: status? as u16, body: body?.into(), replayed: true }))
+        }));
+    }
+    Ok(found)
+}
+
 /// Stores the answers of requests whose claim was won, in the transaction of their effects.
 pub async fn update_answers(tx: &mut Tx<'_>, answers: &[(&Ticket, &Answer)]) -> Result<(), WriteError> {
     let rows = answers

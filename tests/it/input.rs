@@ -290,6 +290,7 @@ async fn every_body_is_checked_before_anything_is_done() {
 
 const EVERYTHING: &str = "select (select count(*) from member) + (select count(*) from member_key)
     + (select count(*) from coupon) + (select count(*) from redemption) + (select count(*) from request)
+    + (select count(*) from redemption_conflict) + (select count(*) from redemption_late)
     + (select count(*) from store) + (select count(*) from region) + (select count(*) from register)
     + (select count(*) from external_system) + (select count(*) from coupon_rule) + (select count(*) from event)";
 
@@ -372,7 +373,7 @@ async fn strangers_and_malformed_ids_are_not_found() {
             let strangers: &[String] = match name.as_str() {
                 "code" if operation.id == "get_problem" => &["no_such_code".to_owned()],
                 "code" => &codes,
-                "redemption_id" => &redemptions,
+                "redemption_id" | "conflict_id" => &redemptions,
                 "tag" | "role" => &[],
                 "system" if operation.id.ends_with("_role") => &[],
                 "member_id" | "rule_id" | "job_id" | "address_id" | "device_no" => {

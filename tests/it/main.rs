@@ -16,6 +16,7 @@ mod erase;
 mod input;
 mod keys;
 mod office;
+mod offline;
 mod prove;
 mod leaks;
 mod rotate;

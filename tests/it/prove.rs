@@ -36,12 +36,23 @@ async fn fill(app: &TestApp) {
     for code in api.issue(&often, json!({"count": 24})).await.iter().take(12) {
         api.redeem(code).await.expect(200);
     }
+    let items: Vec<Value> = api.issue(&often, json!({"count": 2})).await.iter().map(|code| offline(code, 1)).collect();
+    let body = json!({"store_id": "S0001", "register": "9", "items": items});
+    api.post("/v1/pos/offline-redemptions", &keys.pos, body).await.expect(200);
     // Codes of an older system come by import.
     let mut sql = app.db.sql().await;
     let import = "update coupon set legacy_key = gen_random_uuid() where member_id is null;
                   insert into coupon_history_index (code_id, legacy_key)
                   select code_id, legacy_key from coupon where legacy_key is not null";
     sql.execute(sqlx::raw_sql(import)).await.unwrap();
+}
+
+/// What a till did offline.
+fn offline(code: &str, sequence: usize) -> Value {
+    let now = tessera::clock::Clock::system().now();
+    let today = tessera::clock::Zone::DEFAULT.day_of(now);
+    json!({"business_date": today, "sequence": sequence, "redeemed_at": now, "code": code, "amount": 8000,
+        "order_ref": format!("S0001-{sequence}")})
 }
 
 async fn reverse(app: &TestApp, code: &str, used: &Response) -> Response {
@@ -329,6 +340,29 @@ async fn lines(app: &TestApp, rule: &str, warm: bool) -> String {
     line("get redemption", &api.get(&format!("/v1/redemptions/{id}"), &keys.pos).await.expect(200));
     let path = format!("/v1/requests/redeem/till:S0001:2:{today}:{}", 1 + 10 * u8::from(warm));
     line("get request", &api.get(&path, &keys.pos).await.expect(200));
+    let codes = api.issue(rule, json!({"count": 10})).await;
+    let fits: Vec<Value> = codes.iter().enumerate().map(|(n, code)| offline(code, n + 1)).collect();
+    // The same coupons under other numbers: used already.
+    let misfits: Vec<Value> = codes.iter().enumerate().map(|(n, code)| offline(code, n + 101)).collect();
+    let register = if warm { "8" } else { "7" };
+    let upload = async |items: &[Value]| {
+        let body = json!({"store_id": "S0001", "register": register, "items": items});
+        api.post("/v1/pos/offline-redemptions", &keys.pos, body).await.expect(200)
+    };
+    line("upload 1, anonymous", &upload(&fits[..1]).await);
+    line("upload 10, anonymous", &upload(&fits).await);
+    line("upload 10, replayed", &upload(&fits).await);
+    let conflicts = upload(&misfits).await;
+    line("upload 10 that do not fit", &conflicts);
+    let conflict = format!("/v1/pos/conflicts/{}", conflicts.json["items"][0]["conflict_id"].as_str().unwrap());
+    line("get conflict", &api.get(&conflict, &keys.pos).await.expect(200));
+    let resolve = api.raw(reqwest::Method::POST, &format!("{conflict}/resolve")).bearer_auth(&keys.ops);
+    let resolve = resolve.header("if-match", "*").json(&json!({"how": "dismissed", "note": "no loss"}));
+    line("resolve conflict", &api.send(resolve).await.expect(200));
+    line("list conflicts of a store", &api.get("/v1/pos/conflicts", &keys.pos).await.expect(200));
+    line("list conflicts of all", &api.get("/v1/pos/conflicts", &keys.ops).await.expect(200));
+    line("totals", &api.get("/v1/pos/totals", &keys.pos).await.expect(200));
+    line("totals by rule", &api.get("/v1/pos/totals?by_rule=true", &keys.pos).await.expect(200));
     let path = format!("/v1/requests/redeem/{}-none", floating);
     line("get request, floating number, none", &api.get(&path, &keys.pos).await.expect(404));
     table

@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use tessera::clock::{Clock, Zone};
 use tokio::process::Command;
 
 use crate::support::{
@@ -41,6 +42,7 @@ pub struct Rows {
     pub code: String,
     pub used: String,
     pub redemption: String,
+    pub conflict: String,
     pub number: String,
     /// Members to be changed, to be erased, and to have their identifiers changed, with one of those.
     pub patched: String,
@@ -75,6 +77,7 @@ pub async fn make_rows(api: &Client) -> Rows {
     let path = format!("/v1/coupons/{}/redeem", codes[1]);
     let body = json!({"store_id": "S0001", "order_ref": "S0001-1", "amount": 8000});
     api.post_numbered(&path, &api.keys.admin, &number, body).await.expect(200);
+    let conflict = conflict(api).await;
     let (patched, erased) = (api.member("+8613800000013").await, api.member("+8613800000014").await);
     let body = json!({"phone": "+8613800000005", "email": "keyed@example.cn", "external": ["web:4711"]});
     let keyed = api.post("/v1/members", &api.keys.pos, body).await.expect(201).json["member_id"].clone();
@@ -94,6 +97,7 @@ pub async fn make_rows(api: &Client) -> Rows {
         coupon_imports.insert(name, coupon_import(api, name).await);
     }
     Rows {
+        conflict,
         patched,
         erased,
         keyed,
@@ -112,6 +116,22 @@ pub async fn make_rows(api: &Client) -> Rows {
         redemption: used.json["redemption_id"].as_str().unwrap().to_owned(),
         number,
     }
+}
+
+/// What a till did offline.
+fn offline(code: &str) -> Value {
+    let now = Clock::system().now();
+    let item = json!({"business_date": Zone::DEFAULT.day_of(now), "sequence": 1, "redeemed_at": now, "code": code,
+        "amount": 8000, "order_ref": "S0001-3"});
+    json!({"store_id": "S0001", "register": "9", "items": [item]})
+}
+
+/// An offline redemption that did not fit.
+async fn conflict(api: &Client) -> String {
+    let mut body = offline("no code");
+    body["register"] = json!("8");
+    let sent = api.post("/v1/pos/offline-redemptions", &api.keys.pos, body).await.expect(200);
+    sent.json["items"][0]["conflict_id"].as_str().unwrap().to_owned()
 }
 
 /// One of each thing that a member may have. Gives the ids of the address and the device.
@@ -261,6 +281,8 @@ pub fn paths(rows: &Rows) -> Vec<(&'static str, Vec<(&'static str, &str)>)> {
         ("redeem_coupon", vec![("code", &rows.code)]),
         ("reverse_coupon", vec![("code", &rows.used)]),
         ("get_redemption", vec![("redemption_id", &rows.redemption)]),
+        ("get_conflict", vec![("conflict_id", &rows.conflict)]),
+        ("resolve_conflict", vec![("conflict_id", &rows.conflict)]),
         ("get_request", vec![("operation", "redeem"), ("number", &rows.number)]),
         ("get_problem", vec![("code", "coupon_not_found")]),
     ]
@@ -311,6 +333,8 @@ pub fn bodies(rows: &Rows) -> Vec<(&'static str, Value)> {
         ),
         ("redeem_coupon", sale),
         ("reverse_coupon", json!({"store_id": "S0001", "redemption_id": rows.redemption})),
+        ("upload_offline", offline(&rows.code)),
+        ("resolve_conflict", json!({"how": "store_bears", "note": "the till was cut off"})),
     ]
 }
 
@@ -387,7 +411,7 @@ expected-statuses = ["400", "401", "403", "406", "415", "422", "428"]
         text.push_str("expected-statuses = [\"2xx\", \"400\", \"409\", \"422\"]\n");
     }
     // Days of two months are well-formed, and more than a page reads.
-    for operation in ["list_changes", "list_registrations", "list_audits"] {
+    for operation in ["list_changes", "list_registrations", "list_audits", "list_conflicts", "get_totals"] {
         text.push_str(&format!("[[operations]]\ninclude-operation-id = \"{operation}\"\n"));
         text.push_str("[operations.checks.positive_data_acceptance]\n");
         text.push_str("expected-statuses = [\"2xx\", \"400\", \"404\"]\n");

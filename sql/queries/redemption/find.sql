@@ -7,6 +7,7 @@ select
     r.code_id,
     r.rule_id,
     r.recorded_at,
+    r.occurred_at,
     r.amount,
     r.discount,
     r.member_id,

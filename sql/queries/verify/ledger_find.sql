@@ -4,7 +4,7 @@
 select
     r.redemption_id,
     r.code_id,
-    r.recorded_at,
+    coalesce(r.occurred_at, r.recorded_at) as recorded_at,
     r.discount,
     r.reverses,
     r.reversed,

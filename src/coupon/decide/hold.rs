@@ -110,7 +110,7 @@ pub fn lock(world: &mut World, op: &Lock) -> Result<Held, Refusal> {
         .clone()
         .lock(coupon::Lock { order_ref: op.order_ref.clone(), until }, world.now)
         .map_err(|code| why_not(world, &coupon, code))?;
-    check_usable(world, &coupon, op.member_id, &op.place, Action::Lock)?;
+    check_usable(world, &coupon, op.member_id, &op.place, Action::Lock, None)?;
     coupon.check_validity(world.now)?;
     tell(
         world,

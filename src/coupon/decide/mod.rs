@@ -87,13 +87,17 @@ fn head_of(world: &World, rule_id: crate::id::RuleId) -> Arc<Rule> {
     Arc::clone(world.heads.get(&rule_id).expect("the writer loaded the head of every rule that a batch speaks of"))
 }
 
-/// What stands against using a coupon now, be it spent or held: the part of the precedence that both share.
+/// What stands against using a coupon, be it spent or held: the part of the precedence that both share.
+///
+/// A till that was cut off could not learn of a pause: a use that is sent afterwards is refused for one only if the rule
+/// has stood as it is since before the use. What the state was before that, nobody knows any more.
 fn check_usable(
     world: &World,
     coupon: &Coupon,
     member_id: Option<MemberId>,
     place: &Place,
     action: Action,
+    occurred_at: Option<DateTime<Utc>>,
 ) -> Result<(), Refusal> {
     if let Some(holder) = coupon.holder {
         check_standing(world.members.get(&holder), holder, action)?;
@@ -102,7 +106,7 @@ fn check_usable(
         return Err(Code::CouponHolderMismatch.into());
     }
     let head = head_of(world, coupon.rule_id);
-    if !head.state.may_redeem() {
+    if !head.state.may_redeem() && occurred_at.is_none_or(|at| head.updated_at <= at) {
         return Err(Refusal::new(Code::RuleNotActive).with("rule_state", head.state.name()));
     }
     if !rule_of(world, coupon).places.has(place.store_no, &place.regions) {
@@ -120,6 +124,7 @@ fn note(world: &mut World, event_id: EventId, kind: EventKind, code_id: CodeId, 
         "store_id": store_id,
         "order_ref": row.order_ref,
         "discount": row.discount,
+        "occurred_at": row.occurred_at.map(instant),
     });
     world.changed.events.push(NewEvent { event_id, kind, subject: code_id.get(), body });
 }

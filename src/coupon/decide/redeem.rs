@@ -34,6 +34,8 @@ pub struct Redeem {
     pub currency: Option<String>,
     /// Checked against the holder when given.
     pub member_id: Option<MemberId>,
+    /// When it was, as the till says, of a use that is sent afterwards: locks and validity are judged by it.
+    pub occurred_at: Option<DateTime<Utc>>,
 }
 
 /// A line of a sale with its share of the discount.
@@ -86,11 +88,12 @@ pub fn redeem(world: &mut World, op: &Redeem, payable: i64) -> Result<Redeemed, 
     let coupon = world.coupons.get(&op.code_id).cloned().ok_or(Code::CouponNotFound)?;
     let rule = rule_of(world, &coupon);
     let (store_no, day) = (op.place.store_no, op.redemption_id.day());
-    let this = Use { redemption_id: op.redemption_id, at: world.now, store_no, order_ref: op.order_ref.clone() };
+    let at = op.occurred_at.unwrap_or(world.now);
+    let this = Use { redemption_id: op.redemption_id, at, store_no, order_ref: op.order_ref.clone() };
     let after = coupon.clone().redeem(this, rule.uses).map_err(|code| why_not(world, &coupon, code))?;
-    check_usable(world, &coupon, op.member_id, &op.place, Action::Redeem)?;
+    check_usable(world, &coupon, op.member_id, &op.place, Action::Redeem, op.occurred_at)?;
     coupon.check_business_day(day)?;
-    coupon.check_validity(world.now)?;
+    coupon.check_validity(at)?;
     if op.currency.as_ref().is_some_and(|currency| *currency != rule.currency) {
         return Err(Refusal::new(Code::CouponCurrencyMismatch).with("currency", rule.currency.as_str()));
     }
@@ -114,7 +117,7 @@ pub fn redeem(world: &mut World, op: &Redeem, payable: i64) -> Result<Redeemed, 
         lines: lines.clone(),
         uses: after.uses,
         uses_max: rule.uses,
-        redeemed_at: world.now,
+        redeemed_at: at,
         store_id: Arc::clone(&op.place.store_id),
         order_ref: op.order_ref.clone(),
     };
@@ -126,6 +129,7 @@ pub fn redeem(world: &mut World, op: &Redeem, payable: i64) -> Result<Redeemed, 
         rule_version: coupon.rule_version,
         member_id: coupon.holder,
         recorded_at: world.now,
+        occurred_at: op.occurred_at,
         amount: op.amount,
         discount,
         reverses: None,

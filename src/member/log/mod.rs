@@ -94,6 +94,7 @@ kinds! {
         Exported 2 "exported",
         Erased 3 "erased",
         KeyTransferred 4 "key_transferred",
+        ConflictResolved 20 "conflict_resolved",
     }
 }
 

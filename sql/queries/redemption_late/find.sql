@@ -1,0 +1,7 @@
+-- coupon::offline::store::claim_late
+-- touches: none
+select
+    l.key,
+    l.answer
+from redemption_late l
+where l.key = any($1::uuid[])

@@ -1,0 +1,335 @@
+//! The batch of uploads: claim, lock, decide in order, write. As the writer of coupons, whose parts it uses.
+
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    sync::Arc,
+};
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{Conflict, Item, ItemDone, store};
+use crate::{
+    coupon::{
+        decide,
+        world::World,
+        writer::{Act, CouponOp, CouponWriter, write},
+    },
+    db::lane::{Tx, WriteError, Writer},
+    event::{Kind, NewEvent},
+    id::{DAY_END, Day},
+    partition::{Leaf, plan},
+    problem::{Code, Refusal},
+    request::store::{Answer, Claim, Ticket, claim, find_answers, update_answers},
+};
+
+/// A part of an upload, decided in one transaction.
+#[derive(Debug)]
+pub struct Upload {
+    pub items: Vec<Item>,
+}
+
+pub struct OfflineWriter {
+    pub coupons: CouponWriter,
+}
+
+/// Days back from today that have their leaves, as upkeep keeps them.
+const LEAVES_BACK: i32 = 30;
+
+impl Writer for OfflineWriter {
+    type Op = Upload;
+    type Answer = Vec<Answer>;
+
+    const NAME: &'static str = "offline";
+
+    fn weight(&self, op: &Upload) -> usize {
+        op.items.len().max(1)
+    }
+
+    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<Upload>]) -> Result<Vec<Vec<Answer>>, WriteError> {
+        let items: Vec<&Item> = ops.iter().flat_map(|op| &op.items).collect();
+        let mut answers = self.take_in(tx, &items).await?.into_iter();
+        Ok(ops.iter().map(|op| answers.by_ref().take(op.items.len()).collect()).collect())
+    }
+
+    async fn look_up(&self, tx: &mut Tx<'_>, op: &Upload) -> Result<Option<Vec<Answer>>, WriteError> {
+        let items: Vec<&Item> = op.items.iter().collect();
+        let now = self.coupons.clock.now();
+        let placed = self.placed(tx, now, &items).await?;
+        let claims = claim_items(tx, now, &items, &placed).await?;
+        let answers: Vec<Option<Answer>> = (0..items.len()).map(|position| answer_of(&claims, position)).collect();
+        Ok(answers.into_iter().collect())
+    }
+
+    fn settle(&self, _: &Upload, decided: Vec<Answer>, found: Vec<Answer>) -> Vec<Answer> {
+        decided.into_iter().zip(found).map(|(decided, found)| decided.settled(found)).collect()
+    }
+}
+
+/// What was answered to an item before; `None` when it is new.
+fn answer_of(claims: &[Claim], position: usize) -> Option<Answer> {
+    match &claims[position] {
+        Claim::Won => None,
+        Claim::Answered(answer) => Some(Answer { replayed: false, ..answer.clone() }),
+        Claim::Follows(leader) => answer_of(claims, *leader),
+    }
+}
+
+/// Claims items by number and content: those that have a place by a row of `request`, the others by one of
+/// `redemption_late`.
+async fn claim_items(
+    tx: &mut Tx<'_>,
+    now: DateTime<Utc>,
+    items: &[&Item],
+    placed: &[bool],
+) -> Result<Vec<Claim>, WriteError> {
+    let mut late: HashMap<Uuid, usize> = HashMap::new();
+    let mut follows: Vec<(usize, usize)> = Vec::new();
+    for (position, item) in items.iter().enumerate().filter(|(position, _)| !placed[*position]) {
+        match late.entry(item.identity.number.key) {
+            Entry::Occupied(leader) => follows.push((position, *leader.get())),
+            Entry::Vacant(free) => drop(free.insert(position)),
+        }
+    }
+    let mut answered = HashMap::new();
+    if !late.is_empty() {
+        answered = store::claim_late(tx, now, late.keys().copied().collect()).await?;
+    }
+    let tickets: Vec<Option<&Ticket>> =
+        items.iter().zip(placed).map(|(item, placed)| placed.then_some(&item.identity)).collect();
+    let mut claims = claim(tx, now, &tickets).await?;
+    for (key, position) in late {
+        if let Some(answer) = answered.remove(&key) {
+            claims[position] = Claim::Answered(answer);
+        }
+    }
+    for (position, leader) in follows {
+        claims[position] = Claim::Follows(leader);
+    }
+    Ok(claims)
+}
+
+/// What the claims have told of a batch, before its coupons are looked at.
+struct Known {
+    placed: Vec<bool>,
+    claims: Vec<Claim>,
+    /// Whether the till's number was won as well.
+    numbers: Vec<Claim>,
+    /// What was answered under numbers that were not.
+    earlier: HashMap<usize, Answer>,
+    /// Where items without a place stand already.
+    recorded: HashMap<usize, ItemDone>,
+}
+
+impl Known {
+    fn is_new(&self, position: usize) -> bool {
+        self.claims[position] == Claim::Won
+    }
+}
+
+impl OfflineWriter {
+    /// Whether the leaves are there that an item's day needs. Those of the last weeks are.
+    async fn placed(&self, tx: &mut Tx<'_>, now: DateTime<Utc>, items: &[&Item]) -> Result<Vec<bool>, WriteError> {
+        let today = self.coupons.zone.day_of(now);
+        let sure = today.plus(-LEAVES_BACK)..=today.plus(1);
+        let mut unsure: HashSet<Leaf> = HashSet::new();
+        for item in items.iter().filter(|item| item.number.is_some() && !sure.contains(&item.business_day)) {
+            unsure.extend(leaves_of(item.business_day));
+        }
+        let there = if unsure.is_empty() { HashSet::new() } else { store::find_leaves(tx, unsure).await? };
+        let has_place = |item: &&Item| {
+            let day = item.business_day;
+            item.number.is_some() && (sure.contains(&day) || leaves_of(day).iter().all(|leaf| there.contains(leaf)))
+        };
+        Ok(items.iter().map(has_place).collect())
+    }
+
+    /// Claims all numbers: of the items first, then those of the redemptions that they would be.
+    async fn claims(&self, tx: &mut Tx<'_>, now: DateTime<Utc>, items: &[&Item]) -> Result<Known, WriteError> {
+        let placed = self.placed(tx, now, items).await?;
+        let claims = claim_items(tx, now, items, &placed).await?;
+        let tickets: Vec<Option<&Ticket>> = (0..items.len())
+            .map(|position| {
+                items[position].number.as_ref().filter(|_| placed[position] && claims[position] == Claim::Won)
+            })
+            .collect();
+        let numbers = claim(tx, now, &tickets).await?;
+        let mut earlier: HashMap<usize, Answer> = HashMap::new();
+        let mut other: HashMap<usize, _> = HashMap::new();
+        for (position, number) in numbers.iter().enumerate() {
+            match (number, tickets[position]) {
+                (Claim::Answered(answer), _) if answer.replayed => drop(earlier.insert(position, answer.clone())),
+                // Another body: it may still be the same redemption, said in another way.
+                (Claim::Answered(_), Some(ticket)) => {
+                    other.extend(ticket.number.days.iter().map(|day| (position, (day, ticket.number.key))));
+                }
+                _ => {}
+            }
+        }
+        if !other.is_empty() {
+            let found = find_answers(tx, other.values().copied().collect()).await?;
+            // A refusal of another body says nothing of this one.
+            let of = |row| found.get(row).filter(|answer| answer.status < 400).cloned();
+            earlier.extend(other.iter().filter_map(|(position, row)| Some((*position, of(row)?))));
+        }
+        let late: Vec<usize> = (0..items.len())
+            .filter(|position| !placed[*position] && claims[*position] == Claim::Won)
+            .filter(|position| (0..DAY_END).contains(&items[*position].business_day.number()))
+            .collect();
+        let mut recorded = HashMap::new();
+        if !late.is_empty() {
+            let asked: Vec<&Item> = late.iter().map(|position| items[*position]).collect();
+            let found = store::find_recorded(tx, &asked).await?;
+            recorded = late.into_iter().zip(found).filter_map(|(position, done)| Some((position, done?))).collect();
+        }
+        Ok(Known { placed, claims, numbers, earlier, recorded })
+    }
+
+    async fn take_in(&self, tx: &mut Tx<'_>, items: &[&Item]) -> Result<Vec<Answer>, WriteError> {
+        let now = self.coupons.clock.now();
+        let known = self.claims(tx, now, items).await?;
+        let mut live: Vec<CouponOp> = Vec::new();
+        for (position, item) in items.iter().enumerate() {
+            let open = known.placed[position] && known.is_new(position) && known.numbers[position] == Claim::Won;
+            if open
+                && item.refusal.is_none()
+                && let (Some(redeem), Some(number)) = (item.redeem()?, &item.number)
+            {
+                live.push(CouponOp { ticket: number.clone(), act: Act::Redeem(redeem) });
+            }
+        }
+        let live: Vec<&CouponOp> = live.iter().collect();
+        let mut world = self.coupons.load(tx, World::new(now, self.coupons.zone), &live).await?;
+        // Locks may have been waited for: what is decided and recorded is of now.
+        world.now = self.coupons.clock.now();
+
+        let mut answers: Vec<Answer> = Vec::with_capacity(items.len());
+        // What is answered under the till's numbers that were won.
+        let mut numbered: Vec<(&Ticket, Answer)> = Vec::new();
+        for (position, item) in items.iter().enumerate() {
+            let answer = match &known.claims[position] {
+                Claim::Answered(answer) => answer.clone(),
+                Claim::Follows(leader) => Answer { replayed: true, ..answers[*leader].clone() },
+                Claim::Won => {
+                    let (done, of_number) = self.decide(&mut world, &known, position, item)?;
+                    if let (Some(of_number), Some(number)) = (of_number, &item.number) {
+                        numbered.push((number, of_number));
+                    }
+                    done.answer()
+                }
+            };
+            answers.push(answer);
+        }
+        let new = || items.iter().zip(&answers).enumerate().filter(|(position, _)| known.is_new(*position));
+        let mut decided: Vec<(&Ticket, &Answer)> = new()
+            .filter(|(position, _)| known.placed[*position])
+            .map(|(_, (item, answer))| (&item.identity, answer))
+            .collect();
+        decided.extend(numbered.iter().map(|(number, answer)| (*number, answer)));
+        let late: Vec<(Uuid, &Answer)> = new()
+            .filter(|(position, _)| !known.placed[*position])
+            .map(|(_, (item, answer))| (item.identity.number.key, answer))
+            .collect();
+        if !late.is_empty() {
+            store::update_late(tx, &late).await?;
+        }
+        update_answers(tx, &decided).await?;
+        write(tx, world).await?;
+        Ok(answers)
+    }
+
+    /// Decides a new item. Gives what became of it, and what its till's number is answered with, if that was won.
+    fn decide(
+        &self,
+        world: &mut World,
+        known: &Known,
+        position: usize,
+        item: &Item,
+    ) -> Result<(ItemDone, Option<Answer>), WriteError> {
+        if !known.placed[position] {
+            if let Some(done) = known.recorded.get(&position) {
+                return Ok((done.clone(), None));
+            }
+            let gone = || Refusal::new(Code::RequestNumberExpired).detail("nothing of that day is kept any more");
+            let refusal = item.refusal.clone().filter(|_| item.number.is_none()).unwrap_or_else(gone);
+            let today = self.coupons.zone.day_of(world.now);
+            return Ok((conflict(world, item, today, &refusal)?, None));
+        }
+        if known.numbers[position] != Claim::Won {
+            return Ok(match item.by_earlier(known.earlier.get(&position)) {
+                Ok(done) => (done, None),
+                Err(refusal) => (conflict(world, item, item.business_day, &refusal)?, None),
+            });
+        }
+        let outcome = match (&item.refusal, item.redeem()?) {
+            (Some(refusal), _) => Err(refusal.clone()),
+            (None, Some(redeem)) => decide::redeem(world, &redeem, item.amount),
+            (None, None) => Err(Code::CouponCodeInvalid.into()),
+        };
+        Ok(match outcome {
+            Ok(redeemed) => {
+                let done = item.accepted(redeemed.redemption_id, redeemed.discount);
+                (done, Some(Answer::decided(200, Ok(redeemed))))
+            }
+            Err(refusal) => {
+                let done = conflict(world, item, item.business_day, &refusal)?;
+                let id = item.filed_under(item.business_day)?.to_string();
+                (done, Some(Answer::decided::<()>(200, Err(refusal.with("conflict_id", id)))))
+            }
+        })
+    }
+}
+
+/// What an item of that day needs.
+fn leaves_of(day: Day) -> [Leaf; 3] {
+    let id = day.first_id();
+    [
+        plan("request").leaf_date(day.to_date()),
+        plan("redemption").leaf_i64(id),
+        plan("redemption_conflict").leaf_i64(id),
+    ]
+}
+
+/// Notes that an item does not fit.
+fn conflict(world: &mut World, item: &Item, filed: Day, refusal: &Refusal) -> Result<ItemDone, WriteError> {
+    let conflict_id = item.filed_under(filed)?;
+    let rule = item.code.code_id().and_then(|code_id| world.coupons.get(&code_id)).and_then(|coupon| {
+        let version = world.rules.get(&(coupon.rule_id, coupon.rule_version))?;
+        Some(version.discount.on(item.amount))
+    });
+    let details = (!refusal.extra.is_empty())
+        .then(|| serde_json::to_string(&refusal.extra).expect("a map with string keys always serialises"));
+    metrics::counter!("tessera_offline_conflicts_total", "reason" => refusal.code.name()).increment(1);
+    world.changed.new_conflicts.push(Conflict {
+        conflict_id,
+        recorded_at: world.now,
+        redeemed_at: item.redeemed_at,
+        amount: item.amount,
+        discount: item.discount.or(rule),
+        code: item.code.clone(),
+        member_id: item.member_id,
+        business_day: item.business_day,
+        store_no: item.place.store_no,
+        register: item.register.clone(),
+        sequence: item.sequence,
+        order_ref: item.order_ref.clone(),
+        reason: refusal.code.name().to_owned(),
+        currency: item.currency.clone(),
+        details,
+        version: 1,
+        resolution: None,
+    });
+    world.changed.events.push(NewEvent {
+        event_id: item.event_id,
+        kind: Kind::ConflictRecorded,
+        subject: conflict_id.get(),
+        body: json!({
+            "conflict_id": conflict_id,
+            "store_id": &*item.place.store_id,
+            "reason": refusal.code.name(),
+            "amount": item.amount,
+        }),
+    });
+    Ok(item.refused(conflict_id, refusal))
+}
