@@ -1,8 +1,8 @@
 //! The operations of coupons for whoever calls: a handler, a job, a bench, a test. Plain values in, answers out.
 
-use std::{ops::DerefMut, sync::Arc};
+use std::{collections::BTreeSet, ops::DerefMut, sync::Arc};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
 use super::{
     Coupon, answer,
@@ -13,7 +13,7 @@ use super::{
     rule_store,
     wallet::ListHeld,
     world::Redemption,
-    writer::{Act, CouponOp, CouponWriter},
+    writer::{Act, CouponOp, CouponWriter, Doubts},
 };
 use crate::{
     cache::Found,
@@ -26,6 +26,7 @@ use crate::{
     },
     event::{self, Kind},
     id::{BlockError, CodeId, Counter, Day, EventId, IdError, MemberId, RedemptionId, RuleId, StoreNo},
+    partition::{self, Closed, plan},
     problem::{Code, Refusal},
     request::store::{Answer, Ticket},
     secret::Secrets,
@@ -142,6 +143,8 @@ pub struct IssueRequest {
     pub referrer: Option<String>,
     /// The member takes it without being given it.
     pub claimed: bool,
+    /// A day of the past that the coupons are of; that of now if absent.
+    pub issued_on: Option<NaiveDate>,
 }
 
 /// Everything that coupons are done with. Cheap to clone.
@@ -182,7 +185,8 @@ pub struct DeskParts {
 impl Desk {
     pub fn new(lane: &Lane, parts: DeskParts) -> Self {
         let DeskParts { clock, zone, secrets, office, rules, stores, counters } = parts;
-        let writer = CouponWriter { clock: clock.clone(), zone, rules: rules.clone(), stores };
+        let writer =
+            CouponWriter { clock: clock.clone(), zone, rules: rules.clone(), stores, doubts: Doubts::default() };
         Self {
             clock,
             zone,
@@ -321,13 +325,19 @@ impl Desk {
         self.act(ticket, Act::Bind(Bind { code_id, event_id, member_id })).await
     }
 
-    /// Issues coupons of a rule, all or none. The codes carry the business day of now.
+    /// Issues coupons of a rule, all or none. The codes carry the business day of now, or the day of the past that is
+    /// asked for, from whose beginning they are valid.
     ///
     /// # Errors
-    /// [`DeskError`]: `rule_not_found` before anything is claimed; else a refusal is an answer.
+    /// [`DeskError`]: `rule_not_found` and `invalid_field` before anything is claimed; else a refusal is an answer.
     pub async fn issue(&self, ticket: Ticket, ask: IssueRequest) -> Result<(Answer, Cost), DeskError> {
         let rule = self.rule(ask.rule_id).await?.ok_or(Code::RuleNotFound)?;
-        let day = self.zone.day_of(self.clock.now());
+        let today = self.zone.day_of(self.clock.now());
+        let day = ask.issued_on.map_or(today, Day::from_date);
+        if day < Day::EPOCH || day > today {
+            let bounds = format!("must lie between {} and {today}", Day::EPOCH);
+            return Err(Refusal::invalid_field("issued_on", &bounds).into());
+        }
         let serials = self.serials.next(ask.count).await?;
         let code_ids = serials
             .into_iter()
@@ -342,6 +352,7 @@ impl Desk {
             store_no: ask.store_no,
             referrer: ask.referrer,
             claimed: ask.claimed,
+            issued_at: (day < today).then(|| self.zone.start_of(day)),
         });
         self.act(ticket, act).await
     }
@@ -365,6 +376,18 @@ impl Desk {
     /// [`DeskError::Lane`].
     pub async fn find_coupon(&self, code_id: CodeId) -> Result<(Option<Coupon>, Cost), DeskError> {
         Ok(self.coupon.find(code_id).await?)
+    }
+
+    /// Why a coupon was not found: there is none, or its month is put away.
+    ///
+    /// # Errors
+    /// [`DeskError::Office`].
+    pub async fn why_missing(&self, code_id: CodeId) -> Result<Refusal, DeskError> {
+        let month = plan("coupon").leaf_i64(code_id.get());
+        let mut conn = self.office.get().await?;
+        let closed = partition::closed(conn.deref_mut(), &BTreeSet::from([month])).await?;
+        let retired = closed.get(&month) == Some(&Closed::Retired);
+        Ok(if retired { Code::CouponRetired } else { Code::CouponNotFound }.into())
     }
 
     /// A row of the ledger.

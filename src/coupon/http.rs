@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     app::App,
+    chain::key::Role,
     http::{
         Answer, ApiError, At, Caller, Json, Number, Reply, Routes, TillNumber,
         app::Shell,
@@ -44,15 +45,15 @@ pub type Amount = Int<0, 1_000_000_000_000>;
 pub fn routes() -> Routes {
     crate::routes! {
         issue_coupons: RuleNotFound, StoreClosed, StoreSuspended, RuleNotActive, MemberNotFound, MemberFrozen,
-            MemberCancelled, MemberKindForbidden, StockExhausted, MemberLimitReached;
-        get_coupon: CouponCodeInvalid, CouponNotFound, TooManyBadCodes;
+            MemberCancelled, MemberKindForbidden, MonthRetired, StockExhausted, MemberLimitReached;
+        get_coupon: CouponCodeInvalid, CouponNotFound, CouponRetired, TooManyBadCodes;
         redeem_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, StoreSuspended,
-            RegisterNotFound, CouponNotFound, CouponVoid, CouponAlreadyRedeemed, CouponLocked, MemberFrozen,
+            RegisterNotFound, CouponNotFound, CouponRetired, CouponVoid, CouponAlreadyRedeemed, CouponLocked, MemberFrozen,
             MemberCancelled, MemberKindForbidden, CouponHolderMismatch, RuleNotActive, CouponNotForStore,
-            CouponNotYetValid, CouponExpired, CouponCurrencyMismatch, CouponBelowThreshold, BudgetExhausted;
+            CouponNotYetValid, MonthRetired, CouponExpired, CouponCurrencyMismatch, CouponBelowThreshold, BudgetExhausted;
         reverse_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, RegisterNotFound,
-            CouponNotFound, CouponVoid, RedemptionNotFound, RedemptionAlreadyReversed, ReverseTooLate,
-            ReverseCyclesExceeded, RedemptionLineUnknown, RedemptionLineReversed, ReverseAmountExceeded,
+            CouponNotFound, CouponRetired, CouponVoid, RedemptionNotFound, RedemptionAlreadyReversed, ReverseTooLate,
+            ReverseCyclesExceeded, MonthRetired, RedemptionLineUnknown, RedemptionLineReversed, ReverseAmountExceeded,
             CouponNotRedeemed;
         get_redemption: RedemptionNotFound;
     }
@@ -104,12 +105,17 @@ pub struct IssueBody {
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     referrer: Option<Referrer>,
+    /// A day of the past that the coupons are of, from whose beginning they are valid; only with an admin's key.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    issued_on: Option<Day>,
 }
 
 /// Issue coupons of a rule
 ///
-/// All or none. Checked in this order: request number; of a till's key its store, closed or suspended; the rule exists;
-/// member; rule is active; stock; limit per member.
+/// All or none. Checked in this order: role, for `issued_on`; request number; of a till's key its store, closed or
+/// suspended; the rule exists; `issued_on` is no day to come; member; rule is active, and was on that day; the month stands;
+/// stock; limit per member.
 #[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/coupons", tag = "coupons",
     params(("rule_id" = RuleId, Path), ("Idempotency-Key" = inline(NumberText), Header, description = "The request's number")),
     responses((status = 201, description = "The coupons", body = Issued)))]
@@ -121,6 +127,9 @@ async fn issue_coupons(
     At(rule_id): At<RuleId>,
     Json(body): Json<IssueBody>,
 ) -> Reply<Issued> {
+    if body.issued_on.is_some() {
+        caller.must(&[Role::Admin])?;
+    }
     let number = number.of(&caller, Operation::Issue, TillNumber::default(), &window(&app, &shell))?;
     let ticket = Ticket { number, digest: request::digest(&(rule_id, &body)) };
     if let Some(refusal) = refused_at_own_store(&app, &shell, &caller, Operation::Issue).await? {
@@ -134,6 +143,7 @@ async fn issue_coupons(
         store_no: caller.store.as_ref().map(|(store_no, _)| *store_no),
         claimed: false,
         referrer: body.referrer.map(Referrer::into_string),
+        issued_on: body.issued_on.map(Day::to_date),
     };
     let (answer, cost) = app.desk.issue(ticket, ask).await?;
     answer.reply(cost)
@@ -195,8 +205,9 @@ impl CouponView {
 async fn get_coupon(app: Data<App>, shell: Data<Shell>, caller: Caller, At(code): At<CodeText>) -> Reply<CouponView> {
     let code_id = code.read(&app, &shell, &caller)?;
     let (found, cost) = app.desk.find_coupon(code_id).await?;
-    let coupon =
-        found.ok_or(Refusal::new(Code::CouponNotFound)).map_err(|no| ApiError::from(no).metered(cost.into()))?;
+    let Some(coupon) = found else {
+        return Err(ApiError::from(app.desk.why_missing(code_id).await?).metered(cost.into()));
+    };
     let view = CouponView::new(coupon, app.desk.secrets.codes().format(code_id), shell.clock.now());
     Ok(Answer::ok(view).metered(cost.into()))
 }

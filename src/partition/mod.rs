@@ -12,6 +12,7 @@ pub mod proof;
 mod query;
 mod router;
 mod sql;
+mod standing;
 pub mod upkeep;
 
 #[cfg(test)]
@@ -23,3 +24,4 @@ pub use ddl::{Attached, DdlError, LeafOutcome, Locked, REPORT_ROLE, SERVICE_ROLE
 pub use plan::{Added, Encoding, Expire, Plan, PlanError, Plans, Range, Retain, Split, Step, plan, plans};
 pub use query::{Claim, Query, QueryError, Route, Touch, load, queries, query};
 pub use router::Leaf;
+pub use standing::{Closed, closed};

@@ -550,6 +550,7 @@ async fn one_request(
             count: 1,
             referrer: None,
             claimed: false,
+            issued_on: None,
             store_no: None,
         };
         node.app.desk.issue(node.ticket(Operation::Issue), ask).await.unwrap()
