@@ -28,6 +28,8 @@ pub mod decide;
 pub mod desk;
 pub mod http;
 pub mod life_http;
+pub mod list;
+pub mod list_http;
 pub mod read;
 pub mod rule;
 pub mod rule_body;

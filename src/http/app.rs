@@ -166,6 +166,7 @@ pub fn routes() -> Routes {
         crate::coupon::rule_http::routes(),
         crate::coupon::http::routes(),
         crate::coupon::life_http::routes(),
+        crate::coupon::list_http::routes(),
         crate::request::http::routes(),
     ]
     .into_iter()
