@@ -9,11 +9,11 @@ use sqlx::{AssertSqlSafe, Connection, Executor};
 use uuid::Uuid;
 
 use super::ddl::{DdlError, LeafOutcome, Locked, create_leaf};
-use super::expire::{self, Fate, Walked};
+use super::expire::{self, Alive, Fate};
 use super::router::day_number;
 use super::testdb::{TestDb, ask, execute, noon, pace, today, value};
-use super::upkeep::{self, Ask};
-use super::{Leaf, Query, attached, plan, plans, proof};
+use super::upkeep::{self, Ask, Past};
+use super::{Leaf, Query, Walked, attached, plan, plans, proof, walk};
 
 fn day(text: &str) -> NaiveDate {
     text.parse().unwrap()
@@ -113,7 +113,8 @@ async fn upkeep_is_idempotent_and_says_how_far_leaves_reach() {
 async fn leaves_of_the_past_are_made_on_request() {
     let db = TestDb::new().await;
     let mut locked = db.locked().await;
-    let past = Ask { from: Some(day("2026-09-01")), leaves_only: true, ..ask() };
+    let past = Some(Past { from: day("2026-09-01"), until: None, tables: Vec::new() });
+    let past = Ask { past, leaves_only: true, ..ask() };
     let report = upkeep::run(&mut locked, plans(), &past).await.unwrap();
     assert!(report.created.contains(&plan("coupon").leaf_date(day("2026-09-01"))));
     let rights: bool =
@@ -288,7 +289,7 @@ async fn a_crash_in_the_middle_of_the_walk_neither_loses_nor_doubles_a_count() {
     let mut locked = db.locked().await;
     expire::fence(&mut locked, leaf).await.unwrap();
     let mut walked = Walked::default();
-    let reached = expire::walk_batch(locked.conn(), leaf, i64::MIN, 25, &mut walked).await.unwrap();
+    let reached = walk::walk_batch(locked.conn(), leaf, i64::MIN, 25, &mut walked).await.unwrap();
     assert_eq!(reached, Some(key(OLD, 25)));
     assert_eq!(wrong_counts(locked.conn()).await, 0);
     // Killed: a comment that lags behind what was done.
@@ -310,7 +311,7 @@ async fn a_living_coupon_keeps_its_month() {
     execute(locked.conn(), &format!("update coupon set valid_until = '2027-01-01' where code_id = {}", key(OLD, 1)))
         .await;
     let report = expire::run(&mut locked, plans(), today(), noon(), &pace()).await.unwrap();
-    assert_eq!(report[0].fate, Fate::Kept { living: 1 });
+    assert_eq!(report[0].fate, Fate::Kept(Alive { valid: 1, reversible: 0 }));
     execute(&mut db.service().await, &format!("update {leaf} set uses = uses where code_id = {}", key(OLD, 1))).await;
     assert_eq!(value::<i64>(locked.conn(), "select count(*) from coupon_index").await, 20);
 }
