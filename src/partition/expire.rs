@@ -210,10 +210,9 @@ async fn alive(conn: &mut PgConnection, leaf: Leaf, now: DateTime<Utc>) -> Resul
         "with rows as (
              select
                  c.state = 1 and c.valid_until > $2 as valid,
-                 c.uses > 0 and coalesce(
-                     coalesce(c.redeemed_at, c.valid_until)
-                         + make_interval(hours => 24 * least(v.reverse_days, 1000000)) >= $1, false
-                 ) as reversible
+                 c.uses > 0 and v.reverse_days is not null
+                     and coalesce(c.redeemed_at, c.valid_until)
+                         + make_interval(hours => 24 * least(v.reverse_days, 1000000)) >= $1 as reversible
              from {leaf} c
              left join coupon_rule_version v on v.rule_id = c.rule_id and v.version = c.rule_version
              where c.uses > 0 or (c.state = 1 and c.valid_until > $2)
