@@ -14,7 +14,7 @@ use super::{
     rule::{CYCLES_MAX, Discount, Limit, Places, Rule, RuleState, RuleVersion, Undo, Validity},
 };
 use crate::{
-    chain::StoreId,
+    chain::{RegionId, StoreId},
     http::input::{Int, kept, nullable, present},
     id::{RuleId, StoreNo},
     problem::Refusal,
@@ -23,8 +23,6 @@ use crate::{
 
 text_type! {
     RuleName: text 1..=100, "10 off 50";
-    /// A region of the chain.
-    RegionName: word 1..=32, "east";
 }
 
 /// Stores or regions in one list of a rule; more are better said by a region.
@@ -137,10 +135,10 @@ pub struct StoreLists {
 pub struct RegionLists {
     #[serde(default, rename = "in", deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, max_items = 2000, min_items = 1)]
-    pub only: Option<Vec<RegionName>>,
+    pub only: Option<Vec<RegionId>>,
     #[serde(default, rename = "out", deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, max_items = 2000, min_items = 1)]
-    pub never: Option<Vec<RegionName>>,
+    pub never: Option<Vec<RegionId>>,
 }
 
 /// How far a use may be taken back.
@@ -299,9 +297,9 @@ fn places(
         };
         list.iter().map(number).collect::<Result<BTreeSet<_>, _>>().map(|set| set.into_iter().collect::<Vec<_>>())
     };
-    let texts = |list: &Vec<RegionName>, field: &str| {
+    let texts = |list: &Vec<RegionId>, field: &str| {
         check_length(list.len(), field)?;
-        let set: BTreeSet<&str> = list.iter().map(RegionName::as_str).collect();
+        let set: BTreeSet<&str> = list.iter().map(RegionId::as_str).collect();
         Ok::<Vec<Arc<str>>, Refusal>(set.into_iter().map(Arc::from).collect())
     };
     let (stores_in, stores_out) = stores.map_or((None, None), |lists| (lists.only.as_ref(), lists.never.as_ref()));
@@ -503,7 +501,7 @@ impl RuleView {
             known.filter_map(|name| StoreId::parse(name.to_string()).ok()).collect::<Vec<_>>()
         };
         let regions =
-            |list: &[Arc<str>]| list.iter().filter_map(|id| RegionName::parse(id.to_string()).ok()).collect::<Vec<_>>();
+            |list: &[Arc<str>]| list.iter().filter_map(|id| RegionId::parse(id.to_string()).ok()).collect::<Vec<_>>();
         let places = &version.places;
         let store_lists = StoreLists {
             only: places.stores_in.as_deref().map(stores),
