@@ -275,7 +275,10 @@ async fn a_month_that_is_over_is_retired_with_its_index_rows_and_exact_counts() 
     assert_eq!(report.expired[0].fate, Fate::Detached(walked));
     assert_eq!(wrong_counts(locked.conn()).await, 0);
     let conn = locked.conn();
-    assert_eq!(value::<i64>(conn, "select sum(retired)::bigint from coupon_stock where period = 0 and store_no = 0").await, 54);
+    assert_eq!(
+        value::<i64>(conn, "select sum(retired)::bigint from coupon_stock where period = 0 and store_no = 0").await,
+        54
+    );
     assert_eq!(value::<i64>(conn, "select count(*) from coupon_index").await, 0);
     assert_eq!(value::<i64>(conn, &format!("select count(*) from {}", leaf.retired_name())).await, 60);
     assert!(attached(conn, plan("coupon")).await.unwrap().iter().all(|attached| attached.leaf != Some(leaf)));
@@ -347,7 +350,10 @@ async fn a_month_stays_while_a_till_may_still_send_or_take_back_a_use() {
     execute(locked.conn(), &format!("update {leaf} set state = 1 where code_id = {used}")).await;
     let kept = expire::month(&mut locked, leaf, noon(), &pace()).await.unwrap();
     assert_eq!(kept, Some(Fate::Kept(Alive { valid: 1, reversible: 0 })));
-    assert_eq!(value::<i64>(locked.conn(), "select count(*) from pg_constraint where conname like '%\\_fence'").await, 0);
+    assert_eq!(
+        value::<i64>(locked.conn(), "select count(*) from pg_constraint where conname like '%\\_fence'").await,
+        0
+    );
 }
 
 #[tokio::test]
@@ -381,7 +387,8 @@ async fn a_month_is_put_away_by_hand_whatever_its_age_and_only_once() {
 async fn a_leaf_of_the_past_that_waits_for_an_import_is_not_retired_empty() {
     let db = TestDb::new().await;
     let mut locked = db.locked().await;
-    let past = Some(Past { from: day("2017-01-01"), until: Some(day("2017-02-01")), tables: vec!["coupon".to_owned()] });
+    let past =
+        Some(Past { from: day("2017-01-01"), until: Some(day("2017-02-01")), tables: vec!["coupon".to_owned()] });
     let report = upkeep::run(&mut locked, plans(), &Ask { past, ..ask() }).await.unwrap();
     let leaf = plan("coupon").leaf_date(day("2017-01-01"));
     assert_eq!((report.created, report.expired), (vec![leaf], Vec::new()));

@@ -16,6 +16,8 @@ mod keys;
 mod office;
 mod prove;
 mod leaks;
+mod lists;
+mod retire;
 mod rotate;
 mod reading;
 mod reveal;
