@@ -17,9 +17,9 @@ use tessera::{
     clock::{Clock, Zone},
     config::Settings,
     coupon::{
-        decide::Redeem,
+        decide::{Place, Redeem},
         rule_cache::RuleBook,
-        writer::{Act, CouponOp, CouponWriter},
+        writer::{Act, CouponOp, CouponWriter, Doubts},
     },
     db::lane::{Lane, WriterHandle},
     id::{Day, EventId, RedemptionId, StoreNo},
@@ -70,12 +70,16 @@ impl Caller for ByLane {
             code_id: stage.coupon(coupon).0,
             redemption_id: RedemptionId::from_parts(today, number).expect("it fits"),
             event_id: EventId::from_parts(today, number).expect("it fits"),
-            store_no: self.store_no,
-            store_id: Arc::from("S0001"),
-            register: Some("2".to_owned()),
-            sequence: Some(417),
+            place: Place {
+                store_no: self.store_no,
+                store_id: Arc::from("S0001"),
+                regions: Arc::from([]),
+                register: Some("2".to_owned()),
+                sequence: Some(417),
+            },
             order_ref: format!("S0001-{number}"),
             amount: 8_000,
+            lines: Vec::new(),
             currency: None,
             member_id: None,
         };
@@ -211,6 +215,7 @@ fn lane_redeem(criterion: &mut Criterion) {
         zone: Zone::DEFAULT,
         rules: RuleBook::new(&Settings::default().cache, Bypass::default()),
         stores: StoreNames::default(),
+        doubts: Doubts::default(),
     });
     let (ours, theirs) = (Supply::new(stage), Supply::new(stage));
     // Every coupon is redeemed once: the rounds together must not need more than there are.

@@ -178,7 +178,7 @@ pub async fn migrate_and_upkeep(
     let ask = upkeep::Ask {
         today: zone.day_of(now).to_date(),
         now,
-        from: None,
+        past: None,
         leaves_only: true,
         pace: partition::expire::Pace::default(),
     };

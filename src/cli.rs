@@ -6,6 +6,7 @@
 mod apikey;
 mod demo;
 mod keys;
+mod leaves;
 
 use std::{
     error::Error as StdError,
@@ -14,7 +15,6 @@ use std::{
     process::ExitCode,
 };
 
-use chrono::NaiveDate;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -24,14 +24,11 @@ use crate::{
     config::Settings,
     db::migrate,
     node::{self, NodeArgs},
-    partition::{self, Locked, expire, proof, upkeep},
+    partition::{self, proof},
     secret::Secrets,
     telemetry,
     verify::{self, VerifySettings},
 };
-
-/// How long a command waits for the upkeep lock.
-const UPKEEP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Member and coupon backend of a retail chain.
 #[derive(Debug, Parser)]
@@ -58,7 +55,9 @@ enum Command {
     Verify(VerifySettings),
     /// Partitions of the tables.
     #[command(subcommand)]
-    Partitions(PartitionsCommand),
+    Partitions(leaves::PartitionsCommand),
+    /// Put a month of coupons away, with its index rows, if none of its coupons is alive.
+    Retire(leaves::RetireArgs),
     /// The keys in the secrets file: list them, add, use, rotate, drop.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
@@ -103,20 +102,6 @@ enum RoleArg {
     Marketing,
     Ops,
     Admin,
-}
-
-#[derive(Debug, Subcommand)]
-enum PartitionsCommand {
-    /// How far the leaves of each table reach.
-    List,
-    /// Make the leaves that are missing, build and mend indexes, gather statistics, freeze, expire.
-    Upkeep {
-        /// Also make leaves of the past, from this day or month on.
-        #[arg(long, value_parser = parse_from, value_name = "YYYY-MM[-DD]")]
-        from: Option<NaiveDate>,
-    },
-    /// Retire the leaves whose time is over.
-    Expire,
 }
 
 /// Why the program ends: a sentence for people.
@@ -219,7 +204,8 @@ async fn command(
         Command::Apikey(command) => apikey::run(command, ground, settings, clock).await,
         Command::Prove => prove(ground, settings).await,
         Command::Verify(verify) => compare(verify, ground, settings, clock).await,
-        Command::Partitions(command) => partitions(command, ground, settings, clock, zone).await,
+        Command::Partitions(command) => leaves::partitions(command, ground, settings, clock, zone).await,
+        Command::Retire(args) => leaves::retire(args, ground, settings, clock, zone).await,
         Command::Keys(command) => keys::run(command, ground, settings, clock, zone).await,
         Command::Restored => {
             let mut conn = migrate::connect(&ground.owner, settings.database.connect_timeout).await?;
@@ -357,75 +343,9 @@ async fn compare(verify: &VerifySettings, ground: &Ground, settings: &Settings, 
     }
 }
 
-async fn partitions(
-    command: &PartitionsCommand,
-    ground: &Ground,
-    settings: &Settings,
-    clock: &Clock,
-    zone: Zone,
-) -> Result<(), Failure> {
-    let now = clock.now();
-    let today = zone.day_of(now).to_date();
-    match command {
-        PartitionsCommand::List => {
-            let mut conn = boot::connect(ground, settings).await?;
-            print_ahead(&upkeep::ahead(&mut conn, partition::plans(), today).await?);
-            boot::disconnect(conn).await;
-        }
-        PartitionsCommand::Upkeep { from } => {
-            let mut locked = Locked::open(&ground.owner, partition::plans(), UPKEEP_PATIENCE).await?;
-            let ask = upkeep::Ask { today, now, from: *from, leaves_only: false, pace: expire::Pace::default() };
-            let report = upkeep::run(&mut locked, partition::plans(), &ask).await?;
-            locked.close().await?;
-            for leaf in &report.created {
-                println!("made {leaf}");
-            }
-            for index in &report.indexes_built {
-                println!("built {index}");
-            }
-            for retired in &report.expired {
-                println!("{}: {:?}", retired.leaf, retired.fate);
-            }
-            print_ahead(&report.ahead);
-            if report.ahead.iter().any(|table| !table.enough) {
-                return Err(Failure("not every table has the leaves its plan asks for; see above".to_owned()));
-            }
-        }
-        PartitionsCommand::Expire => {
-            let mut locked = Locked::open(&ground.owner, partition::plans(), UPKEEP_PATIENCE).await?;
-            let retired = expire::run(&mut locked, partition::plans(), today, now, &expire::Pace::default()).await?;
-            locked.close().await?;
-            println!("{} leaves were due", retired.len());
-            for retired in &retired {
-                println!("{}: {:?}", retired.leaf, retired.fate);
-            }
-        }
-    }
-    Ok(())
-}
-
-fn print_ahead(tables: &[upkeep::Ahead]) {
-    for table in tables {
-        let state = if table.enough { "ok" } else { "NOT ENOUGH" };
-        match (table.leaves, &table.missing) {
-            (Some(leaves), Some(missing)) => {
-                println!("{:24} {state:10} {leaves} ahead, first missing {missing}", table.table);
-            }
-            (None, Some(missing)) => println!("{:24} {state:10} {missing} is missing", table.table),
-            (_, None) => println!("{:24} {state:10} complete", table.table),
-        }
-    }
-}
-
 /// A generator seeded by the operating system; the one place of the program where randomness begins.
 fn seed() -> StdRng {
     StdRng::from_os_rng()
-}
-
-/// `2017-01` is the first of that month.
-fn parse_from(text: &str) -> Result<NaiveDate, String> {
-    let day = if text.len() == "2017-01".len() { format!("{text}-01") } else { text.to_owned() };
-    day.parse().map_err(|_| "it is neither a month like 2017-01 nor a day like 2017-01-15".to_owned())
 }
 
 #[cfg(test)]
@@ -467,13 +387,6 @@ mod tests {
         assert!(Cli::try_parse_from(line.into_iter().chain(["pos"])).is_err());
         assert!(Cli::try_parse_from(line.into_iter().chain(["pos", "--store", "S1"])).is_ok());
         assert!(Cli::try_parse_from(line.into_iter().chain(["ops"])).is_ok());
-    }
-
-    #[test]
-    fn a_month_is_its_first_day() {
-        assert_eq!(parse_from("2017-01"), Ok(NaiveDate::from_ymd_opt(2017, 1, 1).expect("a day")));
-        assert_eq!(parse_from("2017-01-15"), Ok(NaiveDate::from_ymd_opt(2017, 1, 15).expect("a day")));
-        assert!(parse_from("January").is_err());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use sqlx::postgres::PgConnectOptions;
 use crate::{
     db::{lane, pool::OfficeSettings},
     job::runner,
+    partition::{Keep, Plans, plans},
 };
 
 /// Everything that can be set. Built by clap, or field by field from `Settings::default()` in tests.
@@ -22,6 +23,8 @@ pub struct Settings {
     pub secrets: SecretSettings,
     #[command(flatten)]
     pub chain: ChainSettings,
+    #[command(flatten)]
+    pub partitions: PartitionSettings,
     #[command(flatten)]
     pub server: ServerSettings,
     #[command(flatten)]
@@ -194,14 +197,31 @@ pub struct ChainSettings {
     #[arg(long, env = "TESSERA_PHONE_REGION", default_value = "CN", value_parser = parse_region, global = true,
           value_name = "REGION")]
     pub phone_region: String,
-    /// Days back for which request numbers are accepted.
+    /// Days back for which request numbers are accepted; above 35 only if `request` is kept so long (--retain) and has
+    /// its leaves (`tessera partitions make`).
     #[arg(long, env = "TESSERA_REQUEST_DAYS_BACK", default_value_t = 35, global = true, hide_short_help = true,
-          value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=35))]
+          value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=36_500))]
     pub request_days_back: u16,
     /// Days ahead for which request numbers are accepted.
     #[arg(long, env = "TESSERA_REQUEST_DAYS_AHEAD", default_value_t = 1, global = true, hide_short_help = true,
           value_name = "DAYS", value_parser = clap::value_parser!(u16).range(0..=3))]
     pub request_days_ahead: u16,
+}
+
+/// How long rows are kept.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Partitions")]
+pub struct PartitionSettings {
+    /// Keep a table's leaves for another time than its plan says, by comma: `coupon=none`, `redemption=60 months`.
+    #[arg(long, env = "TESSERA_RETAIN", value_delimiter = ',', global = true, value_name = "TABLE=TIME")]
+    pub retain: Vec<Keep>,
+}
+
+impl PartitionSettings {
+    /// The plans as they are kept here.
+    pub fn plans(&self) -> &'static Plans {
+        plans().keeping(&self.retain)
+    }
 }
 
 /// The HTTP side.

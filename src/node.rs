@@ -16,7 +16,7 @@ use crate::{
         limit::{LimitSettings, Rate},
         meter, tls,
     },
-    partition::{DdlError, Locked, plans, upkeep},
+    partition::{DdlError, Locked, Plans, Retain, upkeep},
     secret::Secrets,
 };
 
@@ -36,6 +36,11 @@ pub enum NodeError {
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
     #[error("the HTTP server failed")]
     Http(#[from] std::io::Error),
+    #[error(
+        "request numbers are accepted {back} days back, and their table keeps {kept}: choose fewer, or keep it longer, as \
+         with --retain request=none"
+    )]
+    Window { back: u16, kept: Retain },
 }
 
 /// What a node is started with.
@@ -61,10 +66,12 @@ pub async fn serve(args: NodeArgs, listener: TcpListener, stop: impl Future<Outp
         (Some(cert), Some(key)) => Some(tls::config(cert, key)?),
         _ => None,
     };
+    let plans = settings.partitions.plans();
+    check_window(&settings, plans)?;
     let metrics = meter::install()?;
     let app = App::start(settings, service, secrets, clock, holder).await?;
     if let Some(owner) = owner {
-        app.spawn(keep_partitions(owner, app.clock.clone(), app.zone));
+        app.spawn(keep_partitions(owner, plans, app.clock.clone(), app.zone));
     }
     app.spawn(observe(Arc::clone(&app)));
     let mut shell = Shell::new(
@@ -85,6 +92,22 @@ pub async fn serve(args: NodeArgs, listener: TcpListener, stop: impl Future<Outp
     let served = http_app::serve(listener, tls, shell, more, stop).await;
     app.stop().await;
     Ok(served?)
+}
+
+/// A number whose leaf is gone could be used twice.
+fn check_window(settings: &Settings, plans: &Plans) -> Result<(), NodeError> {
+    let back = settings.chain.request_days_back;
+    let kept = plans.get("request").and_then(|plan| plan.range()).and_then(|range| range.retain);
+    match kept {
+        // The day itself, and the one that another time zone is in.
+        Some(Retain::Days(days)) if days < u32::from(back) + 2 => {
+            Err(NodeError::Window { back, kept: Retain::Days(days) })
+        }
+        Some(Retain::Months(months)) if months * 28 < u32::from(back) + 2 => {
+            Err(NodeError::Window { back, kept: Retain::Months(months) })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn http_settings(settings: &Settings) -> HttpSettings {
@@ -111,19 +134,19 @@ fn http_settings(settings: &Settings) -> HttpSettings {
 }
 
 /// Makes leaves ahead, gathers statistics, freezes and expires.
-async fn keep_partitions(owner: PgConnectOptions, clock: Clock, zone: Zone) {
+async fn keep_partitions(owner: PgConnectOptions, plans: &'static Plans, clock: Clock, zone: Zone) {
     loop {
         let now = clock.now();
         let ask = upkeep::Ask {
             today: zone.day_of(now).to_date(),
             now,
-            from: None,
+            past: None,
             leaves_only: false,
             pace: Default::default(),
         };
         let kept = async {
-            let mut db = Locked::open(&owner, plans(), UPKEEP_PATIENCE).await?;
-            let report = upkeep::run(&mut db, plans(), &ask).await;
+            let mut db = Locked::open(&owner, plans, UPKEEP_PATIENCE).await?;
+            let report = upkeep::run(&mut db, plans, &ask).await;
             db.close().await?;
             report
         };

@@ -121,6 +121,8 @@ codes! {
     CouponCurrencyMismatch "coupon_currency_mismatch" 422 "The coupon is in another currency",
     CouponHolderMismatch "coupon_holder_mismatch" 422 "The coupon is held by another member",
     CouponNotForStore "coupon_not_for_store" 422 "The coupon may not be used at this store",
+    CouponRetired "coupon_retired" 410 "The coupon ended long ago, and its month is put away",
+    MonthRetired "month_retired" 409 "The month is put away or was never made; it takes no coupons",
     CouponHeld "coupon_held" 409 "The coupon has another holder",
     RedemptionNotFound "redemption_not_found" 404 "There is no such redemption",
     RedemptionAlreadyReversed "redemption_already_reversed" 409 "The redemption was reversed already",

@@ -167,7 +167,7 @@ impl Stage {
         let ask = upkeep::Ask {
             today: self.today.to_date(),
             now,
-            from: Some(first.to_date()),
+            past: Some(upkeep::Past { from: first.to_date(), until: None, tables: Vec::new() }),
             leaves_only: true,
             pace: Default::default(),
         };

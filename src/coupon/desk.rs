@@ -1,6 +1,10 @@
 //! The operations of coupons for whoever calls: a handler, a job, a bench, a test. Plain values in, answers out.
 
-use std::{collections::HashMap, ops::DerefMut, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::DerefMut,
+    sync::Arc,
+};
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
@@ -15,7 +19,7 @@ use super::{
     rule_store,
     wallet::ListHeld,
     world::Redemption,
-    writer::{Act, CouponOp, CouponWriter},
+    writer::{Act, CouponOp, CouponWriter, Doubts},
 };
 use crate::{
     cache::Found,
@@ -28,7 +32,7 @@ use crate::{
     },
     event::{self, Kind},
     id::{BlockError, CodeId, Counter, Day, EventId, IdError, MemberId, RedemptionId, RuleId, StoreNo},
-    partition::plan,
+    partition::{self, Closed, plan},
     problem::{Code, Refusal},
     request::store::{Answer, Ticket},
     secret::Secrets,
@@ -145,7 +149,7 @@ pub struct IssueRequest {
     pub referrer: Option<String>,
     /// The member takes it without being given it.
     pub claimed: bool,
-    /// As if on this day, which is not after today; its leaf must exist.
+    /// A day of the past that the coupons are of; that of now if absent.
     pub issued_on: Option<NaiveDate>,
 }
 
@@ -193,7 +197,13 @@ impl Desk {
     pub fn new(lane: &Lane, parts: DeskParts) -> Self {
         let DeskParts { clock, zone, secrets, office, rules, stores, counters } = parts;
         let shapes = ShapeBook::new(office.clone());
-        let writer = || CouponWriter { clock: clock.clone(), zone, rules: rules.clone(), stores: stores.clone() };
+        let writer = || CouponWriter {
+            clock: clock.clone(),
+            zone,
+            rules: rules.clone(),
+            stores: stores.clone(),
+            doubts: Doubts::default(),
+        };
         let (online, offline) = (writer(), OfflineWriter { coupons: writer() });
         let resolver = ResolveWriter { clock: clock.clone() };
         Self {
@@ -340,18 +350,19 @@ impl Desk {
         self.act(ticket, Act::Bind(Bind { code_id, event_id, member_id })).await
     }
 
-    /// Issues coupons of a rule, all or none. The codes carry the business day of now, or the one asked for.
+    /// Issues coupons of a rule, all or none. The codes carry the business day of now, or the day of the past that is
+    /// asked for, from whose beginning they are valid.
     ///
     /// # Errors
     /// [`DeskError`]: `rule_not_found`, `invalid_field` and `issue_day_unavailable` before anything is claimed; else a
     /// refusal is an answer.
     pub async fn issue(&self, ticket: Ticket, ask: IssueRequest) -> Result<(Answer, Cost), DeskError> {
         let rule = self.rule(ask.rule_id).await?.ok_or(Code::RuleNotFound)?;
-        let issued_on = ask.issued_on.map(Day::from_date);
-        if let Some(day) = issued_on {
+        let today = self.zone.day_of(self.clock.now());
+        let day = ask.issued_on.map_or(today, Day::from_date);
+        if ask.issued_on.is_some() {
             self.check_issue_day(day).await?;
         }
-        let day = issued_on.unwrap_or_else(|| self.zone.day_of(self.clock.now()));
         let serials = self.serials.next(ask.count).await?;
         let code_ids = serials
             .into_iter()
@@ -366,7 +377,7 @@ impl Desk {
             store_no: ask.store_no,
             referrer: ask.referrer,
             claimed: ask.claimed,
-            issued_at: issued_on.map(|day| self.zone.start_of(day)),
+            issued_at: (day < today).then(|| self.zone.start_of(day)),
         });
         self.act(ticket, act).await
     }
@@ -420,6 +431,18 @@ impl Desk {
     /// [`DeskError::Lane`].
     pub async fn find_coupon(&self, code_id: CodeId) -> Result<(Option<Coupon>, Cost), DeskError> {
         Ok(self.coupon.find(code_id).await?)
+    }
+
+    /// Why a coupon was not found: there is none, or its month is put away.
+    ///
+    /// # Errors
+    /// [`DeskError::Office`].
+    pub async fn why_missing(&self, code_id: CodeId) -> Result<Refusal, DeskError> {
+        let month = plan("coupon").leaf_i64(code_id.get());
+        let mut conn = self.office.get().await?;
+        let closed = partition::closed(conn.deref_mut(), &BTreeSet::from([month])).await?;
+        let retired = closed.get(&month) == Some(&Closed::Retired);
+        Ok(if retired { Code::CouponRetired } else { Code::CouponNotFound }.into())
     }
 
     /// A row of the ledger.

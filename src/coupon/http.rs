@@ -47,15 +47,15 @@ pub type Amount = Int<0, 1_000_000_000_000>;
 pub fn routes() -> Routes {
     crate::routes! {
         issue_coupons: RuleNotFound, StoreClosed, StoreSuspended, RuleNotActive, MemberNotFound, MemberFrozen,
-            MemberCancelled, MemberKindForbidden, StockExhausted, MemberLimitReached, IssueDayUnavailable;
-        get_coupon: CouponCodeInvalid, CouponNotFound, TooManyBadCodes;
+            MemberCancelled, MemberKindForbidden, IssueDayUnavailable, MonthRetired, StockExhausted, MemberLimitReached;
+        get_coupon: CouponCodeInvalid, CouponNotFound, CouponRetired, TooManyBadCodes;
         redeem_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, StoreSuspended,
-            RegisterNotFound, CouponNotFound, CouponVoid, CouponAlreadyRedeemed, CouponLocked, MemberFrozen,
+            RegisterNotFound, CouponNotFound, CouponRetired, CouponVoid, CouponAlreadyRedeemed, CouponLocked, MemberFrozen,
             MemberCancelled, MemberKindForbidden, CouponHolderMismatch, RuleNotActive, CouponNotForStore,
-            CouponNotYetValid, CouponExpired, CouponCurrencyMismatch, CouponBelowThreshold, BudgetExhausted;
+            CouponNotYetValid, MonthRetired, CouponExpired, CouponCurrencyMismatch, CouponBelowThreshold, BudgetExhausted;
         reverse_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, RegisterNotFound,
-            CouponNotFound, CouponVoid, RedemptionNotFound, RedemptionAlreadyReversed, ReverseTooLate,
-            ReverseCyclesExceeded, RedemptionLineUnknown, RedemptionLineReversed, ReverseAmountExceeded,
+            CouponNotFound, CouponRetired, CouponVoid, RedemptionNotFound, RedemptionAlreadyReversed, ReverseTooLate,
+            ReverseCyclesExceeded, MonthRetired, RedemptionLineUnknown, RedemptionLineReversed, ReverseAmountExceeded,
             CouponNotRedeemed;
         get_redemption: RedemptionNotFound;
     }
@@ -131,8 +131,9 @@ pub struct IssueBody {
 
 /// Issue coupons of a rule
 ///
-/// All or none. Checked in this order: role (with `issued_on`); request number; of a till's key its store, closed or
-/// suspended; the rule exists; `issued_on`; member; rule is active; stock; limit per member.
+/// All or none. Checked in this order: role, for `issued_on`; request number; of a till's key its store, closed or
+/// suspended; the rule exists; `issued_on` is no day to come, and its month has a partition; member; rule is active, and was
+/// on that day; the month stands; stock; limit per member.
 #[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/coupons", tag = "coupons",
     params(("rule_id" = RuleId, Path), ("Idempotency-Key" = inline(NumberText), Header, description = "The request's number")),
     responses((status = 201, description = "The coupons", body = Issued)))]
@@ -159,8 +160,8 @@ async fn issue_coupons(
         count: body.count.map_or(1, Int::get) as usize,
         store_no: caller.store.as_ref().map(|(store_no, _)| *store_no),
         claimed: false,
-        issued_on: body.issued_on.map(Day::to_date),
         referrer: body.referrer.map(Referrer::into_string),
+        issued_on: body.issued_on.map(Day::to_date),
     };
     let (answer, cost) = app.desk.issue(ticket, ask).await?;
     answer.reply(cost)
@@ -228,8 +229,9 @@ async fn get_coupon(app: Data<App>, shell: Data<Shell>, caller: Caller, At(code)
     let (code_id, mut cost) = code.read_metered(&app, &shell, &caller).await?;
     let (found, more) = app.desk.find_coupon(code_id).await?;
     cost += more;
-    let coupon =
-        found.ok_or(Refusal::new(Code::CouponNotFound)).map_err(|no| ApiError::from(no).metered(cost.into()))?;
+    let Some(coupon) = found else {
+        return Err(ApiError::from(app.desk.why_missing(code_id).await?).metered(cost.into()));
+    };
     let view = CouponView::new(coupon, app.desk.secrets.codes().format(code_id), shell.clock.now());
     Ok(Answer::ok(view).metered(cost.into()))
 }

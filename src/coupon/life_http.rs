@@ -38,17 +38,17 @@ pub const BASKET_MAX: usize = 20;
 
 pub fn routes() -> Routes {
     crate::routes! {
-        lock_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, StoreSuspended, RegisterNotFound, CouponNotFound, CouponVoid,
+        lock_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, StoreSuspended, RegisterNotFound, CouponNotFound, CouponRetired, CouponVoid,
             CouponAlreadyRedeemed, CouponLocked, MemberFrozen, MemberCancelled, MemberKindForbidden, CouponHolderMismatch, RuleNotActive,
             CouponNotForStore, CouponNotYetValid, CouponExpired;
-        release_coupon: CouponCodeInvalid, TooManyBadCodes, CouponNotFound, CouponVoid, CouponAlreadyRedeemed,
+        release_coupon: CouponCodeInvalid, TooManyBadCodes, CouponNotFound, CouponRetired, CouponVoid, CouponAlreadyRedeemed,
             CouponLocked;
-        void_coupon: CouponCodeInvalid, TooManyBadCodes, CouponNotFound, CouponVoid, CouponAlreadyRedeemed;
-        bind_coupon: CouponCodeInvalid, TooManyBadCodes, StoreClosed, StoreSuspended, CouponNotFound, CouponHeld, CouponVoid, CouponAlreadyRedeemed,
+        void_coupon: CouponCodeInvalid, TooManyBadCodes, CouponNotFound, CouponRetired, CouponVoid, CouponAlreadyRedeemed;
+        bind_coupon: CouponCodeInvalid, TooManyBadCodes, StoreClosed, StoreSuspended, CouponNotFound, CouponRetired, CouponHeld, CouponVoid, CouponAlreadyRedeemed,
             CouponLocked, MemberNotFound, MemberFrozen, MemberCancelled, MemberKindForbidden, CouponExpired, MemberLimitReached;
         claim_coupon: RuleNotFound, StoreClosed, StoreSuspended, MemberNotFound, MemberFrozen, MemberCancelled, MemberKindForbidden, RuleNotActive, RuleNotClaimable,
             StockExhausted, MemberLimitReached;
-        redeem_basket: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, StoreSuspended, RegisterNotFound, CouponNotFound, CouponVoid,
+        redeem_basket: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, StoreClosed, StoreSuspended, RegisterNotFound, CouponNotFound, CouponRetired, CouponVoid,
             CouponAlreadyRedeemed, CouponLocked, MemberFrozen, MemberCancelled, MemberKindForbidden, CouponHolderMismatch, RuleNotActive,
             CouponNotForStore, CouponNotYetValid, CouponExpired, CouponCurrencyMismatch, CouponBelowThreshold,
             BudgetExhausted;

@@ -33,6 +33,8 @@ pub mod issue_job;
 pub mod legacy;
 pub mod legacy_http;
 pub mod life_http;
+pub mod list;
+pub mod list_http;
 pub mod offline;
 pub mod read;
 pub mod rule;

@@ -19,9 +19,10 @@ use super::{
 use crate::{
     clock::Zone,
     event::NewEvent,
-    id::{CodeId, MemberId, RedemptionId, RuleId, StoreNo},
+    id::{CodeId, Day, MemberId, RedemptionId, RuleId, StoreNo},
     member::Standing,
-    problem::Refusal,
+    partition::{Closed, Leaf, plan},
+    problem::{Code, Refusal},
 };
 
 /// A row of `coupon_stock`: rule, period (0 or business day) and store (0 is all).
@@ -104,6 +105,8 @@ pub struct World {
     pub redemptions: HashMap<RedemptionId, Redemption>,
     /// Names of the stores that the rows speak of.
     pub stores: HashMap<StoreNo, Arc<str>>,
+    /// Months of coupons and of the ledger that take no rows, of those that the batch has asked about.
+    pub closed: BTreeMap<Leaf, Closed>,
     pub changed: Changed,
 }
 
@@ -136,7 +139,27 @@ impl World {
             stocks: HashMap::new(),
             redemptions: HashMap::new(),
             stores: HashMap::new(),
+            closed: BTreeMap::new(),
             changed: Changed::default(),
+        }
+    }
+
+    /// Whether a table takes rows of this day.
+    ///
+    /// # Errors
+    /// `month_retired`, with the day under the name that the caller gave it.
+    pub fn check_month(&self, table: &str, name: &str, day: Day) -> Result<(), Refusal> {
+        match self.closed.is_empty() || !self.closed.contains_key(&plan(table).leaf_date(day.to_date())) {
+            true => Ok(()),
+            false => Err(Refusal::new(Code::MonthRetired).with(name, day.to_string())),
+        }
+    }
+
+    /// Why a coupon is not among the rows.
+    pub fn missing(&self, code_id: CodeId) -> Refusal {
+        match self.closed.get(&plan("coupon").leaf_i64(code_id.get())) {
+            Some(Closed::Retired) => Code::CouponRetired.into(),
+            Some(Closed::Absent) | None => Code::CouponNotFound.into(),
         }
     }
 

@@ -1,6 +1,9 @@
 //! The batch of coupon writes: claim, lock, decide in order of arrival, write what was granted.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard},
+};
 
 use super::{
     decide::{self, Basket, Bind, Issue, Lock, Part, Redeem, Release, Reverse, Void},
@@ -11,10 +14,14 @@ use super::{
 use crate::{
     chain::names::StoreNames,
     clock::{Clock, Zone},
-    db::lane::{Tx, WriteError, Writer},
+    db::{
+        lane::{Tx, WriteError, Writer},
+        sqlstate,
+    },
     event,
     id::{CodeId, MemberId, RedemptionId, RuleId, StoreNo},
     member,
+    partition::{self, Leaf, plan},
     problem::Refusal,
     request::store::{Answer, Claim, Ticket, claim, look_up, update_answers},
 };
@@ -55,6 +62,21 @@ impl Act {
         }
     }
 
+    /// The months that it may write rows of.
+    fn months(&self) -> BTreeSet<Leaf> {
+        let (coupon, ledger) = (plan("coupon"), plan("redemption"));
+        let mut months: BTreeSet<Leaf> = self.code_ids().iter().map(|id| coupon.leaf_i64(id.get())).collect();
+        months.extend(self.uses().iter().map(|redeem| ledger.leaf_i64(redeem.redemption_id.get())));
+        match self {
+            Act::Issue(op) => drop(months.insert(coupon.leaf_date(op.day.to_date()))),
+            Act::Reverse(op) => {
+                months.extend([op.reversal_id, op.redemption_id].map(|id| ledger.leaf_i64(id.get())));
+            }
+            _ => {}
+        }
+        months
+    }
+
     /// The uses that it spends.
     fn uses(&self) -> &[Redeem] {
         match self {
@@ -84,6 +106,17 @@ pub struct CouponWriter {
     pub zone: Zone,
     pub rules: RuleBook,
     pub stores: StoreNames,
+    pub doubts: Doubts,
+}
+
+/// Months that refused a row: a batch asks whether they stand before it decides about them, until they do.
+#[derive(Default)]
+pub struct Doubts(Mutex<BTreeSet<Leaf>>);
+
+impl Doubts {
+    fn leaves(&self) -> MutexGuard<'_, BTreeSet<Leaf>> {
+        self.0.lock().expect("no code panics while it holds the months")
+    }
 }
 
 impl Writer for CouponWriter {
@@ -128,7 +161,7 @@ impl Writer for CouponWriter {
             .map(|((op, _), answer)| (&op.ticket, answer))
             .collect();
         update_answers(tx, &decided).await?;
-        write(tx, world).await?;
+        write(tx, world).await.map_err(|error| self.doubt(error, &live))?;
         Ok(answers)
     }
 
@@ -142,13 +175,58 @@ impl Writer for CouponWriter {
 }
 
 impl CouponWriter {
+    /// A month that is being put away refuses every row: the batch is decided again, and then it asks.
+    fn doubt(&self, error: WriteError, ops: &[&CouponOp]) -> WriteError {
+        let refused = match &error {
+            WriteError::Sql(error) if sqlstate(error).as_deref() == Some("23514") => {
+                error.as_database_error().and_then(|error| error.table()).unwrap_or_default()
+            }
+            _ => return error,
+        };
+        let of = |table: &str| refused == table || plan(table).leaf_of_name(refused).is_some();
+        if !of("coupon") && !of("redemption") {
+            return error;
+        }
+        self.doubts.leaves().extend(ops.iter().flat_map(|op| op.act.months()));
+        WriteError::Again("a month takes no rows")
+    }
+
+    /// Asks about the months of coupons that are not there, and about those that refused rows before.
+    async fn ask_about_months(
+        &self,
+        tx: &mut Tx<'_>,
+        world: &mut World,
+        ops: &[&CouponOp],
+        code_ids: &BTreeSet<CodeId>,
+    ) -> Result<(), WriteError> {
+        let mut asked: BTreeSet<Leaf> = BTreeSet::new();
+        if world.coupons.len() < code_ids.len() {
+            let missing = code_ids.iter().filter(|code_id| !world.coupons.contains_key(code_id));
+            asked.extend(missing.map(|code_id| plan("coupon").leaf_i64(code_id.get())));
+        }
+        let doubted = self.doubts.leaves().clone();
+        if !doubted.is_empty() {
+            asked.extend(ops.iter().flat_map(|op| op.act.months()).filter(|month| doubted.contains(month)));
+        }
+        if asked.is_empty() {
+            return Ok(());
+        }
+        tx.plain();
+        world.closed = partition::closed(tx.conn(), &asked).await?;
+        self.doubts.leaves().retain(|month| !asked.contains(month) || world.closed.contains_key(month));
+        let closed = &world.closed;
+        world.coupons.retain(|code_id, _| !closed.contains_key(&plan("coupon").leaf_i64(code_id.get())));
+        Ok(())
+    }
+
     /// Locks and reads what the requests are about, in the lock order of [`store`]. The rows of the ledger come before
     /// the stock rows that they name: whoever locks one holds the lock of its coupon.
     pub(super) async fn load(&self, tx: &mut Tx<'_>, mut world: World, ops: &[&CouponOp]) -> Result<World, WriteError> {
         let code_ids: BTreeSet<CodeId> = ops.iter().flat_map(|op| op.act.code_ids()).collect();
         if !code_ids.is_empty() {
-            world.coupons = store::lock_coupons(tx, code_ids.into_iter().collect()).await?;
+            world.coupons = store::lock_coupons(tx, code_ids.iter().copied().collect()).await?;
         }
+        self.ask_about_months(tx, &mut world, ops, &code_ids).await?;
         let need = Need::of(&world, ops);
         self.rules.load_for(tx, &mut world, &need.issued).await?;
         if !need.members.is_empty() {
@@ -161,6 +239,8 @@ impl CouponWriter {
         }
         if !need.undone.is_empty() {
             world.redemptions = store::lock_redemptions(tx, need.undone.into_iter().collect()).await?;
+            let closed = &world.closed;
+            world.redemptions.retain(|id, _| !closed.contains_key(&plan("redemption").leaf_i64(id.get())));
         }
         let stocks = stock_keys(&world, ops);
         if !stocks.is_empty() {

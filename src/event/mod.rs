@@ -39,7 +39,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [(Kind, i16); 17] = [
+    const ALL: [(Kind, i16); 19] = [
         (Kind::MemberRegistered, 1),
         (Kind::MemberChanged, 2),
         (Kind::MemberKeyMoved, 3),

@@ -171,6 +171,7 @@ pub fn routes() -> Routes {
         crate::coupon::legacy_http::routes(),
         crate::coupon::offline::http::routes(),
         crate::coupon::totals::routes(),
+        crate::coupon::list_http::routes(),
         crate::request::http::routes(),
     ]
     .into_iter()

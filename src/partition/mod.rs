@@ -12,7 +12,9 @@ pub mod proof;
 mod query;
 mod router;
 mod sql;
+mod standing;
 pub mod upkeep;
+mod walk;
 
 #[cfg(test)]
 pub(crate) mod testdb;
@@ -20,6 +22,8 @@ pub(crate) mod testdb;
 mod tests;
 
 pub use ddl::{Attached, DdlError, LeafOutcome, Locked, REPORT_ROLE, SERVICE_ROLE, attached, create_leaf};
-pub use plan::{Added, Encoding, Expire, Plan, PlanError, Plans, Range, Retain, Split, Step, plan, plans};
+pub use plan::{Added, Encoding, Expire, Keep, Plan, PlanError, Plans, Range, Retain, Split, Step, plan, plans};
 pub use query::{Claim, Query, QueryError, Route, Touch, load, queries, query};
 pub use router::Leaf;
+pub use standing::{Closed, closed};
+pub use walk::Walked;

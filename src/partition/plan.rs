@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::LazyLock;
 
 use chrono::{Days, Months, NaiveDate};
@@ -143,6 +144,13 @@ pub enum Retain {
     Months(u32),
 }
 
+/// How long the leaves of a table are kept here, in place of what its plan says: `coupon=none`, `redemption=60 months`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keep {
+    plan: &'static str,
+    retain: Option<Retain>,
+}
+
 /// A plan file that does not say what a plan may say.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("partitions/{file}.toml: {field}: {problem}")]
@@ -171,6 +179,22 @@ impl Plans {
 
     pub fn get(&self, table: &str) -> Option<&'static Plan> {
         self.by_table.get(table).copied()
+    }
+
+    /// The same plans, kept for other times. They are never freed, as all plans.
+    pub fn keeping(&'static self, keeps: &[Keep]) -> &'static Self {
+        if keeps.is_empty() {
+            return self;
+        }
+        let kept = |plan: &'static Plan| -> &'static Plan {
+            let Some(keep) = keeps.iter().rev().find(|keep| keep.plan == plan.table) else { return plan };
+            let Some(range) = plan.range() else { return plan };
+            let split = Split::Range(Range { retain: keep.retain, ..range.clone() });
+            let (table, key, storage) = (plan.table.clone(), plan.key.clone(), plan.storage.clone());
+            Box::leak(Box::new(Plan { table, key, split, storage, reports: plan.reports, rank: plan.rank }))
+        };
+        let by_table = self.by_table.iter().map(|(table, plan)| (*table, kept(plan))).collect();
+        Box::leak(Box::new(Self { by_table }))
     }
 
     /// By name of the table.
@@ -228,6 +252,36 @@ impl Plan {
             Split::Hash { modulus } => Some(modulus),
             Split::Range(_) => None,
         }
+    }
+}
+
+impl FromStr for Keep {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (table, kept) = text.split_once('=').ok_or("must be like `coupon=none` or `coupon=60 months`")?;
+        let plan = plans().get(table.trim()).ok_or_else(|| format!("there is no table {table}"))?;
+        let range = plan.range().ok_or_else(|| format!("{table} is split by hash: its leaves are kept for ever"))?;
+        let retain = retain(kept.trim()).map_err(|(_, problem)| problem)?;
+        range.check_kept(retain)?;
+        Ok(Self { plan: &plan.table, retain })
+    }
+}
+
+impl Range {
+    /// # Errors
+    /// Leaves that upkeep makes must not be old enough for expiry.
+    fn check_kept(&self, retain: Option<Retain>) -> Result<(), String> {
+        let kept_days = match retain {
+            None => u32::MAX,
+            Some(Retain::Days(days)) => days,
+            Some(Retain::Months(months)) => months * 28,
+        };
+        let step_days = if self.step == Step::Day { 1 } else { 31 };
+        if kept_days < self.behind.saturating_mul(step_days) {
+            return Err("is shorter than `behind`: upkeep would make what expiry takes".to_owned());
+        }
+        Ok(())
     }
 }
 
@@ -325,15 +379,7 @@ impl Written {
             retain: retain(self.retain.as_deref().ok_or_else(|| missing("retain"))?)?,
             expire: self.expire.ok_or_else(|| missing("expire"))?,
         };
-        let kept_days = match range.retain {
-            None => u32::MAX,
-            Some(Retain::Days(days)) => days,
-            Some(Retain::Months(months)) => months * 28,
-        };
-        let step_days = if range.step == Step::Day { 1 } else { 31 };
-        if kept_days < behind.saturating_mul(step_days) {
-            return Err(("retain", "is shorter than `behind`: upkeep would make what expiry takes".to_owned()));
-        }
+        range.check_kept(range.retain).map_err(|problem| ("retain", problem))?;
         Ok(Split::Range(range))
     }
 }
@@ -439,6 +485,22 @@ mod tests {
         for (file, text, field) in cases {
             let error = Plan::parse(file, text).expect_err(text);
             assert_eq!((error.file.as_str(), error.field.as_str()), (*file, *field), "{error}\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_table_may_be_kept_for_another_time_than_its_plan_says() {
+        let keeps: Vec<Keep> =
+            ["coupon=none", "redemption=60 months", "coupon=48 months"].map(|text| text.parse().unwrap()).into();
+        let kept = plans().keeping(&keeps);
+        let retain = |table: &str| kept.get(table).and_then(|plan| plan.range()).map(|range| range.retain);
+        assert_eq!(retain("coupon"), Some(Some(Retain::Months(48))), "the last word counts");
+        assert_eq!(retain("redemption"), Some(Some(Retain::Months(60))));
+        assert_eq!(retain("event"), Some(Some(Retain::Days(7))));
+        let leaf = kept.get("coupon").unwrap().leaf_i64(0);
+        assert_eq!(leaf, plan("coupon").leaf_i64(0), "its leaves are the same");
+        for wrong in ["coupon", "coupon=36 weeks", "coupons=none", "member=none", "request=5 days", "coupon="] {
+            assert!(wrong.parse::<Keep>().is_err(), "{wrong}");
         }
     }
 

@@ -86,7 +86,7 @@ where
 
 /// A run of upkeep on [`TODAY`], as fast as it goes.
 pub fn ask() -> Ask {
-    Ask { today: today(), now: noon(), from: None, leaves_only: false, pace: pace() }
+    Ask { today: today(), now: noon(), past: None, leaves_only: false, pace: pace() }
 }
 
 pub fn pace() -> Pace {

@@ -26,11 +26,21 @@ pub struct Ask {
     /// store of another zone or a till with tomorrow's business date is in.
     pub today: NaiveDate,
     pub now: DateTime<Utc>,
-    /// Range leaves are made from this day on.
-    pub from: Option<NaiveDate>,
+    /// Leaves of the past that are made besides.
+    pub past: Option<Past>,
     /// Leaves, rights and indexes only: no statistics, no freezing, no expiry. For a database that is just being made.
     pub leaves_only: bool,
     pub pace: Pace,
+}
+
+/// Days of the past, for rows of an older system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Past {
+    pub from: NaiveDate,
+    /// Exclusive; up to the usual leaves if absent.
+    pub until: Option<NaiveDate>,
+    /// All range tables if empty.
+    pub tables: Vec<String>,
 }
 
 /// What a run did, and what it found.
@@ -120,18 +130,26 @@ fn reach(plan: &'static Plan, leaves: &[Leaf], today: NaiveDate) -> Ahead {
 }
 
 /// The leaves that a plan wants to exist.
-fn wanted(plan: &'static Plan, today: NaiveDate, from: Option<NaiveDate>) -> Vec<Leaf> {
+fn wanted(plan: &'static Plan, today: NaiveDate, past: Option<&Past>) -> Vec<Leaf> {
     let Some(range) = plan.range() else { return plan.hash_leaves().collect() };
     let current = plan.leaf_date(today);
     let usual = current.step(-(range.behind as i32));
-    // What is only kept for a while is not made for longer ago: expiry would drop it at once. What is detached is made,
-    // since old coupons are imported into it.
-    let kept = range.retain.filter(|_| range.expire == Expire::Drop).map(|retain| plan.leaf_date(retain.cutoff(today)));
-    let wanted = |from: NaiveDate| kept.map_or(plan.leaf_date(from), |kept| kept.max(plan.leaf_date(from)));
-    let first = from.map_or(usual, |from| wanted(from).min(usual));
     // The day after the business day may lie in the next leaf already.
     let last = plan.leaf_date(today + TimeDelta::days(1)).step(range.ahead as i32);
-    (first.no..=last.no).map(|no| Leaf { plan, no }).collect()
+    let asked = past.filter(|past| past.tables.is_empty() || past.tables.contains(&plan.table));
+    let asked = asked.map_or(0..0, |past| {
+        let from = plan.leaf_date(past.from).max(first_kept(plan, today).unwrap_or(Leaf { plan, no: i32::MIN }));
+        let until = past.until.and_then(|until| until.pred_opt()).map_or(usual, |last| plan.leaf_date(last).step(1));
+        from.no..until.no.min(usual.no)
+    });
+    asked.chain(usual.no..=last.no).map(|no| Leaf { plan, no }).collect()
+}
+
+/// The first leaf that it makes sense to make: what is only kept for a while and then dropped is not made for longer ago.
+/// What is detached is, since old coupons are imported into it.
+pub fn first_kept(plan: &'static Plan, today: NaiveDate) -> Option<Leaf> {
+    let range = plan.range().filter(|range| range.expire == Expire::Drop)?;
+    Some(plan.leaf_date(range.retain?.cutoff(today)))
 }
 
 async fn ensure(db: &mut Locked, plan: &'static Plan, ask: &Ask, report: &mut Report) -> Result<(), DdlError> {
@@ -140,7 +158,7 @@ async fn ensure(db: &mut Locked, plan: &'static Plan, ask: &Ask, report: &mut Re
         ddl::grant(db, leaf).await?;
         report.granted.push(leaf);
     }
-    for leaf in wanted(plan, ask.today, ask.from) {
+    for leaf in wanted(plan, ask.today, ask.past.as_ref()) {
         if attached.iter().any(|attached| attached.leaf == Some(leaf)) {
             report.existing += 1;
             continue;
@@ -290,7 +308,26 @@ mod tests {
         );
         let last_of_month = wanted(plan("coupon"), day("2026-11-30"), None);
         assert_eq!(last_of_month.last().map(ToString::to_string).as_deref(), Some("coupon_m2027_03"));
-        assert_eq!(wanted(plan("coupon"), day("2026-11-22"), Some(day("2017-01-15"))).len(), 9 * 12 + 11 + 3);
+        let past = |until: Option<&str>| Past {
+            from: day("2017-01-15"),
+            until: until.map(day),
+            tables: vec!["coupon".to_owned(), "request".to_owned()],
+        };
+        assert_eq!(wanted(plan("coupon"), day("2026-11-22"), Some(&past(None))).len(), 9 * 12 + 11 + 3);
+        let two_months = wanted(plan("coupon"), day("2026-11-22"), Some(&past(Some("2017-03-01"))));
+        assert_eq!(names(&two_months[..3]), ["coupon_m2017_01", "coupon_m2017_02", "coupon_m2026_10"]);
+        let usual_ones = wanted(plan("redemption"), day("2026-11-22"), None);
+        assert_eq!(
+            wanted(plan("redemption"), day("2026-11-22"), Some(&past(None))),
+            usual_ones,
+            "it was not asked for"
+        );
+        let days = wanted(plan("request"), day("2026-11-22"), Some(&past(None)));
+        assert_eq!(
+            days[0].first_day(),
+            Some(day("2026-10-16")),
+            "what is dropped after 37 days is not made for longer ago"
+        );
         assert_eq!(wanted(plan("member"), day("2026-11-22"), None).len(), 16);
         let requests = wanted(plan("request"), day("2026-11-22"), None);
         assert_eq!(requests[0].first_day(), Some(day("2026-10-17")), "a request number is good for 35 days");

@@ -132,7 +132,8 @@ async fn load(
         by_leaf.entry(leaf).or_default().push(*code);
         let complete = !retiring.iter().any(|month| month.no >= leaf.no - MONTHS_BEFORE_ISSUE)
             && ledger.first().is_none_or(|first| first.no <= leaf.no);
-        let coupon_retired = leaves.retiring(leaf) || coupon_months.first().is_none_or(|first| leaf.no < first.no);
+        // A month that was put away may be gone altogether, also from between others that stayed.
+        let coupon_retired = !leaves.stands(leaf) && coupon_months.last().is_none_or(|last| leaf.no < last.no);
         cases.insert(*code, Case { complete, coupon_retired, ..Case::default() });
     }
     for (leaf, codes) in &by_leaf {

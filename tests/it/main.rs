@@ -19,6 +19,8 @@ mod office;
 mod offline;
 mod prove;
 mod leaks;
+mod lists;
+mod retire;
 mod rotate;
 mod reading;
 mod reveal;

@@ -218,6 +218,9 @@ async fn what_a_request_costs_is_frozen_by_route() {
     lookup with usable coupons, warm: 1 statements, 1 leaves
     list coupons of a member: 1 statements, 1 leaves
     list issued coupons of a member: 1 statements, 1 leaves
+    list coupons of a rule: 1 statements, 1 leaves
+    list void coupons of a rule: 1 statements, 1 leaves
+    list coupons of a rule by referrer: 1 statements, 1 leaves
     reveal phone and name: 2 statements, 2 leaves
     reveal identifiers: 3 statements, 3 leaves
     list changes of a member: 1 statements, 4 leaves
@@ -305,6 +308,10 @@ async fn lines(app: &TestApp, rule: &str, warm: bool) -> String {
     read("lookup with usable coupons, warm", post.clone(), found, Some(json!({"phone": phone}))).await;
     read("list coupons of a member", get.clone(), &path("coupons"), None).await;
     read("list issued coupons of a member", get.clone(), &path("coupons?state=issued"), None).await;
+    let of_rule = |filter: &str| format!("/v1/coupon-rules/{rule}/coupons{filter}");
+    read("list coupons of a rule", get.clone(), &of_rule(""), None).await;
+    read("list void coupons of a rule", get.clone(), &of_rule("?state=void&limit=200"), None).await;
+    read("list coupons of a rule by referrer", get.clone(), &of_rule("?referrer=E1001&state=issued"), None).await;
     let reveal = |fields: Value| Some(json!({"fields": fields, "reason": "ticket 4711"}));
     read("reveal phone and name", post.clone(), &path("reveal"), reveal(json!(["phone", "name"]))).await;
     read("reveal identifiers", post, &path("reveal"), reveal(json!(["identifiers"]))).await;

@@ -216,6 +216,7 @@ pub fn paths(rows: &Rows) -> Vec<(&'static str, Vec<(&'static str, &str)>)> {
         ("reveal_member", vec![("member_id", &rows.member)]),
         ("get_wallet", vec![("member_id", &rows.member)]),
         ("list_member_coupons", vec![("member_id", &rows.member)]),
+        ("list_rule_coupons", rule("issue")),
         ("list_member_changes", vec![("member_id", &rows.member)]),
         ("list_addresses", member()),
         ("create_address", member()),
@@ -423,7 +424,7 @@ expected-statuses = ["400", "401", "403", "406", "415", "422", "428"]
             text.push_str("[operations.checks.positive_data_acceptance]\n");
             text.push_str("expected-statuses = [\"2xx\", \"400\", \"404\", \"409\", \"422\"]\n");
         }
-        if matches!(operation, "list_member_coupons" | "list_member_changes") {
+        if matches!(operation, "list_member_coupons" | "list_rule_coupons" | "list_member_changes") {
             text.push_str("[operations.checks.positive_data_acceptance]\n");
             text.push_str("expected-statuses = [\"2xx\", \"400\", \"404\"]\n");
         }

@@ -104,7 +104,7 @@ pub struct Bound {
 /// # Errors
 /// Those of redeeming up to `coupon_expired`, in its order.
 pub fn lock(world: &mut World, op: &Lock) -> Result<Held, Refusal> {
-    let coupon = world.coupons.get(&op.code_id).cloned().ok_or(Code::CouponNotFound)?;
+    let coupon = world.coupons.get(&op.code_id).cloned().ok_or_else(|| world.missing(op.code_id))?;
     let until = world.now + op.ttl;
     let after = coupon
         .clone()
@@ -133,7 +133,7 @@ pub fn lock(world: &mut World, op: &Lock) -> Result<Held, Refusal> {
 /// # Errors
 /// `coupon_not_found`, `coupon_void`, `coupon_already_redeemed`, `coupon_locked` by another order.
 pub fn release(world: &mut World, op: &Release) -> Result<Held, Refusal> {
-    let coupon = world.coupons.get(&op.code_id).cloned().ok_or(Code::CouponNotFound)?;
+    let coupon = world.coupons.get(&op.code_id).cloned().ok_or_else(|| world.missing(op.code_id))?;
     let after =
         coupon.clone().release(op.order_ref.as_deref(), world.now).map_err(|code| why_not(world, &coupon, code))?;
     let held = Held { code: op.code_id, state: after.state_name(world.now), lock: None };
@@ -149,7 +149,7 @@ pub fn release(world: &mut World, op: &Release) -> Result<Held, Refusal> {
 /// # Errors
 /// `coupon_not_found`, `coupon_void`, `coupon_already_redeemed`: one with uses that stand is reversed first.
 pub fn void(world: &mut World, op: &Void) -> Result<Voided, Refusal> {
-    let coupon = world.coupons.get(&op.code_id).cloned().ok_or(Code::CouponNotFound)?;
+    let coupon = world.coupons.get(&op.code_id).cloned().ok_or_else(|| world.missing(op.code_id))?;
     let after = coupon.clone().void(op.reason.clone()).map_err(|code| why_not(world, &coupon, code))?;
     let from = Part::counted(coupon.counted, coupon.code_id.day(), coupon.issue_store_no);
     give_stock(world, coupon.rule_id, &from);
@@ -171,7 +171,7 @@ pub fn void(world: &mut World, op: &Void) -> Result<Voided, Refusal> {
 /// `coupon_not_found`, `coupon_void`, `coupon_already_redeemed`, `coupon_held`, `coupon_locked`, `member_not_found`,
 /// `member_frozen`, `member_cancelled`, `coupon_expired`, `member_limit_reached`.
 pub fn bind(world: &mut World, op: &Bind) -> Result<Bound, Refusal> {
-    let coupon = world.coupons.get(&op.code_id).cloned().ok_or(Code::CouponNotFound)?;
+    let coupon = world.coupons.get(&op.code_id).cloned().ok_or_else(|| world.missing(op.code_id))?;
     let done = Bound { code: op.code_id, state: coupon.state_name(world.now), member_id: op.member_id };
     match coupon.holder {
         Some(holder) if holder == op.member_id => return Ok(done),

@@ -35,7 +35,7 @@ pub struct Issue {
     pub referrer: Option<String>,
     /// The member takes it without being given it.
     pub claimed: bool,
-    /// When it counts as issued, if not now.
+    /// An instant of the past that they are issued at; now if absent.
     pub issued_at: Option<DateTime<Utc>>,
 }
 
@@ -64,7 +64,7 @@ pub struct IssuedCoupon {
 ///
 /// # Errors
 /// `member_not_found`, `member_frozen`, `member_cancelled`, `rule_not_active`, `rule_not_claimable`,
-/// `stock_exhausted`, `member_limit_reached`.
+/// `month_retired`, `stock_exhausted`, `member_limit_reached`.
 pub fn issue(world: &mut World, op: &Issue) -> Result<Issued, Refusal> {
     if let Some(member_id) = op.member_id {
         let action = if op.claimed { Action::Claim } else { Action::BeIssued };
@@ -80,6 +80,7 @@ pub fn issue(world: &mut World, op: &Issue) -> Result<Issued, Refusal> {
     }
     let issued_at = op.issued_at.unwrap_or(world.now);
     let (valid_from, valid_until) = rule.window(issued_at, world.zone)?;
+    world.check_month("coupon", "issued_on", op.day)?;
     let count = op.code_ids.len() as i64;
     let counted = world.attempt(&[], &[rule.rule_id], |world| {
         let counted = take_stock(world, &rule, op.day, op.store_no, count)?;

@@ -85,7 +85,7 @@ pub struct Redeemed {
 /// # Errors
 /// The first refusal in the order of the table in [`crate::coupon`].
 pub fn redeem(world: &mut World, op: &Redeem, payable: i64) -> Result<Redeemed, Refusal> {
-    let coupon = world.coupons.get(&op.code_id).cloned().ok_or(Code::CouponNotFound)?;
+    let coupon = world.coupons.get(&op.code_id).cloned().ok_or_else(|| world.missing(op.code_id))?;
     let rule = rule_of(world, &coupon);
     let (store_no, day) = (op.place.store_no, op.redemption_id.day());
     let at = op.occurred_at.unwrap_or(world.now);
@@ -93,6 +93,7 @@ pub fn redeem(world: &mut World, op: &Redeem, payable: i64) -> Result<Redeemed, 
     let after = coupon.clone().redeem(this, rule.uses).map_err(|code| why_not(world, &coupon, code))?;
     check_usable(world, &coupon, op.member_id, &op.place, Action::Redeem, op.occurred_at)?;
     coupon.check_business_day(day)?;
+    world.check_month("redemption", "business_date", day)?;
     coupon.check_validity(at)?;
     if op.currency.as_ref().is_some_and(|currency| *currency != rule.currency) {
         return Err(Refusal::new(Code::CouponCurrencyMismatch).with("currency", rule.currency.as_str()));

@@ -84,7 +84,7 @@ pub struct Reversed {
 /// `reverse_cycles_exceeded`, `redemption_line_unknown`, `redemption_line_reversed`, `reverse_amount_exceeded`,
 /// `coupon_not_redeemed`.
 pub fn reverse(world: &mut World, op: &Reverse) -> Result<Reversed, Refusal> {
-    let coupon = world.coupons.get(&op.code_id).cloned().ok_or(Code::CouponNotFound)?;
+    let coupon = world.coupons.get(&op.code_id).cloned().ok_or_else(|| world.missing(op.code_id))?;
     if coupon.state == State::Void {
         return Err(Code::CouponVoid.into());
     }
@@ -107,6 +107,7 @@ pub fn reverse(world: &mut World, op: &Reverse) -> Result<Reversed, Refusal> {
     if coupon.cycles >= rule.undo.cycles_max {
         return Err(Refusal::new(Code::ReverseCyclesExceeded).with("cycles", coupon.cycles));
     }
+    world.check_month("redemption", "business_date", op.reversal_id.day())?;
     let (undone, lines) = take_back(&used, &op.returned)?;
     let discount = undone.reversed - used.reversed;
     let after = if undone.reversed_whole { coupon.clone().reverse(op.redemption_id)? } else { coupon.clone() };

@@ -9,7 +9,7 @@ use super::{Basket, EXAMINED_MAX, Held, HeldKey, Wallet};
 use crate::{
     app::App,
     chain::{StoreId, deed::Deed},
-    coupon::{StateName, decide::millis, http::Amount, rule_body::Currency},
+    coupon::{StateName, decide::millis, http::Amount, list::ListState, rule_body::Currency},
     http::{
         Answer, ApiError, At, Caller, Cursor, Json, Page, PageLimit, Query, Reply, Routes, app::Shell, input::present,
         page::limit_of,
@@ -80,30 +80,49 @@ pub(crate) fn standing(shown: &Shown) -> Standing {
     Standing { state: member.state, kind: member.kind, muted: member.muted }
 }
 
-/// The states that the list of a member's coupons can be asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-enum HeldState {
-    /// Not used up, not void, and in time or early. A locked one is among them.
-    Issued,
-    Redeemed,
-    Void,
-    /// Not used in time.
-    Expired,
-}
-
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Deserialize, Serialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct HeldList {
     /// Only coupons of this state.
     #[param(inline)]
-    state: Option<HeldState>,
+    state: Option<ListState>,
+    /// Only coupons of this rule.
     #[param(inline)]
+    rule_id: Option<RuleId>,
+    /// Only coupons whose time ends at this instant or later.
+    #[param(inline)]
+    valid_until_from: Option<DateTime<Utc>>,
+    /// Only coupons whose time ends before this instant.
+    #[param(inline)]
+    valid_until_before: Option<DateTime<Utc>>,
+    #[param(inline)]
+    #[serde(skip_serializing)]
     cursor: Option<Cursor>,
     /// Coupons a page; 50 if absent.
     #[param(inline)]
+    #[serde(skip_serializing)]
     limit: Option<PageLimit>,
+}
+
+impl HeldList {
+    fn is_any(&self) -> bool {
+        let Self { state, rule_id, valid_until_from, valid_until_before, .. } = self;
+        state.is_none() && rule_id.is_none() && valid_until_from.is_none() && valid_until_before.is_none()
+    }
+
+    fn has(&self, coupon: &Held, now: DateTime<Utc>) -> bool {
+        self.rule_id.is_none_or(|rule_id| coupon.rule_id == rule_id)
+            && self.valid_until_from.is_none_or(|from| coupon.valid_until >= from)
+            && self.valid_until_before.is_none_or(|before| coupon.valid_until < before)
+            && match (self.state, coupon.state(now)) {
+                (None, _) => true,
+                (Some(ListState::Issued), state) => state == StateName::Issued,
+                (Some(ListState::Redeemed), state) => state == StateName::Redeemed,
+                (Some(ListState::Void), state) => state == StateName::Void,
+                (Some(ListState::Expired), state) => state == StateName::Expired,
+            }
+    }
 }
 
 /// A coupon in the list of its holder.
@@ -133,7 +152,7 @@ async fn list_member_coupons(
     At(member_id): At<MemberId>,
     Query(list): Query<HeldList>,
 ) -> Reply<Page<HeldCoupon>> {
-    let (filter, limit) = (("member_coupons", member_id, list.state), limit_of(list.limit));
+    let (filter, limit) = (("member_coupons", member_id, &list), limit_of(list.limit));
     let before = match &list.cursor {
         Some(cursor) => cursor
             .key(&filter)?
@@ -145,16 +164,10 @@ async fn list_member_coupons(
     if found.is_none() {
         return Err(ApiError::from(Code::MemberNotFound).metered(cost.into()));
     }
-    let rows_max = if list.state.is_some() { EXAMINED_MAX } else { limit + 1 };
+    let rows_max = if list.is_any() { limit + 1 } else { EXAMINED_MAX };
     let (held, spent) = app.desk.list_held(HeldKey { member_id, before, rows_max }).await?;
     let now = shell.clock.now();
-    let fits = |coupon: &&Held| match (list.state, coupon.state(now)) {
-        (None, _) => true,
-        (Some(HeldState::Issued), state) => state == StateName::Issued,
-        (Some(HeldState::Redeemed), state) => state == StateName::Redeemed,
-        (Some(HeldState::Void), state) => state == StateName::Void,
-        (Some(HeldState::Expired), state) => state == StateName::Expired,
-    };
+    let fits = |coupon: &&Held| list.has(coupon, now);
     let mut rows: Vec<&Held> = held.iter().filter(fits).take(limit as usize + 1).collect();
     let next = if rows.len() > limit as usize {
         rows.truncate(limit as usize);

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgConnection};
 
 use crate::{
-    coupon::StateName,
+    coupon::{StateName, list::state_of},
     db::lane::Read,
     id::{CodeId, MemberId, RuleId},
     partition::{Leaf, plan, query},
@@ -26,12 +26,7 @@ pub struct Held {
 impl Held {
     /// The state at this instant, as far as this row knows: a lock does not show here.
     pub fn state(&self, now: DateTime<Utc>) -> StateName {
-        match self.state {
-            2 => StateName::Redeemed,
-            3 => StateName::Void,
-            _ if self.valid_until <= now => StateName::Expired,
-            _ => StateName::Issued,
-        }
+        state_of(self.state, self.valid_until, now)
     }
 }
 
