@@ -7,11 +7,14 @@ use reqwest::Method;
 use serde_json::json;
 use tessera::{clock::Clock, job::store};
 
-use crate::support::{
-    Pair, Server, TestApp, TestDb,
-    job::{assert_members, assert_verified, begin, clean, done, job, rows, send, until},
-    scaled,
-    server::{Keys, settings},
+use crate::{
+    races::all,
+    support::{
+        Pair, Server, TestApp, TestDb,
+        job::{assert_members, assert_verified, begin, clean, done, job, rows, send, until},
+        scaled,
+        server::{Keys, settings},
+    },
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,6 +228,24 @@ async fn until_leased(db: &TestDb, holder: uuid::Uuid) -> tessera::id::JobId {
         }
     }
     panic!("no lease lapsed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_jobs_asked_for_at_once_in_two_processes_as_many_are_made_as_may_be_open() {
+    let more = [("TESSERA_JOBS_OPEN_MAX", "3"), ("TESSERA_UPLOADS_AT_ONCE", "64")];
+    let pair = Pair::spawn(&more).await;
+    for round in 1..=scaled(3, 30) {
+        let answers = all(pair.clients(), async |client, _| send(client, "?start=false", clean(1)).await).await;
+        let made = answers.iter().filter(|answer| answer.status.is_success()).count();
+        assert_eq!(made, 3, "round {round}");
+        for refused in answers.iter().filter(|answer| !answer.status.is_success()) {
+            assert_eq!((refused.status.as_u16(), refused.code()), (409, "job_limit_reached"), "{}", refused.text);
+        }
+        let open = "select count(*) from job where state in (1, 3, 4, 5)";
+        assert_eq!(pair.db.count(open).await, 3);
+        let end = "update job set state = 8, finished_at = now()";
+        sqlx::query(end).execute(&mut pair.db.sql().await).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
