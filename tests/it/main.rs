@@ -17,6 +17,7 @@ mod office;
 mod prove;
 mod leaks;
 mod rotate;
+mod rotate_again;
 mod reading;
 mod reveal;
 mod schema;

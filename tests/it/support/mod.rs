@@ -7,6 +7,7 @@ pub mod job;
 pub mod pair;
 pub mod proxy;
 pub mod server;
+pub mod vault;
 
 pub use db::TestDb;
 pub use dump::dump;
