@@ -50,6 +50,18 @@ async fn after_an_erasure_nothing_tells_who_it_was_and_the_ledger_stands() {
     let path = format!("/v1/members/{member}");
     let patch = api.raw(Method::PATCH, &path).bearer_auth(&api.keys.ops).header("if-match", "*");
     api.send(patch.json(&json!({"signature": "Carpe noctem"}))).await.expect(200);
+    for (method, label) in [
+        (Method::PUT, "/tags/Oolongist"),
+        (Method::PUT, "/tags/Insomniac"),
+        (Method::DELETE, "/tags/Insomniac"),
+        (Method::PUT, "/roles/mall/Sommelier"),
+        (Method::PUT, "/roles/mall/Falconer"),
+        (Method::DELETE, "/roles/mall/Falconer"),
+    ] {
+        let request = api.raw(method, &format!("{path}{label}")).bearer_auth(&api.keys.ops);
+        assert!(api.send(request).await.status.is_success(), "{label}");
+    }
+    assert_eq!(app.db.count("select count(*) from change_log where what in (30, 34)").await, 6);
     let rule = api.rule(json!({})).await;
     let codes = api.issue(&rule, json!({"member_id": member, "count": 2})).await;
     api.redeem(&codes[0]).await.expect(200);
@@ -68,8 +80,10 @@ async fn after_an_erasure_nothing_tells_who_it_was_and_the_ledger_stands() {
     assert_eq!((&first.json["member_id"], &first.json["state"]), (&json!(member), &json!("cancelled")));
     let after = dump(&app.db).await;
     assert_eq!(ledger(&after), ledger(&before));
-    for told in ["Moonlight", "noctem", "Lin", "1990-", "+86138****", "l***@", "web:4"] {
-        assert!(!after.contains(told), "{told} is left");
+    let labels = ["Oolongist", "Insomniac", "Sommelier", "Falconer"];
+    assert!(before.contains(labels[0]) && before.contains(labels[2]));
+    for told in ["Moonlight", "noctem", "Lin", "1990-", "+86138****", "l***@", "web:4"].iter().chain(&labels) {
+        assert!(!after.contains(*told), "{told} is left");
     }
     assert_eq!(app.db.count("select count(*) from member_key").await, 0);
     assert_eq!(app.db.count("select count(*) from member_auth").await, 0);
