@@ -14,7 +14,9 @@ use serde_json::{Map, Value};
 use sqlx::{FromRow, PgConnection, postgres::PgRow};
 
 use super::{
-    address, device, location, profile,
+    address, device, location,
+    place::Coordinates,
+    profile,
     reveal::{Opener, Opening},
     role, tag,
 };
@@ -245,6 +247,18 @@ impl Vault<'_> {
     /// As [`Self::open`].
     pub fn open_some(&self, column: &'static str, sealed: Option<&[u8]>) -> Result<Option<String>, String> {
         sealed.map(|sealed| self.open(column, sealed)).transpose()
+    }
+
+    /// Into the column `coordinates`.
+    pub fn seal_coordinates(&self, at: Coordinates) -> Vec<u8> {
+        self.seal("coordinates", &at.to_text())
+    }
+
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_coordinates(&self, sealed: Option<&[u8]>) -> Result<Option<Coordinates>, String> {
+        let text = self.open_some("coordinates", sealed)?;
+        text.map(|text| Coordinates::from_text(&text).ok_or_else(|| self.impossible("coordinates"))).transpose()
     }
 
     /// What to say of a value that cannot be.

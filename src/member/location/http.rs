@@ -36,7 +36,7 @@ async fn get_location(app: Data<App>, At(member_id): At<MemberId>) -> Reply<Loca
         must_exist(&app, member_id, &mut cost).await?;
         return Err(ApiError::from(Code::LocationNotFound).metered(cost.into()));
     };
-    let location = row.show().map_err(|what| LaneError::Inconsistent(what.into()))?;
+    let location = row.show(&app.secrets).map_err(|what| LaneError::Inconsistent(what.into()))?;
     let etag = tag(&location);
     Ok(Answer::ok(location).etag(etag).metered(cost.into()))
 }
