@@ -434,7 +434,7 @@ pub struct JobSettings {
           value_name = "N", value_parser = clap::value_parser!(u16).range(0..=64))]
     pub jobs_at_once: u16,
     /// Rows of one transaction at most; fewer where it takes too long.
-    #[arg(long, env = "TESSERA_JOB_SLICE_ROWS", default_value_t = 8_000, global = true, hide_short_help = true,
+    #[arg(long, env = "TESSERA_JOB_SLICE_ROWS", default_value_t = 4_000, global = true, hide_short_help = true,
           value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub job_slice_rows: u32,
     /// Time after which another node takes over the job of one that died.
