@@ -143,6 +143,18 @@ pub async fn export(conn: &mut PgConnection, secrets: &Secrets, member_id: Membe
     Ok(all.into())
 }
 
+/// As [`export`], in a transaction of the lane, which counts what it costs.
+pub(super) async fn export_counted(
+    tx: &mut Tx<'_>,
+    secrets: &Secrets,
+    member_id: MemberId,
+) -> Result<Value, WriteError> {
+    for table in tables() {
+        tx.sql(query(&format!("{}/find", table.name)), Target::Leaf(leaf_of(table.name, member_id)));
+    }
+    export(tx.conn(), secrets, member_id).await
+}
+
 /// The leaf of a member's rows.
 pub fn leaf_of(table: &'static str, member_id: MemberId) -> Leaf {
     plan(table).leaf_i64(member_id.get())
