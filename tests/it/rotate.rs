@@ -88,17 +88,7 @@ async fn keys_rotate_under_two_servers_that_serve_until_the_old_ones_are_gone() 
     vault.is_clean(&vault.secrets()).await;
     before.are_gone(&vault).await;
 
-    let secrets = vault.secrets();
-    let mut sql_conn = vault.db.sql().await;
-    for one in &known[..scaled(60, 2_000)] {
-        let member_id: i64 = one.member_id.parse().unwrap();
-        for (table, column, _) in BELONGINGS {
-            let sql = format!("select {column} from {table} where member_id = {member_id}");
-            let sealed: Vec<u8> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut sql_conn).await.unwrap();
-            assert_eq!(secrets.decrypt(table, column, member_id, &sealed).unwrap(), format!("{column} {member_id}"));
-        }
-    }
-
+    belongings_are_read(&vault, &known[..scaled(60, 2_000)]).await;
     // The nodes that followed, and one that has never seen the old keys.
     let fresh = vault.server(&path).await;
     for one in &known {
@@ -116,7 +106,7 @@ async fn keys_rotate_under_two_servers_that_serve_until_the_old_ones_are_gone() 
 }
 
 /// A column of each table of the family, and the row around it.
-const BELONGINGS: [(&str, &str, &str); 3] = [
+const BELONGINGS: [(&str, &str, &str); 4] = [
     (
         "member_address",
         "receiver",
@@ -129,6 +119,7 @@ const BELONGINGS: [(&str, &str, &str); 3] = [
         "(member_id, device_no, created_at, seen_at, device_id)
         values ($1, 1, now(), now(), $2)",
     ),
+    ("member_location", "coordinates", "(member_id, updated_at, coordinates) values ($1, now(), $2)"),
     ("member_profile_mall", "id_card", "(member_id, created_at, updated_at, id_card) values ($1, now(), now(), $2)"),
 ];
 
@@ -142,6 +133,20 @@ async fn has_belongings(vault: &Vault, secrets: &Secrets, member_id: i64) {
         let insert = sqlx::query(AssertSqlSafe(insert)).bind(member_id).bind(sealed);
         let insert = if row.contains("$3") { insert.bind(detail) } else { insert };
         insert.execute(&mut conn).await.unwrap();
+    }
+}
+
+/// Each reads back under the new key as it was.
+async fn belongings_are_read(vault: &Vault, known: &[Known]) {
+    let secrets = vault.secrets();
+    let mut sql_conn = vault.db.sql().await;
+    for one in known {
+        let member_id: i64 = one.member_id.parse().unwrap();
+        for (table, column, _) in BELONGINGS {
+            let sql = format!("select {column} from {table} where member_id = {member_id}");
+            let sealed: Vec<u8> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut sql_conn).await.unwrap();
+            assert_eq!(secrets.decrypt(table, column, member_id, &sealed).unwrap(), format!("{column} {member_id}"));
+        }
     }
 }
 
@@ -248,6 +253,12 @@ async fn each_step_is_refused_before_its_time_and_says_why() {
     std::fs::copy(&path, &copy).unwrap();
     let mut stays = vault.server(&copy).await;
 
+    // Nothing begins with a file that others may read.
+    let open = |mode| std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    open(0o644);
+    let mut serve = vault.command(&["serve", "--listen", "127.0.0.1:0"]);
+    Vault::refused(&serve.output().await.unwrap(), "chmod 600");
+    open(0o600);
     Vault::refused(&vault.keys(&["drop", "pii", "1"]).await, "is the current one");
     Vault::refused(&vault.keys(&["drop", "blind", "7"]).await, "there is no identifier key 7");
     assert!(Vault::done(&vault.keys(&["rotate", "blind"]).await).contains("every row has it"));
