@@ -258,7 +258,7 @@ async fn belongings(leaks: &mut Leaks) {
     let location = json!({"nation": "China", "coordinates": leaks.coordinates()});
     assert_eq!(leaks.admin(Method::PUT, &format!("{path}/location"), location).await.0, 200);
     let device = json!({"device_id": leaks.secret("device"), "push_token": leaks.secret("token")});
-    assert_eq!(leaks.admin(Method::PUT, &format!("{path}/devices"), device).await.0, 200);
+    assert_eq!(leaks.admin(Method::PUT, &format!("{path}/devices"), device).await.0, 201);
     for part in ["addresses", "location", "devices"] {
         assert_eq!(leaks.admin(Method::GET, &format!("{path}/{part}"), json!({})).await.0, 200);
     }
