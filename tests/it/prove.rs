@@ -144,8 +144,8 @@ fn the_list_of_queries_that_read_all_leaves_is_frozen() {
     rotate/member_auth_version_walk
     rotate/member_auth_walk
     rotate/member_device_walk
-    rotate/member_location_walk
     rotate/member_key_walk
+    rotate/member_location_walk
     rotate/member_profile_mall_walk
     rotate/member_walk
     verify/coupon_history_walk
