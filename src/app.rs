@@ -82,6 +82,17 @@ pub struct App {
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// What everything in a node stands on.
+struct Ground {
+    clock: Clock,
+    zone: Zone,
+    region: Region,
+    secrets: Arc<Secrets>,
+    office: Office,
+    lane: Lane,
+    minter: Arc<MemberIdMinter>,
+}
+
 impl App {
     /// Connects and starts the tasks of a node. `connect` is the service's role.
     ///
@@ -95,39 +106,41 @@ impl App {
         holder: Uuid,
     ) -> Result<Arc<Self>, StartError> {
         secret::columns::check().map_err(StartError::Columns)?;
-        let zone = Zone::new(settings.chain.zone);
-        let region = Region::parse(&settings.chain.phone_region).unwrap_or_default();
         let office = Office::new(connect.clone(), &settings.database.office());
-        let tail_connect = connect.clone();
-        let job_connect = connect.clone();
-        let lane = Lane::start(connect, settings.lane.lane());
+        let lane = Lane::start(connect.clone(), settings.lane.lane());
         let lease = {
             let mut conn = office.get().await?;
             NodeLease::acquire(&mut conn, holder).await?
         };
-        let minter = Arc::new(MemberIdMinter::new(lease, clock.clone()));
+        let ground = Ground {
+            zone: Zone::new(settings.chain.zone),
+            region: Region::parse(&settings.chain.phone_region).unwrap_or_default(),
+            minter: Arc::new(MemberIdMinter::new(lease, clock.clone())),
+            secrets: Arc::new(secrets),
+            office,
+            lane,
+            clock,
+        };
+        let app = Arc::new(Self::wire(settings, ground, connect.clone()));
+        app.begin_tasks(connect, holder).await;
+        Ok(app)
+    }
+
+    fn wire(settings: Settings, ground: Ground, connect: PgConnectOptions) -> Self {
+        let Ground { clock, zone, region, secrets, office, lane, minter } = ground;
         // No cache is used before the tail has seen the database.
         let bypass = Bypass::stale();
-        let readiness = Readiness::default();
-        let stores = StoreBook::new(office.clone());
-        let systems = SystemBook::new(office.clone());
-        let secrets = Arc::new(secrets);
-        let desk = Desk::new(
-            &lane,
-            DeskParts {
-                clock: clock.clone(),
-                zone,
-                secrets: Arc::clone(&secrets),
-                office: office.clone(),
-                rules: RuleBook::new(&settings.cache, bypass.clone()),
-                stores: stores.names.clone(),
-                counters: Counters {
-                    serials: counter(&office, "coupon_serial"),
-                    redemptions: counter(&office, "redemption"),
-                    events: counter(&office, "event"),
-                },
-            },
-        );
+        let (stores, systems) = (StoreBook::new(office.clone()), SystemBook::new(office.clone()));
+        let parts = DeskParts {
+            clock: clock.clone(),
+            zone,
+            secrets: Arc::clone(&secrets),
+            office: office.clone(),
+            rules: RuleBook::new(&settings.cache, bypass.clone()),
+            stores: stores.names.clone(),
+            counters: counters(&office),
+        };
+        let desk = Desk::new(&lane, parts);
         let book = MemberBook::new(&lane, Arc::clone(&secrets), stores.names.clone(), &settings.cache, bypass.clone());
         let members = MemberDesk::new(
             &lane,
@@ -138,32 +151,33 @@ impl App {
             desk.events.clone(),
             book,
         );
+        let member_import = MemberImport {
+            office: office.clone(),
+            clock: clock.clone(),
+            zone,
+            region,
+            secrets: Arc::clone(&secrets),
+            minter: Arc::clone(&minter),
+            events: desk.events.clone(),
+            stores: Default::default(),
+            systems: systems.clone(),
+        };
         let jobs = Runner::start(RunnerParts {
             office: office.clone(),
-            connect: job_connect,
+            connect,
             clock: clock.clone(),
             secrets: Arc::clone(&secrets),
             settings: settings.jobs.jobs(),
-            member_import: MemberImport {
-                office: office.clone(),
-                clock: clock.clone(),
-                zone,
-                region,
-                secrets: Arc::clone(&secrets),
-                minter: Arc::clone(&minter),
-                events: desk.events.clone(),
-                stores: Default::default(),
-                systems: systems.clone(),
-            },
+            member_import,
             coupons: CouponWorks {
                 issue: IssueJob { desk: desk.clone(), region },
                 undo: IssueUndo { desk: desk.clone() },
                 import: CouponImport { desk: desk.clone(), region, stores: Default::default() },
             },
         });
-        let app = Arc::new(Self {
+        let (answers, readiness, tasks) = (lane.reader(FindAnswer), Readiness::default(), Mutex::default());
+        Self {
             settings,
-            answers: lane.reader(FindAnswer),
             clock,
             zone,
             region,
@@ -176,29 +190,28 @@ impl App {
             desk,
             members,
             jobs,
+            answers,
             bypass,
             readiness,
-            tasks: Mutex::default(),
-        });
-        app.spawn(keep_lease(Arc::clone(&app.minter), app.office.clone(), holder, app.readiness.clone()));
-        app.spawn(tail::run(
-            tail_connect,
-            app.clock.clone(),
-            app.settings.cache.tail_pause,
-            app.bypass.clone(),
-            forget(&app),
-        ));
+            tasks,
+        }
+    }
+
+    /// What a node does by itself for as long as it runs.
+    async fn begin_tasks(&self, connect: PgConnectOptions, holder: Uuid) {
+        self.spawn(keep_lease(Arc::clone(&self.minter), self.office.clone(), holder, self.readiness.clone()));
+        let (clock, pause) = (self.clock.clone(), self.settings.cache.tail_pause);
+        self.spawn(tail::run(connect, clock, pause, self.bypass.clone(), forget(self)));
         let watch = Watch {
-            secrets: Arc::clone(&app.secrets),
-            minter: Arc::clone(&app.minter),
-            lane: app.lane.clone(),
-            office: app.office.clone(),
-            every: app.settings.secrets.every(),
+            secrets: Arc::clone(&self.secrets),
+            minter: Arc::clone(&self.minter),
+            lane: self.lane.clone(),
+            office: self.office.clone(),
+            every: self.settings.secrets.every(),
         };
         // Before anything is served: see `secret::watch`.
-        app.spawn(watch.begin().await.go_on());
-        app.spawn(keep_clock(app.clock.clone(), app.office.clone(), app.readiness.clone()));
-        Ok(app)
+        self.spawn(watch.begin().await.go_on());
+        self.spawn(keep_clock(self.clock.clone(), self.office.clone(), self.readiness.clone()));
     }
 
     /// Runs a task until the node stops.
@@ -255,6 +268,14 @@ fn forget(app: &App) -> Forget {
             all_rules.forget_all();
             all_members.forget_all();
         }),
+    }
+}
+
+fn counters(office: &Office) -> Counters {
+    Counters {
+        serials: counter(office, "coupon_serial"),
+        redemptions: counter(office, "redemption"),
+        events: counter(office, "event"),
     }
 }
 

@@ -103,13 +103,11 @@ async fn obey(command: &KeysCommand, run: &mut Run<'_>, zone: Zone) -> Result<()
             run.add_check(from.expect("clap demands it for a check key"), zone, &mut seed()).await?;
         }
         KeysCommand::Use { kind, number } => run.make_current(*kind, *number).await?,
-        KeysCommand::Rotate { kind, all, .. } => {
+        KeysCommand::Rotate { kind: None, all: true, .. } => run.turn_both(&mut seed()).await?,
+        KeysCommand::Rotate { kind: Some(kind), all: true, .. } => run.turn(*kind, &mut seed()).await?,
+        KeysCommand::Rotate { kind, .. } => {
             for kind in kind.map_or_else(|| vec![KeyKind::Pii, KeyKind::Blind], |kind| vec![kind]) {
-                if *all {
-                    run.turn(kind, &mut seed()).await?;
-                } else {
-                    run.rewrite(kind).await?;
-                }
+                run.rewrite(kind).await?;
             }
         }
         KeysCommand::Drop { kind, number } => run.drop_key(*kind, *number).await?,

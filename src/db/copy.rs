@@ -53,7 +53,7 @@ impl CopyRows {
     ///
     /// # Errors
     /// Those of the database: 23505 for a key that is taken, 23514 for a row of another leaf.
-    pub async fn send(self, conn: &mut PgConnection, leaf: Leaf) -> Result<u64, sqlx::Error> {
+    pub async fn send(&self, conn: &mut PgConnection, leaf: Leaf) -> Result<u64, sqlx::Error> {
         self.send_to(conn, &leaf.to_string()).await
     }
 
@@ -61,14 +61,14 @@ impl CopyRows {
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn send_to(mut self, conn: &mut PgConnection, table: &str) -> Result<u64, sqlx::Error> {
-        self.encoded.extend_from_slice(&TRAILER.to_be_bytes());
+    pub async fn send_to(&self, conn: &mut PgConnection, table: &str) -> Result<u64, sqlx::Error> {
         // Names of leaves and columns are ours; COPY takes no parameters.
         let statement = format!("copy {table} ({}) from stdin with (format binary)", self.columns.join(", "));
         let mut copy = conn.copy_in_raw(&statement).await?;
         for message in self.encoded.chunks(MESSAGE_BYTES_MAX) {
             copy.send(message).await?;
         }
+        copy.send(&TRAILER.to_be_bytes()[..]).await?;
         copy.finish().await
     }
 }

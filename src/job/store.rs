@@ -1,4 +1,5 @@
-//! The SQL of jobs. Lock order: `job`, then what the job writes in the order of its own domain, then `job_failure`.
+//! The SQL of jobs. Lock order: `job_caller`, `job`, then what the job writes in the order of its own domain, then
+//! `job_failure`.
 //!
 //! Leases go by the database's clock, which all nodes share; everything else by the node's.
 
@@ -85,7 +86,8 @@ pub struct NewJob {
     pub options: serde_json::Value,
 }
 
-/// Makes a job whose file is on the way.
+/// Makes a job whose file is on the way. Wants a transaction: the caller's open jobs are counted under a lock that it
+/// holds to its end, so that of two that ask at once the second sees the first.
 ///
 /// # Errors
 /// `job_limit_reached` when `open_max` jobs of the caller have not ended.
@@ -95,6 +97,8 @@ pub async fn insert_job(
     open_max: i64,
     now: DateTime<Utc>,
 ) -> Result<(), JobError> {
+    sqlx::query_file!("sql/queries/job/lock_caller.sql", new.created_by, now).execute(&mut *conn).await?;
+    // Another statement, and so another snapshot, than the one that waited.
     let insert = sqlx::query_file!(
         "sql/queries/job/insert.sql",
         new.job_id.get(),

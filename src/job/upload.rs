@@ -38,7 +38,11 @@ impl<'a> Upload<'a> {
         open_max: i64,
         now: DateTime<Utc>,
     ) -> Result<Self, JobError> {
-        store::insert_job(&mut *office.get().await?, &new, open_max, now).await?;
+        let made = &new;
+        tx::run(office, "job_insert", async move |conn: &mut PgConnection| {
+            store::insert_job(conn, made, open_max, now).await
+        })
+        .await?;
         Ok(Self { office, secrets, new, piece: Vec::with_capacity(CHUNK_BYTES), no: 0, digest: Sha256::new() })
     }
 

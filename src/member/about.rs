@@ -1,6 +1,6 @@
 //! What the core row says of a member besides names: pictures and custom attributes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
 use serde::{Deserialize, Serialize, de};
 use serde_json::Value;
@@ -35,8 +35,38 @@ pub struct Avatar {
     pub sizes: BTreeMap<u16, PictureUrl>,
 }
 
+/// An object whose names come once: of one that comes twice the last value would be taken, and nobody would know.
+fn once_each<'de, D, K, V>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    K: Deserialize<'de> + Ord,
+    V: Deserialize<'de>,
+{
+    struct OnceEach<K, V>(PhantomData<(K, V)>);
+
+    impl<'de, K: Deserialize<'de> + Ord, V: Deserialize<'de>> de::Visitor<'de> for OnceEach<K, V> {
+        type Value = BTreeMap<K, V>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a map")
+        }
+
+        fn visit_map<A: de::MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
+            let mut map = BTreeMap::new();
+            while let Some((name, value)) = object.next_entry()? {
+                if map.insert(name, value).is_some() {
+                    return Err(input::invalid("a name comes twice"));
+                }
+            }
+            Ok(map)
+        }
+    }
+
+    deserializer.deserialize_map(OnceEach(PhantomData))
+}
+
 fn sizes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<u16, PictureUrl>, D::Error> {
-    let texts = BTreeMap::<String, PictureUrl>::deserialize(deserializer)?;
+    let texts: BTreeMap<String, PictureUrl> = once_each(deserializer)?;
     if texts.len() > AVATAR_SIZES_MAX {
         return Err(input::invalid(format_args!("must be at most {AVATAR_SIZES_MAX} sizes")));
     }
@@ -102,7 +132,7 @@ impl utoipa::ToSchema for AttributeValue {}
 /// What else the chain knows of its members, by names of its own. Not for personal data: it stands unencrypted.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Attributes(pub BTreeMap<AttributeName, AttributeValue>);
+pub struct Attributes(#[serde(deserialize_with = "once_each")] pub BTreeMap<AttributeName, AttributeValue>);
 
 impl utoipa::PartialSchema for Attributes {
     fn schema() -> RefOr<Schema> {
@@ -145,7 +175,9 @@ impl Attributes {
 /// Attributes to set, and those that are null to remove.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(transparent)]
-pub struct AttributesPatch(pub BTreeMap<AttributeName, Option<AttributeValue>>);
+pub struct AttributesPatch(
+    #[serde(deserialize_with = "once_each")] pub BTreeMap<AttributeName, Option<AttributeValue>>,
+);
 
 impl utoipa::PartialSchema for AttributesPatch {
     fn schema() -> RefOr<Schema> {
@@ -204,6 +236,10 @@ mod tests {
         let text = r#"{"age":"35-44","kids":2,"vip":true}"#;
         let attributes: Attributes = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&attributes).unwrap(), text);
+        let twice = serde_json::from_str::<Attributes>(r#"{"a":1,"b":2,"a":1}"#).unwrap_err();
+        assert!(twice.to_string().contains("a name comes twice"), "{twice}");
+        assert!(serde_json::from_str::<AttributesPatch>(r#"{"a":1,"a":null}"#).is_err());
+        assert!(serde_json::from_str::<Avatar>(r#"{"original":"u","sizes":{"64":"u","64":"v"}}"#).is_err());
         for bad in [r#"{"a":null}"#, r#"{"a":[]}"#, r#"{"":1}"#, r#"{"a b":1}"#] {
             assert!(serde_json::from_str::<Attributes>(bad).is_err(), "{bad}");
         }

@@ -14,7 +14,9 @@ use serde_json::{Map, Value};
 use sqlx::{FromRow, PgConnection, postgres::PgRow};
 
 use super::{
-    address, device, location, profile,
+    address, device, location,
+    place::Coordinates,
+    profile,
     reveal::{Opener, Opening},
     role, tag,
 };
@@ -141,6 +143,18 @@ pub async fn export(conn: &mut PgConnection, secrets: &Secrets, member_id: Membe
     Ok(all.into())
 }
 
+/// As [`export`], in a transaction of the lane, which counts what it costs.
+pub(super) async fn export_counted(
+    tx: &mut Tx<'_>,
+    secrets: &Secrets,
+    member_id: MemberId,
+) -> Result<Value, WriteError> {
+    for table in tables() {
+        tx.sql(query(&format!("{}/find", table.name)), Target::Leaf(leaf_of(table.name, member_id)));
+    }
+    export(tx.conn(), secrets, member_id).await
+}
+
 /// The leaf of a member's rows.
 pub fn leaf_of(table: &'static str, member_id: MemberId) -> Leaf {
     plan(table).leaf_i64(member_id.get())
@@ -245,6 +259,18 @@ impl Vault<'_> {
     /// As [`Self::open`].
     pub fn open_some(&self, column: &'static str, sealed: Option<&[u8]>) -> Result<Option<String>, String> {
         sealed.map(|sealed| self.open(column, sealed)).transpose()
+    }
+
+    /// Into the column `coordinates`.
+    pub fn seal_coordinates(&self, at: Coordinates) -> Vec<u8> {
+        self.seal("coordinates", &at.to_text())
+    }
+
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_coordinates(&self, sealed: Option<&[u8]>) -> Result<Option<Coordinates>, String> {
+        let text = self.open_some("coordinates", sealed)?;
+        text.map(|text| Coordinates::from_text(&text).ok_or_else(|| self.impossible("coordinates"))).transpose()
     }
 
     /// What to say of a value that cannot be.

@@ -24,13 +24,16 @@ pub struct Degrees<const MAX: i32>(f64);
 pub type Latitude = Degrees<90>;
 pub type Longitude = Degrees<180>;
 
+impl<const MAX: i32> Degrees<MAX> {
+    fn new(degrees: f64) -> Option<Self> {
+        (degrees.abs() <= f64::from(MAX)).then_some(Self(degrees))
+    }
+}
+
 impl<'de, const MAX: i32> Deserialize<'de> for Degrees<MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let degrees = f64::deserialize(deserializer)?;
-        if degrees.abs() <= f64::from(MAX) {
-            return Ok(Self(degrees));
-        }
-        Err(input::invalid(format_args!("must be -{MAX} to {MAX}")))
+        let found = Self::new(f64::deserialize(deserializer)?);
+        found.ok_or_else(|| input::invalid(format_args!("must be -{MAX} to {MAX}")))
     }
 }
 
@@ -55,17 +58,18 @@ pub struct Coordinates {
 }
 
 impl Coordinates {
-    /// From two columns that are null together.
-    pub fn from_columns(latitude: Option<f64>, longitude: Option<f64>) -> Option<Self> {
-        Some(Self { latitude: Degrees(latitude?), longitude: Degrees(longitude?) })
+    /// As it is encrypted: `31.230416,121.473701`, with every digit, so that what is read back is equal.
+    pub fn to_text(self) -> String {
+        format!("{},{}", self.latitude.0, self.longitude.0)
     }
 
-    pub fn latitude(self) -> f64 {
-        self.latitude.0
-    }
-
-    pub fn longitude(self) -> f64 {
-        self.longitude.0
+    /// What [`Self::to_text`] gave.
+    pub fn from_text(text: &str) -> Option<Self> {
+        let (latitude, longitude) = text.split_once(',')?;
+        Some(Self {
+            latitude: Degrees::new(latitude.parse().ok()?)?,
+            longitude: Degrees::new(longitude.parse().ok()?)?,
+        })
     }
 
     /// To two decimals: about a kilometre, which tells a district and no house.
@@ -105,6 +109,10 @@ mod tests {
         let read = |text: &str| serde_json::from_str::<Coordinates>(text);
         let coordinates = read(r#"{"latitude":31.2304,"longitude":-180}"#).unwrap();
         assert_eq!(serde_json::to_string(&coordinates.coarse()).unwrap(), r#"{"latitude":31.23,"longitude":-180.0}"#);
+        assert_eq!(Coordinates::from_text(&coordinates.to_text()), Some(coordinates));
+        let fine = read(r#"{"latitude":31.230416000000001,"longitude":121.4737019999}"#).unwrap();
+        assert_eq!(Coordinates::from_text(&fine.to_text()), Some(fine));
+        assert!(["", "1", "91,0", "0,NaN"].into_iter().all(|text| Coordinates::from_text(text).is_none()));
         for bad in [
             r#"{"latitude":90.01,"longitude":0}"#,
             r#"{"latitude":0,"longitude":180.5}"#,

@@ -91,6 +91,8 @@ pub struct Plan {
     pub storage: BTreeMap<String, String>,
     /// Whether the reports' role may read it.
     pub reports: bool,
+    /// The table to whose leaf of the same number each leaf has a foreign key.
+    pub beside: Option<String>,
     pub(super) rank: u16,
 }
 
@@ -168,6 +170,14 @@ impl Plans {
     pub fn parse(files: &[(&str, &str)]) -> Result<Self, PlanError> {
         let mut plans = files.iter().map(|(file, text)| Plan::parse(file, text)).collect::<Result<Vec<_>, _>>()?;
         plans.sort_by_key(|plan| (lock_position(&plan.table), plan.table.clone()));
+        for plan in plans.iter().filter(|plan| plan.beside.is_some()) {
+            let same = |other: &Plan| other.modulus() == plan.modulus() && other.key == plan.key;
+            let beside = plans.iter().find(|other| Some(&other.table) == plan.beside.as_ref());
+            if !beside.is_some_and(same) {
+                let problem = "must be a table with the same key and modulus".to_owned();
+                return Err(PlanError { file: plan.table.clone(), field: "beside".to_owned(), problem });
+            }
+        }
         let mut by_table = BTreeMap::new();
         for (rank, mut plan) in plans.into_iter().enumerate() {
             plan.rank = u16::try_from(rank).expect("a folder holds fewer than 65,536 plan files");
@@ -237,7 +247,11 @@ impl Plan {
             (Err((field, problem)), _) => return fail(field, &problem),
             (_, Err((field, problem))) => return fail(&format!("storage.{field}"), &problem),
         };
-        Ok(Self { table: written.table, key: written.key, split, storage, reports: written.reports, rank: 0 })
+        let Written { table, key, reports, beside, .. } = written;
+        if beside.as_deref().is_some_and(|beside| beside == table || !is_identifier(beside)) {
+            return fail("beside", "must be the name of another table");
+        }
+        Ok(Self { table, key, split, storage, reports, beside, rank: 0 })
     }
 
     pub fn range(&self) -> Option<&Range> {
@@ -313,6 +327,7 @@ struct Written {
     strategy: Strategy,
     key: String,
     modulus: Option<u32>,
+    beside: Option<String>,
     encoding: Option<Encoding>,
     step: Option<Step>,
     ahead: Option<u32>,
@@ -360,8 +375,10 @@ impl Written {
 
     fn range(&self) -> Result<Split, Wrong<'static>> {
         let missing = |field| (field, "is missing".to_owned());
-        if self.modulus.is_some() {
-            return Err(("modulus", "belongs to strategy = \"hash\"".to_owned()));
+        for (field, given) in [("modulus", self.modulus.is_some()), ("beside", self.beside.is_some())] {
+            if given {
+                return Err((field, "belongs to strategy = \"hash\"".to_owned()));
+            }
         }
         let ahead = self.ahead.ok_or_else(|| missing("ahead"))?;
         if !(1..=AHEAD_LEAVES_MAX).contains(&ahead) {
@@ -481,10 +498,21 @@ mod tests {
             ("member", MEMBER.replace("16", "0"), "modulus"),
             ("member", MEMBER.replace("modulus = 16\n", ""), "modulus"),
             ("member", format!("{MEMBER}retain = \"none\"\n"), "retain"),
+            ("member", format!("{MEMBER}beside = \"member\"\n"), "beside"),
+            ("coupon", COUPON.replace("ahead = 3", "ahead = 3\nbeside = \"member\""), "beside"),
         ];
         for (file, text, field) in cases {
             let error = Plan::parse(file, text).expect_err(text);
             assert_eq!((error.file.as_str(), error.field.as_str()), (*file, *field), "{error}\n{text}");
+        }
+        let tag = MEMBER.replace("\"member\"", "\"member_tag\"") + "beside = \"member\"\n";
+        let other = MEMBER.replace("16", "8");
+        for (files, right) in [
+            (&[("member", MEMBER), ("member_tag", &*tag)][..], true),
+            (&[("member", &*other), ("member_tag", &*tag)], false),
+            (&[("member_tag", &*tag)], false),
+        ] {
+            assert_eq!(Plans::parse(files).is_ok(), right, "{files:?}");
         }
     }
 

@@ -95,6 +95,7 @@ async fn upkeep_is_idempotent_and_says_how_far_leaves_reach() {
     assert_eq!((first.created.len(), first.analysed.len()), (0, plans().iter().count()));
     let second = upkeep::run(&mut locked, plans(), &ask()).await.unwrap();
     assert!(second.created.is_empty() && second.granted.is_empty() && second.indexes_built.is_empty());
+    assert!(second.referring.is_empty());
     assert!(second.expired.is_empty() && second.existing > 150, "{second:?}");
     assert!(second.ahead.iter().all(|ahead| ahead.enough), "{:?}", second.ahead);
 
@@ -153,6 +154,43 @@ async fn a_leaf_is_made_while_readers_and_writers_hold_the_table() {
     assert_eq!(create_leaf(&mut locked, leaf).await.unwrap(), LeafOutcome::Created);
     assert_eq!(create_leaf(&mut locked, leaf).await.unwrap(), LeafOutcome::Existing);
     execute(&mut reader, "select count(*) from coupon; commit").await;
+}
+
+#[tokio::test]
+async fn each_leaf_of_the_family_refers_to_the_leaf_of_its_number_and_to_no_parent() {
+    let db = TestDb::new().await;
+    let mut conn = db.connect().await;
+    let wrong: i64 = value(
+        &mut conn,
+        "select count(*) from pg_constraint k join pg_inherits i on i.inhrelid = k.conrelid
+         where k.contype = 'f' and (not k.convalidated or k.confrelid <> (
+             select c.oid from pg_class c
+             where c.relname = 'member' || substring(k.conrelid::regclass::text from '_h[0-9]+$')))",
+    )
+    .await;
+    assert_eq!(wrong, 0);
+    let family = plans().iter().filter(|plan| plan.beside.as_deref() == Some("member")).count();
+    let all =
+        "select count(*) from pg_constraint k join pg_inherits i on i.inhrelid = k.conrelid where k.contype = 'f'";
+    assert_eq!(value::<i64>(&mut conn, all).await, 16 * family as i64);
+    // Of a stranger nothing can be said, whether by the leaf or by the parent.
+    let leaf = plan("member_tag").leaf_i64(7);
+    for table in [leaf.to_string(), "member_tag".to_owned()] {
+        let insert = format!("insert into {table} (member_id, tagged_at, tag, tagged_by) values (7, now(), 'a', 'b')");
+        let refused = conn.execute(AssertSqlSafe(insert)).await.unwrap_err();
+        assert_eq!(sqlstate(&refused), "23503", "{table}");
+    }
+    // What was killed between its two steps is ended.
+    let add = format!(
+        "alter table {leaf} drop constraint {leaf}_member_fk; alter table {leaf} add constraint {leaf}_member_fk \
+         foreign key (member_id) references {} (member_id) not valid",
+        plan("member").leaf_i64(7)
+    );
+    execute(&mut conn, &add).await;
+    let mut locked = db.locked().await;
+    let report = upkeep::run(&mut locked, plans(), &ask()).await.unwrap();
+    locked.close().await.unwrap();
+    assert_eq!(report.referring, [leaf]);
 }
 
 #[tokio::test]

@@ -54,6 +54,8 @@ pub struct Report {
     pub granted: Vec<Leaf>,
     pub indexes_dropped: Vec<String>,
     pub indexes_built: Vec<String>,
+    /// Leaves that got their foreign key.
+    pub referring: Vec<Leaf>,
     pub analysed: Vec<String>,
     pub frozen: Vec<Leaf>,
     pub expired: Vec<Retired>,
@@ -87,6 +89,9 @@ pub async fn run(db: &mut Locked, plans: &Plans, ask: &Ask) -> Result<Report, Dd
         report.indexes_dropped.push(name);
     }
     build_indexes(db, plans, &mut report).await?;
+    for plan in plans.iter() {
+        refer(db, plan, plans, &mut report).await?;
+    }
     if !ask.leaves_only {
         for plan in plans.iter() {
             analyse(db, plan, &mut report).await?;
@@ -226,6 +231,36 @@ async fn build_indexes(db: &mut Locked, plans: &Plans, report: &mut Report) -> R
         db.run_waiting(&format!("create {unique}index concurrently if not exists {index} on {leaf}{using}")).await?;
         db.run(&format!("alter index {parent} attach partition {index}")).await?;
         report.indexes_built.push(index);
+    }
+    Ok(())
+}
+
+/// Gives each leaf its foreign key to the leaf of the same number beside it. New rows are refused from the first step on;
+/// those that are there are looked at in the second, which stands in nobody's way.
+async fn refer(db: &mut Locked, plan: &'static Plan, plans: &Plans, report: &mut Report) -> Result<(), DdlError> {
+    let Some(beside) = plan.beside.as_deref().and_then(|table| plans.get(table)) else { return Ok(()) };
+    for leaf in plan.hash_leaves() {
+        let (name, target) = (format!("{leaf}_{}_fk", beside.table), Leaf { plan: beside, no: leaf.no });
+        let validated: Option<bool> = sqlx::query_scalar(
+            "select k.convalidated from pg_constraint k
+             where k.conrelid = to_regclass($1) and k.contype = 'f' and k.confrelid = to_regclass($2)",
+        )
+        .bind(leaf.to_string())
+        .bind(target.to_string())
+        .fetch_optional(db.conn())
+        .await?;
+        if validated == Some(true) {
+            continue;
+        }
+        if validated.is_none() {
+            let key = &plan.key;
+            db.run(&format!(
+                "alter table {leaf} add constraint {name} foreign key ({key}) references {target} ({key}) not valid"
+            ))
+            .await?;
+        }
+        db.run(&format!("alter table {leaf} validate constraint {name}")).await?;
+        report.referring.push(leaf);
     }
     Ok(())
 }

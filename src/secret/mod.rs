@@ -492,6 +492,12 @@ mod tests {
         assert!(shared.is_stale(&old));
         assert_eq!(shared.decrypt("member", "name", 7, &old).unwrap(), "Lin");
         assert_eq!(key_id(&shared.encrypt("member", "name", 7, "Lin")), Some(2));
+        // One that is opened to others is not gone on with, though nothing of it is another.
+        let open = |mode| std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        open(0o644);
+        assert!(matches!(shared.refresh(), Err(SecretFileError::Mode { mode: 0o644, .. })));
+        open(0o600);
+        assert!(!shared.refresh().unwrap());
         // Another chain's file, half a file and no file change nothing.
         std::fs::remove_file(&path).unwrap();
         assert!(shared.refresh().is_err());

@@ -11,11 +11,13 @@ pub enum Source {
     Command(String),
 }
 
-/// What tells one state of a file from the next. A change puts another file in its place, so the inode tells.
+/// What tells one state of a file from the next. A change puts another file in its place, so the inode tells. Who may
+/// read it counts too: a file that was opened to others is not to go unnoticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     device: u64,
     inode: u64,
+    mode: u32,
     modified: (i64, i64),
     bytes: u64,
 }
@@ -39,6 +41,7 @@ impl Source {
         Some(Stamp {
             device: about.dev(),
             inode: about.ino(),
+            mode: about.mode(),
             modified: (about.mtime(), about.mtime_nsec()),
             bytes: about.len(),
         })

@@ -7,6 +7,7 @@ use std::{
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::Executor;
 use tessera::{
     chain::{book::STORE_TTL, key::Role, system::SYSTEMS_TTL},
     http::{app::routes, caller::AtStore},
@@ -194,6 +195,43 @@ async fn of_two_moves_that_would_make_a_circle_together_one_is_refused() {
     put("A").await.expect(200);
     assert_eq!(put("B").await.expect(422).code(), "region_retired");
     assert_eq!(put("X").await.expect(404).code(), "region_not_found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_is_retired_while_stores_are_put_into_it_takes_those_and_no_more() {
+    let pair = Pair::spawn(&[]).await;
+    let [one, two] = pair.clients();
+    import(one, "regions/import", REGIONS).await.expect(200);
+    import(one, "stores/import", stores(1)).await.expect(200);
+    let waiting = async |how_many: i64| {
+        let waits =
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        let began = Instant::now();
+        while pair.db.count(waits).await != how_many {
+            assert!(began.elapsed() < Duration::from_secs(10), "{how_many} do not wait");
+            tokio::task::yield_now().await;
+        }
+    };
+    // The import stops at this store, when it has looked at the regions.
+    let mut holder = pair.db.sql().await;
+    holder.execute("begin; select from store where store_id = 'T00000' for update").await.unwrap();
+    let retire = async {
+        waiting(1).await;
+        patch(two, "/v1/regions/SH", json!({"state": "retired"})).await.expect(200)
+    };
+    let release = async {
+        waiting(2).await;
+        holder.execute("rollback").await.unwrap();
+    };
+    let file = stores(400);
+    let (put, retired, ()) = tokio::join!(import(one, "stores/import", file.clone()), retire, release);
+    assert_eq!((counts(&put.expect(200)), &retired.json["state"]), ([399, 0, 1, 0], &json!("retired")));
+    assert_eq!(pair.db.count("select count(*) from store where region_id = 'SH'").await, 100);
+    // It keeps what it has and takes no more.
+    assert_eq!(counts(&import(two, "stores/import", file).await.expect(200)), [0, 0, 400, 0]);
+    let late =
+        import(two, "stores/import", "store_id,name,region_id\nT00000,Store,SH\nLATE,Late,SH\n").await.expect(200);
+    assert_eq!(failures(&late), [(3, "region_id", "region_retired")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use sqlx::Row;
+use sqlx::{Executor, Row};
 
 use crate::{
     races::{all, assert_clean},
@@ -36,6 +36,40 @@ async fn dump(db: &TestDb) -> String {
     text
 }
 
+/// Two tags and two roles, one of each taken back.
+const LABELS: [&str; 4] = ["Oolongist", "Insomniac", "Sommelier", "Falconer"];
+
+async fn label(api: &Client, path: &str) {
+    for (method, label) in [
+        (Method::PUT, "/tags/Oolongist"),
+        (Method::PUT, "/tags/Insomniac"),
+        (Method::DELETE, "/tags/Insomniac"),
+        (Method::PUT, "/roles/mall/Sommelier"),
+        (Method::PUT, "/roles/mall/Falconer"),
+        (Method::DELETE, "/roles/mall/Falconer"),
+    ] {
+        let request = api.raw(method, &format!("{path}{label}")).bearer_auth(&api.keys.ops);
+        assert!(api.send(request).await.status.is_success(), "{label}");
+    }
+}
+
+async fn nothing_is_said_of_nobody(api: &Client, path: &str) {
+    let json = |method: Method, rest: &str, body: Value| {
+        let request = api.raw(method, &format!("{path}{rest}")).bearer_auth(&api.keys.ops).header("if-match", "*");
+        api.send(request.json(&body))
+    };
+    for answer in [
+        json(Method::PATCH, "", json!({"kind": "operations"})).await,
+        json(Method::PATCH, "", json!({"muted": true})).await,
+        json(Method::PUT, "/roles/mall/clerk", json!({})).await,
+        json(Method::PUT, "/tags/vip", json!({})).await,
+        json(Method::PUT, "/devices", json!({"device_id": "d"})).await,
+        json(Method::DELETE, "/location", json!({})).await,
+    ] {
+        assert_eq!(answer.expect(422).code(), "member_erased");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn after_an_erasure_nothing_tells_who_it_was_and_the_ledger_stands() {
     let app = TestApp::spawn().await;
@@ -50,6 +84,8 @@ async fn after_an_erasure_nothing_tells_who_it_was_and_the_ledger_stands() {
     let path = format!("/v1/members/{member}");
     let patch = api.raw(Method::PATCH, &path).bearer_auth(&api.keys.ops).header("if-match", "*");
     api.send(patch.json(&json!({"signature": "Carpe noctem"}))).await.expect(200);
+    label(api, &path).await;
+    assert_eq!(app.db.count("select count(*) from change_log where what in (30, 34)").await, 6);
     let rule = api.rule(json!({})).await;
     let codes = api.issue(&rule, json!({"member_id": member, "count": 2})).await;
     api.redeem(&codes[0]).await.expect(200);
@@ -68,8 +104,9 @@ async fn after_an_erasure_nothing_tells_who_it_was_and_the_ledger_stands() {
     assert_eq!((&first.json["member_id"], &first.json["state"]), (&json!(member), &json!("cancelled")));
     let after = dump(&app.db).await;
     assert_eq!(ledger(&after), ledger(&before));
-    for told in ["Moonlight", "noctem", "Lin", "1990-", "+86138****", "l***@", "web:4"] {
-        assert!(!after.contains(told), "{told} is left");
+    assert!(before.contains(LABELS[0]) && before.contains(LABELS[2]));
+    for told in ["Moonlight", "noctem", "Lin", "1990-", "+86138****", "l***@", "web:4"].iter().chain(&LABELS) {
+        assert!(!after.contains(*told), "{told} is left");
     }
     assert_eq!(app.db.count("select count(*) from member_key").await, 0);
     assert_eq!(app.db.count("select count(*) from member_auth").await, 0);
@@ -98,21 +135,7 @@ async fn after_an_erasure_nothing_tells_who_it_was_and_the_ledger_stands() {
     let patch = api.raw(Method::PATCH, &path).bearer_auth(&api.keys.ops).header("if-match", "*");
     let back = api.send(patch.json(&json!({"state": "normal"}))).await;
     assert_eq!(back.expect(422).code(), "member_erased");
-    // Nothing is said of nobody.
-    let json = |method: Method, rest: &str, body: Value| {
-        let request = api.raw(method, &format!("{path}{rest}")).bearer_auth(&api.keys.ops).header("if-match", "*");
-        api.send(request.json(&body))
-    };
-    for answer in [
-        json(Method::PATCH, "", json!({"kind": "operations"})).await,
-        json(Method::PATCH, "", json!({"muted": true})).await,
-        json(Method::PUT, "/roles/mall/clerk", json!({})).await,
-        json(Method::PUT, "/tags/vip", json!({})).await,
-        json(Method::PUT, "/devices", json!({"device_id": "d"})).await,
-        json(Method::DELETE, "/location", json!({})).await,
-    ] {
-        assert_eq!(answer.expect(422).code(), "member_erased");
-    }
+    nothing_is_said_of_nobody(api, &path).await;
     // The phone is free, and whoever has it is somebody else.
     let lookup = api.post("/v1/members/lookup", &api.keys.pos, json!({"phone": PHONE})).await;
     assert_eq!(lookup.expect(404).code(), "member_not_found");
@@ -150,6 +173,10 @@ async fn an_export_tells_everything_to_few_and_is_written_down() {
     let rule = api.rule(json!({})).await;
     let codes = api.issue(&rule, json!({"member_id": member, "count": 2})).await;
     let used = api.redeem(&codes[0]).await.expect(200);
+    // It waits for nobody who changes the member, and nobody for it.
+    let mut busy = app.db.sql().await;
+    let lock = format!("begin; select 1 from member where member_id = {member} for update");
+    busy.execute(sqlx::AssertSqlSafe(lock)).await.unwrap();
     let path = format!("/v1/members/{member}/export");
     for key in [&api.keys.pos, &api.keys.marketing] {
         api.post(&path, key, json!({})).await.expect(403);

@@ -6,12 +6,19 @@ use chrono::TimeDelta;
 use reqwest::Method;
 use serde_json::json;
 use tessera::{clock::Clock, job::store};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
-use crate::support::{
-    Pair, Server, TestApp, TestDb,
-    job::{assert_members, assert_verified, begin, clean, done, job, rows, send, until},
-    scaled,
-    server::{Keys, settings},
+use crate::{
+    races::all,
+    support::{
+        Pair, Server, TestApp, TestDb,
+        job::{assert_members, assert_verified, begin, clean, done, job, rows, send, until},
+        scaled,
+        server::{Keys, settings},
+    },
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,6 +232,76 @@ async fn until_leased(db: &TestDb, holder: uuid::Uuid) -> tessera::id::JobId {
         }
     }
     panic!("no lease lapsed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_jobs_asked_for_at_once_in_two_processes_as_many_are_made_as_may_be_open() {
+    let more = [("TESSERA_JOBS_OPEN_MAX", "3"), ("TESSERA_UPLOADS_AT_ONCE", "64")];
+    let pair = Pair::spawn(&more).await;
+    for round in 1..=scaled(3, 30) {
+        let answers = all(pair.clients(), async |client, _| send(client, "?start=false", clean(1)).await).await;
+        let made = answers.iter().filter(|answer| answer.status.is_success()).count();
+        assert_eq!(made, 3, "round {round}");
+        for refused in answers.iter().filter(|answer| !answer.status.is_success()) {
+            assert_eq!((refused.status.as_u16(), refused.code()), (409, "job_limit_reached"), "{}", refused.text);
+        }
+        let open = "select count(*) from job where state in (1, 3, 4, 5)";
+        assert_eq!(pair.db.count(open).await, 3);
+        let end = "update job set state = 8, finished_at = now()";
+        sqlx::query(end).execute(&mut pair.db.sql().await).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_files_come_in_as_may_at_once_and_the_next_is_asked_to_come_again() {
+    let db = TestDb::new().await;
+    let keys = Keys::make(&db).await;
+    let mut settings = settings();
+    settings.jobs.uploads_at_once = 1;
+    let app = TestApp::on(&db, keys, settings, Clock::system()).await;
+    let api = &app.client;
+    // A file that stops coming half-way.
+    let file = clean(3);
+    let (half, rest) = file.split_at(file.len() / 2);
+    let mut sender = TcpStream::connect(api.base.strip_prefix("http://").unwrap()).await.unwrap();
+    let head = format!(
+        "POST /v1/member-imports HTTP/1.1\r\nhost: tessera\r\nauthorization: Bearer {}\r\ncontent-type: text/csv\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{half}",
+        api.keys.ops,
+        file.len()
+    );
+    sender.write_all(head.as_bytes()).await.unwrap();
+    until_count(&db, "select count(*) from job where state = 1", 1).await;
+    for _ in 0..2 {
+        let refused = send(api, "", clean(1)).await.expect(429);
+        assert_eq!(
+            (refused.code(), refused.header("retry-after")),
+            ("too_many_requests", Some("10")),
+            "{}",
+            refused.text
+        );
+    }
+    assert_eq!(db.count("select count(*) from job").await, 1, "what is refused leaves nothing");
+    sender.write_all(rest.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    sender.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    // The place is free, also after one whose sender went away.
+    let mut gone = TcpStream::connect(api.base.strip_prefix("http://").unwrap()).await.unwrap();
+    gone.write_all(head.as_bytes()).await.unwrap();
+    until_count(&db, "select count(*) from job where state = 1", 1).await;
+    drop(gone);
+    let mut sent = send(api, "", clean(3)).await;
+    for _ in 0..400 {
+        if sent.status != 429 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        sent = send(api, "", clean(3)).await;
+    }
+    let job = done(api, sent.expect(201).json["job_id"].as_str().unwrap()).await;
+    assert_eq!(rows(&job).2, 0, "{job}");
+    app.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! The lane and the office under pressure: neighbours of a batch, poison, resets, lost connections, full queues.
+//! The lane under pressure: neighbours of a batch, poison, resets, lost connections, full queues.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use std::{
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tessera::{
     app::App,
     chain::{StoreId, store::get_store},
@@ -21,11 +21,7 @@ use tessera::{
         decide::Returned,
         desk::{DeskError, IssueRequest, RedeemRequest, ReverseRequest, Till},
     },
-    db::{
-        lane::{Cost, LaneError},
-        pool::{self, Office, OfficeSettings},
-        tx,
-    },
+    db::lane::{Cost, LaneError},
     id::{CodeId, StoreNo},
     request::{
         Operation, RequestNumber, Source, Window,
@@ -59,7 +55,7 @@ pub async fn assert_verified(db: &TestDb) {
 }
 
 /// Sessions of this database that hold a transaction open and do nothing.
-async fn idle_in_transaction(db: &TestDb) -> i64 {
+pub async fn idle_in_transaction(db: &TestDb) -> i64 {
     db.count(
         "select count(*) from pg_stat_activity \
          where datname = current_database() and state like 'idle in transaction%'",
@@ -571,44 +567,4 @@ async fn one_request(
     };
     assert!(matches!(answer.status, 200 | 201 | 409 | 422), "{}", answer.body);
     cost
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_of_the_office_dropped_halfway_is_not_handed_on() {
-    let db = TestDb::new().await;
-    // One connection: whoever comes next gets the one that was dropped.
-    let office = Office::new(db.service(), &OfficeSettings { connections_max: 1, ..OfficeSettings::default() });
-    let mut rng = StdRng::seed_from_u64(3);
-    let mut dropped = 0;
-    for _ in 0..scaled(100, 1000) {
-        let body = tx::run(&office, "halfway", async |conn: &mut PgConnection| {
-            for _ in 0..3 {
-                sqlx::query("update id_block set next = next where name = 'event'").execute(&mut *conn).await?;
-            }
-            Ok::<_, HalfwayError>(())
-        });
-        let patience = Duration::from_micros(rng.random_range(0..700));
-        dropped += usize::from(tokio::time::timeout(patience, body).await.is_err());
-        let mut conn = office.get().await.unwrap();
-        // Sent as one simple query: alone, the time of a statement is the time of its transaction.
-        let row = sqlx::raw_sql(
-            "select now() = statement_timestamp() and pg_current_xact_id_if_assigned() is null, \
-             (select count(*) from pg_locks where pid = pg_backend_pid() and mode = 'RowExclusiveLock')",
-        )
-        .fetch_one(&mut *conn)
-        .await
-        .unwrap();
-        let (clean, held): (bool, i64) = (row.get(0), row.get(1));
-        assert_eq!((clean, held), (true, 0));
-    }
-    assert!(dropped > 5, "only {dropped} transactions were dropped");
-    assert_eq!(idle_in_transaction(&db).await, 0);
-}
-
-#[derive(Debug, thiserror::Error)]
-enum HalfwayError {
-    #[error("the office failed")]
-    Office(#[from] pool::Error),
-    #[error("a statement failed")]
-    Sql(#[from] sqlx::Error),
 }

@@ -70,6 +70,17 @@ impl Leaks {
         day
     }
 
+    /// A place on the earth to the centimetre.
+    fn coordinates(&mut self) -> Value {
+        self.number += 1;
+        let n = self.number;
+        let (latitude, longitude) = (format!("31.23{:06}1", 41_601 + n * 7), format!("121.47{:06}3", 37_012 + n * 9));
+        self.keep("coordinates", &latitude);
+        self.keep("coordinates", &longitude);
+        let degrees = |text: String| text.parse::<f64>().unwrap();
+        json!({"latitude": degrees(latitude), "longitude": degrees(longitude)})
+    }
+
     fn keep(&mut self, what: &str, text: &str) {
         self.secrets.insert(text.to_owned(), what.to_owned());
     }
@@ -163,6 +174,7 @@ async fn scenario(leaks: &mut Leaks) {
     registering(leaks).await;
     looking_up(leaks).await;
     patching(leaks).await;
+    belongings(leaks).await;
     coupons(leaks).await;
     refused(leaks).await;
 }
@@ -230,6 +242,31 @@ async fn patching(leaks: &mut Leaks) {
     assert_eq!(leaks.admin(Method::PATCH, "/v1/members/1", stranger).await.0, 404);
     let future = json!({"name": leaks.secret("name"), "birthday": "2999-01-01"});
     assert!(leaks.admin(Method::PATCH, &path, future).await.0.is_client_error());
+}
+
+/// What belongs to a member: where things are sent, where it is, its devices, who it is.
+async fn belongings(leaks: &mut Leaks) {
+    let (member_id, _) = member(leaks).await;
+    let path = format!("/v1/members/{member_id}");
+    let address = json!({"receiver": leaks.secret("receiver"), "phone": leaks.phone(), "city": "Shanghai",
+        "detail": format!("Nan{}", leaks.secret("detail")), "coordinates": leaks.coordinates()});
+    let (status, made) = leaks.admin(Method::POST, &format!("{path}/addresses"), address).await;
+    assert_eq!(status, 201, "{made}");
+    let one = format!("{path}/addresses/{}", made["address_id"].as_str().unwrap());
+    let change = json!({"detail": format!("Xin{}", leaks.secret("detail")), "coordinates": leaks.coordinates()});
+    assert_eq!(leaks.admin(Method::PATCH, &one, change).await.0, 200);
+    let location = json!({"nation": "China", "coordinates": leaks.coordinates()});
+    assert_eq!(leaks.admin(Method::PUT, &format!("{path}/location"), location).await.0, 200);
+    let device = json!({"device_id": leaks.secret("device"), "push_token": leaks.secret("token")});
+    assert_eq!(leaks.admin(Method::PUT, &format!("{path}/devices"), device).await.0, 201);
+    for part in ["addresses", "location", "devices"] {
+        assert_eq!(leaks.admin(Method::GET, &format!("{path}/{part}"), json!({})).await.0, 200);
+    }
+    // Nowhere on the earth, and too long for a receiver.
+    let nowhere = json!({"coordinates": {"latitude": 99, "longitude": leaks.coordinates()["longitude"]}});
+    assert!(leaks.admin(Method::PUT, &format!("{path}/location"), nowhere).await.0.is_client_error());
+    let long = json!({"receiver": leaks.secret("receiver").repeat(9), "detail": leaks.secret("detail")});
+    assert!(leaks.admin(Method::POST, &format!("{path}/addresses"), long).await.0.is_client_error());
 }
 
 async fn coupons(leaks: &mut Leaks) {

@@ -22,6 +22,7 @@ mod leaks;
 mod lists;
 mod retire;
 mod rotate;
+mod rotate_again;
 mod reading;
 mod reveal;
 mod schema;

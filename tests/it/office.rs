@@ -1,15 +1,27 @@
-//! The statements on office tables, which are compiled against `.sqlx`: it says what the schema says.
+//! The statements on office tables, which are compiled against `.sqlx`: it says what the schema says. And the office's
+//! transactions, which may be dropped.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    time::Duration,
 };
 
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};
-use tessera::partition::queries;
+use sqlx::{AssertSqlSafe, Executor, PgConnection, Row, SqlSafeStr};
+use tessera::{
+    db::{
+        pool::{self, Office, OfficeSettings},
+        tx,
+    },
+    partition::queries,
+};
 
-use crate::support::TestDb;
+use crate::{
+    lane::idle_in_transaction,
+    support::{TestDb, scaled},
+};
 
 const REMEDY: &str = "run ./dev sqlx and commit .sqlx";
 
@@ -63,4 +75,44 @@ fn settled(mut described: Value) -> Value {
         }
     }
     described
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_of_the_office_dropped_halfway_is_not_handed_on() {
+    let db = TestDb::new().await;
+    // One connection: whoever comes next gets the one that was dropped.
+    let office = Office::new(db.service(), &OfficeSettings { connections_max: 1, ..OfficeSettings::default() });
+    let mut rng = StdRng::seed_from_u64(3);
+    let mut dropped = 0;
+    for _ in 0..scaled(100, 1000) {
+        let body = tx::run(&office, "halfway", async |conn: &mut PgConnection| {
+            for _ in 0..3 {
+                sqlx::query("update id_block set next = next where name = 'event'").execute(&mut *conn).await?;
+            }
+            Ok::<_, HalfwayError>(())
+        });
+        let patience = Duration::from_micros(rng.random_range(0..700));
+        dropped += usize::from(tokio::time::timeout(patience, body).await.is_err());
+        let mut conn = office.get().await.unwrap();
+        // Sent as one simple query: alone, the time of a statement is the time of its transaction.
+        let row = sqlx::raw_sql(
+            "select now() = statement_timestamp() and pg_current_xact_id_if_assigned() is null, \
+             (select count(*) from pg_locks where pid = pg_backend_pid() and mode = 'RowExclusiveLock')",
+        )
+        .fetch_one(&mut *conn)
+        .await
+        .unwrap();
+        let (clean, held): (bool, i64) = (row.get(0), row.get(1));
+        assert_eq!((clean, held), (true, 0));
+    }
+    assert!(dropped > 5, "only {dropped} transactions were dropped");
+    assert_eq!(idle_in_transaction(&db).await, 0);
+}
+
+#[derive(Debug, thiserror::Error)]
+enum HalfwayError {
+    #[error("the office failed")]
+    Office(#[from] pool::Error),
+    #[error("a statement failed")]
+    Sql(#[from] sqlx::Error),
 }

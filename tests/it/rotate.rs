@@ -1,171 +1,23 @@
 //! Keys change under two server processes that serve, until the old ones are gone; nothing is lost and nothing is left.
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Output, Stdio},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
 use rand::{SeedableRng, rngs::StdRng};
 use reqwest::Method;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
-use tempfile::TempDir;
 use tessera::{
     clock::Clock,
     partition::{proof, queries},
-    secret::{
-        SecretFile, Secrets, Source,
-        columns::{ENCRYPTED, PIECES},
-    },
-    verify::{self, VerifySettings},
+    secret::{SecretFile, Secrets},
 };
-use tokio::process::{Child, Command};
 
 use crate::support::{
-    Server, TestDb,
-    command::said,
-    job::{begin, clean, done, rows, until as job_until},
     scaled,
-    server::{Client, Keys},
+    server::Client,
+    vault::{Known, Vault, is_found, phone, register, until},
 };
-
-/// A database with a secret file of its own, and servers that follow it.
-struct Vault {
-    db: TestDb,
-    keys: Keys,
-    dir: TempDir,
-}
-
-impl Vault {
-    async fn new() -> Self {
-        let db = TestDb::new().await;
-        let keys = Keys::make(&db).await;
-        let dir = tempfile::tempdir().unwrap();
-        SecretFile::create_new(&dir.path().join("secrets.toml"), &mut StdRng::seed_from_u64(21)).unwrap();
-        Self { db, keys, dir }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("secrets.toml")
-    }
-
-    fn file(&self) -> SecretFile {
-        SecretFile::load(&self.path()).unwrap()
-    }
-
-    fn secrets(&self) -> Secrets {
-        Secrets::new(&self.file(), StdRng::seed_from_u64(22)).of(Source::File(self.path()))
-    }
-
-    async fn server(&self, secrets: &Path) -> Server {
-        let more = [("TESSERA_SECRETS_FILE", secrets.to_str().unwrap()), ("TESSERA_SECRETS_EVERY", "50ms")];
-        Server::spawn(&self.db, &self.keys, &more).await
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tessera"));
-        command
-            .args(args)
-            .env("DATABASE_URL", self.db.service_url())
-            .env("TESSERA_SECRETS_FILE", self.path())
-            .env("TESSERA_LOG", "warn")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        command
-    }
-
-    async fn keys(&self, args: &[&str]) -> Output {
-        self.command(&[&["keys"], args].concat()).output().await.unwrap()
-    }
-
-    #[track_caller]
-    fn done(output: &Output) -> String {
-        assert!(output.status.success(), "{}", said(output));
-        said(output)
-    }
-
-    #[track_caller]
-    fn refused(output: &Output, why: &str) {
-        assert_eq!(output.status.code(), Some(1), "{}", said(output));
-        assert!(said(output).contains(why), "{}", said(output));
-    }
-
-    async fn is_clean(&self, secrets: &Secrets) {
-        let settings = VerifySettings { tables: vec!["member_key".to_owned()], ..VerifySettings::default() };
-        let report = verify::run(&settings, self.db.service(), secrets, |_| {}).await.unwrap();
-        assert!(report.is_clean(), "{}", report.render());
-    }
-
-    /// Rows that hold a value of this key.
-    async fn under_pii(&self, key: u8) -> i64 {
-        let counts = ENCRYPTED.iter().map(|one| {
-            let is: Vec<String> =
-                one.columns.iter().map(|column| format!("coalesce(get_byte({column}, 0) = {key}, false)")).collect();
-            format!("(select count(*) from {} where {})", one.table, is.join(" or "))
-        });
-        let (table, column) = PIECES;
-        let pieces = format!("(select count(*) from {table} where get_byte({column}, 0) = {key})");
-        self.db.count(&format!("select {}", counts.chain([pieces]).collect::<Vec<_>>().join(" + "))).await
-    }
-
-    async fn under_blind(&self, version: i16) -> i64 {
-        self.db
-            .count(&format!(
-                "select (select count(*) from member_key where key_version = {version})
-                      + (select count(*) from member_auth where key_version = {version})"
-            ))
-            .await
-    }
-}
-
-/// A member as it was registered.
-#[derive(Clone, Debug)]
-struct Known {
-    member_id: String,
-    number: usize,
-}
-
-impl Known {
-    fn looks(&self) -> [serde_json::Value; 4] {
-        let n = self.number;
-        [
-            json!({"phone": phone(n)}),
-            json!({"email": format!("rotating{n}@example.cn")}),
-            json!({"username": format!("rotating{n}")}),
-            json!({"external": web(n)}),
-        ]
-    }
-}
-
-/// Ids of this system begin at 1.
-fn web(n: usize) -> String {
-    format!("web:{}", n + 1)
-}
-
-fn phone(n: usize) -> String {
-    format!("+86137{n:08}")
-}
-
-async fn register(client: &Client, number: usize) -> Known {
-    let body = json!({"phone": phone(number), "email": format!("rotating{number}@example.cn"),
-        "username": format!("rotating{number}"), "external": [web(number)], "name": "Lin",
-        "birthday": "1990-05-01"});
-    let made = client.post("/v1/members", &client.keys.pos, body).await.expect(201);
-    Known { member_id: made.json["member_id"].as_str().unwrap().to_owned(), number }
-}
-
-async fn is_found(client: &Client, known: &Known) {
-    for look in known.looks() {
-        let found = client.post("/v1/members/lookup", &client.keys.pos, look).await.expect(200);
-        assert_eq!(found.json["member_id"], known.member_id.as_str());
-        assert_eq!(found.json["birthday"], "1990-**-**", "{}", found.text);
-    }
-}
 
 /// Registers, looks up on the other server, patches and is refused, until told to stop.
 async fn work(clients: [&Client; 2], worker: usize, stop: &AtomicBool, numbers: &AtomicUsize) -> Vec<Known> {
@@ -236,17 +88,7 @@ async fn keys_rotate_under_two_servers_that_serve_until_the_old_ones_are_gone() 
     vault.is_clean(&vault.secrets()).await;
     before.are_gone(&vault).await;
 
-    let secrets = vault.secrets();
-    let mut sql_conn = vault.db.sql().await;
-    for one in &known[..scaled(60, 2_000)] {
-        let member_id: i64 = one.member_id.parse().unwrap();
-        for (table, column, _) in BELONGINGS {
-            let sql = format!("select {column} from {table} where member_id = {member_id}");
-            let sealed: Vec<u8> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut sql_conn).await.unwrap();
-            assert_eq!(secrets.decrypt(table, column, member_id, &sealed).unwrap(), format!("{column} {member_id}"));
-        }
-    }
-
+    belongings_are_read(&vault, &known[..scaled(60, 2_000)]).await;
     // The nodes that followed, and one that has never seen the old keys.
     let fresh = vault.server(&path).await;
     for one in &known {
@@ -264,7 +106,7 @@ async fn keys_rotate_under_two_servers_that_serve_until_the_old_ones_are_gone() 
 }
 
 /// A column of each table of the family, and the row around it.
-const BELONGINGS: [(&str, &str, &str); 3] = [
+const BELONGINGS: [(&str, &str, &str); 4] = [
     (
         "member_address",
         "receiver",
@@ -277,6 +119,7 @@ const BELONGINGS: [(&str, &str, &str); 3] = [
         "(member_id, device_no, created_at, seen_at, device_id)
         values ($1, 1, now(), now(), $2)",
     ),
+    ("member_location", "coordinates", "(member_id, updated_at, coordinates) values ($1, now(), $2)"),
     ("member_profile_mall", "id_card", "(member_id, created_at, updated_at, id_card) values ($1, now(), now(), $2)"),
 ];
 
@@ -290,6 +133,20 @@ async fn has_belongings(vault: &Vault, secrets: &Secrets, member_id: i64) {
         let insert = sqlx::query(AssertSqlSafe(insert)).bind(member_id).bind(sealed);
         let insert = if row.contains("$3") { insert.bind(detail) } else { insert };
         insert.execute(&mut conn).await.unwrap();
+    }
+}
+
+/// Each reads back under the new key as it was.
+async fn belongings_are_read(vault: &Vault, known: &[Known]) {
+    let secrets = vault.secrets();
+    let mut sql_conn = vault.db.sql().await;
+    for one in known {
+        let member_id: i64 = one.member_id.parse().unwrap();
+        for (table, column, _) in BELONGINGS {
+            let sql = format!("select {column} from {table} where member_id = {member_id}");
+            let sealed: Vec<u8> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut sql_conn).await.unwrap();
+            assert_eq!(secrets.decrypt(table, column, member_id, &sealed).unwrap(), format!("{column} {member_id}"));
+        }
     }
 }
 
@@ -317,104 +174,6 @@ impl Traces {
         let left: Vec<&String> = self.0.iter().filter(|trace| dump.contains(*trace)).collect();
         assert!(left.is_empty(), "{} of {} stand in the dump: {:?}", left.len(), self.0.len(), left.first());
     }
-}
-
-fn spawn_rotation(vault: &Vault, kind: &str) -> Child {
-    let args = ["keys", "rotate", kind, "--all", "--rows-per-second", "60", "--chunk-rows", "5"];
-    vault.command(&args).spawn().unwrap()
-}
-
-async fn until(what: &str, is: impl AsyncFn() -> bool) {
-    for _ in 0..600 {
-        if is().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("{what} did not come");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_rotation_goes_on_where_it_was() {
-    let vault = Vault::new().await;
-    let server = vault.server(&vault.path()).await;
-    let mut known = Vec::new();
-    for number in 0..120 {
-        known.push(register(&server.client, number).await);
-    }
-    let secrets = vault.secrets();
-
-    let mut rotation = spawn_rotation(&vault, "pii");
-    until("a row under the new key", async || vault.under_pii(2).await > 20).await;
-    rotation.kill().await.unwrap();
-    assert!(vault.under_pii(1).await > 0, "it was killed in the middle");
-    vault.is_clean(&secrets).await;
-    Vault::done(&vault.keys(&["rotate", "pii", "--all"]).await);
-    assert_eq!(vault.under_pii(1).await, 0);
-    assert_eq!(vault.file().pii().map(|(id, _)| id).collect::<Vec<_>>(), [2]);
-
-    // While it fills, and while it empties.
-    let versions = |version: i16| format!("select count(*) from member_key where key_version = {version}");
-    let all = vault.db.count(&versions(1)).await;
-    let mut rotation = spawn_rotation(&vault, "blind");
-    until("a row of the new version", async || vault.db.count(&versions(2)).await > 20).await;
-    rotation.kill().await.unwrap();
-    assert!(vault.db.count(&versions(2)).await < all, "it was killed in the middle");
-    vault.is_clean(&secrets).await;
-    let rotation =
-        vault.command(&["keys", "rotate", "blind", "--all", "--rows-per-second", "200", "--chunk-rows", "5"]);
-    let mut rotation = { rotation }.spawn().unwrap();
-    until("a row that is gone", async || vault.db.count(&versions(1)).await < all).await;
-    rotation.kill().await.unwrap();
-    assert!(vault.db.count(&versions(1)).await > 0, "it was killed in the middle");
-    assert_eq!(vault.db.count(&versions(2)).await, all);
-    vault.is_clean(&secrets).await;
-    Vault::done(&vault.keys(&["rotate", "blind", "--all"]).await);
-    assert_eq!(vault.under_blind(1).await, 0);
-    assert_eq!(vault.file().blind().map(|(version, _)| version).collect::<Vec<_>>(), [2]);
-    vault.is_clean(&secrets).await;
-    for one in &known {
-        is_found(&server.client, one).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_paused_import_survives_a_rotation_and_comes_in_whole() {
-    let vault = Vault::new().await;
-    let path = vault.path();
-    let more = [
-        ("TESSERA_SECRETS_FILE", path.to_str().unwrap()),
-        ("TESSERA_SECRETS_EVERY", "50ms"),
-        ("TESSERA_JOB_SLICE_ROWS", "20"),
-    ];
-    let server = Server::spawn(&vault.db, &vault.keys, &more).await;
-    let api = &server.client;
-    let act = async |job_id: &str, act: &str| {
-        let path = format!("/v1/member-imports/{job_id}/{act}");
-        api.send(api.raw(Method::POST, &path).bearer_auth(&api.keys.ops)).await.expect(200)
-    };
-    // A line that nobody reads makes a second piece.
-    let file = format!("{}{}\n137{:08},D1,Lin\n", clean(1_000), "x".repeat(1_100_000), 1);
-    let paused = begin(api, "", file).await;
-    job_until(api, &paused, |job| job["rows_done"].as_i64().unwrap() > 0).await;
-    assert_eq!(act(&paused, "pause").await.json["state"], "paused");
-    let cancelled = begin(api, "?start=false", clean(3)).await;
-    act(&cancelled, "cancel").await;
-
-    Vault::done(&vault.keys(&["add", "pii"]).await);
-    until("the new key", async || vault.keys(&["use", "pii", "2"]).await.status.success()).await;
-    let refused = vault.keys(&["drop", "pii", "1"]).await;
-    Vault::refused(&refused, "3 rows of job_chunk");
-    Vault::done(&vault.keys(&["rotate", "pii", "--all"]).await);
-    assert_eq!(vault.file().pii().map(|(id, _)| id).collect::<Vec<_>>(), [2]);
-    assert_eq!(vault.under_pii(1).await, 0);
-    assert_eq!(vault.db.count("select count(*) from job_chunk where get_byte(sealed, 0) = 2").await, 3);
-
-    act(&paused, "resume").await;
-    let whole = done(api, &paused).await;
-    assert_eq!((whole["state"].as_str(), rows(&whole)), (Some("done"), (1_001, 0, 1)), "{whole}");
-    assert_eq!(vault.db.count("select count(*) from member").await, 1_001);
-    vault.is_clean(&vault.secrets()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -484,48 +243,6 @@ async fn identifiers_of_rules_that_were_wider_rotate_and_what_cannot_be_read_sto
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commands_on_keys_keep_out_of_each_others_way_and_a_killed_drop_is_ended() {
-    let vault = Vault::new().await;
-    let server = vault.server(&vault.path()).await;
-    for number in 0..60 {
-        register(&server.client, number).await;
-    }
-    let mut rotation = spawn_rotation(&vault, "pii");
-    until("a row under the new key", async || vault.under_pii(2).await > 5).await;
-    let day = (Clock::system().now() + chrono::TimeDelta::days(5)).date_naive().to_string();
-    for args in [
-        &["add", "pii"][..],
-        &["add", "blind"],
-        &["add", "check", "--from", &day],
-        &["use", "pii", "1"],
-        &["drop", "pii", "1"],
-        &["rotate"],
-    ] {
-        Vault::refused(&vault.keys(args).await, "another `tessera keys` is at work");
-    }
-    rotation.kill().await.unwrap();
-    rotation.wait().await.unwrap();
-    until("the lock", async || vault.keys(&["add", "blind"]).await.status.success()).await;
-
-    // Nobody can write events, by a lock that is no transaction to wait for: the drop is killed when the key has gone from the file.
-    let mut sql = vault.db.sql().await;
-    let moved = "insert into event (event_id, created_at, subject, kind)
-        select ((current_date - date '2000-01-01')::bigint << 41) + (1::bigint << 40), now(), 424242, 3";
-    sql.execute(moved).await.unwrap();
-    sql.execute("begin; lock table event in share mode").await.unwrap();
-    let mut rotation = spawn_rotation(&vault, "blind");
-    until("the end of the old key", async || vault.file().blind().count() == 1).await;
-    rotation.kill().await.unwrap();
-    rotation.wait().await.unwrap();
-    sql.execute("rollback").await.unwrap();
-    let named = "select count(*) from event where kind = 3 and subject <> 0";
-    assert_eq!(vault.db.count(named).await, 1, "it was killed before");
-    until("the lock", async || vault.keys(&["drop", "blind", "1"]).await.status.success()).await;
-    assert_eq!((vault.db.count(named).await, vault.file().blind().next().unwrap().0), (0, 2));
-    Vault::refused(&vault.keys(&["drop", "blind", "1"]).await, "there is no identifier key 1");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn each_step_is_refused_before_its_time_and_says_why() {
     let vault = Vault::new().await;
     let path = vault.path();
@@ -536,6 +253,12 @@ async fn each_step_is_refused_before_its_time_and_says_why() {
     std::fs::copy(&path, &copy).unwrap();
     let mut stays = vault.server(&copy).await;
 
+    // Nothing begins with a file that others may read.
+    let open = |mode| std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    open(0o644);
+    let mut serve = vault.command(&["serve", "--listen", "127.0.0.1:0"]);
+    Vault::refused(&serve.output().await.unwrap(), "chmod 600");
+    open(0o600);
     Vault::refused(&vault.keys(&["drop", "pii", "1"]).await, "is the current one");
     Vault::refused(&vault.keys(&["drop", "blind", "7"]).await, "there is no identifier key 7");
     assert!(Vault::done(&vault.keys(&["rotate", "blind"]).await).contains("every row has it"));

@@ -7,6 +7,5 @@ create table member_profile_fleet (
     rating smallint not null default 0,
     plate bytea, -- encrypted
     vehicle text,
-    constraint member_profile_fleet_pk primary key (member_id),
-    constraint member_profile_fleet_member_fk foreign key (member_id) references member (member_id)
+    constraint member_profile_fleet_pk primary key (member_id)
 ) partition by hash (member_id);

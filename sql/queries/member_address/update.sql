@@ -4,9 +4,9 @@
 -- given: insert into member_address (member_id, address_id, created_at, updated_at, receiver, detail)
 --   select max(member_id), 1, now(), now(), '\x00', '\x00' from member having count(*) > 0
 -- sample: select
---   array[member_id], array[address_id], array[created_at], array[updated_at], array[latitude],
---   array[longitude], array[version], array[is_default], array[receiver], array[phone], array[detail],
---   array[province], array[city], array[district], array[postcode], array[label]
+--   array[member_id], array[address_id], array[created_at], array[updated_at],
+--   array[version], array[is_default], array[receiver], array[phone], array[detail],
+--   array[coordinates], array[province], array[city], array[district], array[postcode], array[label]
 --   from member_address limit 1
 -- The version that was read goes in: a row that has another is not reached, which the caller counts. It takes the same
 -- columns as insert.
@@ -14,24 +14,22 @@ update {member_address} a
 set
     version = t.version + 1,
     updated_at = t.updated_at,
-    latitude = t.latitude,
-    longitude = t.longitude,
     is_default = t.is_default,
     receiver = t.receiver,
     phone = t.phone,
     detail = t.detail,
+    coordinates = t.coordinates,
     province = t.province,
     city = t.city,
     district = t.district,
     postcode = t.postcode,
     label = t.label
 from unnest(
-    $1::bigint[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::float8[], $6::float8[], $7::integer[],
-    $8::boolean[], $9::bytea[], $10::bytea[], $11::bytea[], $12::text[], $13::text[], $14::text[], $15::text[],
-    $16::text[]
+    $1::bigint[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::integer[], $6::boolean[], $7::bytea[],
+    $8::bytea[], $9::bytea[], $10::bytea[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[]
 ) as t (
-    member_id, address_id, created_at, updated_at, latitude, longitude, version, is_default, receiver, phone,
-    detail, province, city, district, postcode, label
+    member_id, address_id, created_at, updated_at, version, is_default, receiver, phone,
+    detail, coordinates, province, city, district, postcode, label
 )
 where a.member_id = t.member_id
     and a.member_id = any($1::bigint[])

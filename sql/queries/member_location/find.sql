@@ -7,8 +7,7 @@
 select
     l.member_id,
     l.updated_at,
-    l.latitude,
-    l.longitude,
+    l.coordinates,
     l.nation,
     l.province,
     l.city,

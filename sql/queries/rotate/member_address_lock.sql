@@ -8,7 +8,7 @@
 select
     a.member_id,
     a.address_id::text,
-    array[a.receiver, a.phone, a.detail]
+    array[a.receiver, a.phone, a.detail, a.coordinates]
 from {member_address} a
 where a.member_id = any($1::bigint[])
 order by a.member_id, a.address_id

@@ -9,7 +9,8 @@ select
     array_remove(array[
         get_byte(a.receiver, 0),
         get_byte(a.phone, 0),
-        get_byte(a.detail, 0)
+        get_byte(a.detail, 0),
+        get_byte(a.coordinates, 0)
     ], null)
 from {member_address} a
 where a.member_id > $1

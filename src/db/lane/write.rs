@@ -52,6 +52,10 @@ pub trait Writer: Send + Sync + 'static {
     /// Whether requests of this kind may share a transaction. What can fail on a constraint runs alone.
     const BATCHED: bool = true;
 
+    /// Whether all that it reads must be of one moment: it then has one snapshot (REPEATABLE READ), so that it need lock
+    /// nothing to read much. Not for what updates or locks rows, which would fail on those changed since.
+    const SNAPSHOT: bool = false;
+
     /// How much of a batch this request takes; 1 is an ordinary one.
     fn weight(&self, _op: &Self::Op) -> usize {
         1
@@ -286,8 +290,9 @@ impl<W: Writer> WriterBucket<W> {
             Err(error) => return Attempt::Unreachable(error),
         };
         let mut tx = Tx { conn: open, statements: 0, leaves: 0, leaves_max };
+        let begin = if W::SNAPSHOT { "begin isolation level repeatable read" } else { "begin" };
         let body = async {
-            sqlx::raw_sql("begin").execute(&mut *tx.conn).await?;
+            sqlx::raw_sql(begin).execute(&mut *tx.conn).await?;
             self.writer.run(&mut tx, ops).await
         };
         let decided = match tokio::time::timeout(self.settings.batch_timeout, body).await {

@@ -1,4 +1,4 @@
-//! The SQL of addresses. Receiver, phone and detail are encrypted.
+//! The SQL of addresses. Receiver, phone, detail and coordinates are encrypted.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::{
     id::{AddressId, MemberId},
     member::{
         family::{self, Row, Table, Vault},
-        place::{Coordinates, PlaceName},
+        place::PlaceName,
     },
     partition::query,
     secret::Secrets,
@@ -25,13 +25,12 @@ pub struct AddressRow {
     pub address_id: AddressId,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
-    latitude: Option<f64>,
-    longitude: Option<f64>,
     version: i32,
     is_default: bool,
     receiver: Vec<u8>,
     phone: Option<Vec<u8>>,
     detail: Vec<u8>,
+    coordinates: Option<Vec<u8>>,
     province: Option<String>,
     city: Option<String>,
     district: Option<String>,
@@ -64,7 +63,7 @@ impl AddressRow {
                 .transpose()
                 .map_err(|_| vault.impossible("postcode"))?,
             label: self.label.clone().map(Label::parse).transpose().map_err(|_| vault.impossible("label"))?,
-            coordinates: Coordinates::from_columns(self.latitude, self.longitude),
+            coordinates: vault.open_coordinates(self.coordinates.as_deref())?,
         };
         let Self { member_id, address_id, created_at, updated_at, version, is_default, .. } = *self;
         Ok(OpenAddress { member_id, address_id, created_at, updated_at, version, is_default, content })
@@ -73,7 +72,7 @@ impl AddressRow {
 
 impl Row for AddressRow {
     const TABLE: &'static str = TABLE;
-    const SEALED: &'static [&'static str] = &["receiver", "phone", "detail"];
+    const SEALED: &'static [&'static str] = &["receiver", "phone", "detail", "coordinates"];
 
     fn member_id(&self) -> MemberId {
         self.member_id
@@ -129,13 +128,12 @@ async fn send(tx: &mut Tx<'_>, name: &'static str, secrets: &Secrets, open: &Ope
         .bind([open.address_id])
         .bind([open.created_at])
         .bind([open.updated_at])
-        .bind([content.coordinates.map(Coordinates::latitude)])
-        .bind([content.coordinates.map(Coordinates::longitude)])
         .bind([open.version])
         .bind([open.is_default])
         .bind([vault.seal("receiver", content.receiver.as_str())])
         .bind([content.phone.as_ref().map(|phone| vault.seal("phone", phone))])
         .bind([vault.seal("detail", content.detail.as_str())])
+        .bind([content.coordinates.map(|at| vault.seal_coordinates(at))])
         .bind(place(&content.province))
         .bind(place(&content.city))
         .bind(place(&content.district))

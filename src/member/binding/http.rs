@@ -198,8 +198,9 @@ async fn verify_key(
 ///
 /// For a phone number that the operator gave to somebody else: whoever had it loses it, be it the last, frozen or
 /// cancelled, and this member has it, verified; nobody else can have it in between. Audited, and written in the log of
-/// both. If nobody had it, it is added. Checked in this order: the identifier; the member exists; it has it already,
-/// which is done; its state and kind; it has room for one more.
+/// both. Whoever had it may be left without any identifier, and is then found by id alone. If nobody had it, it is added;
+/// that is not audited, since it was taken from nobody. Checked in this order: the identifier; the member exists; it has
+/// it already, which is done; its state and kind; it has room for one more.
 #[utoipa::path(post, path = "/v1/members/{member_id}/keys/transfer", tag = "members",
     params(("member_id" = MemberId, Path)),
     responses((status = 200, description = "All identifiers of the member", body = MemberKeys)))]

@@ -45,7 +45,8 @@ async fn list_devices(app: Data<App>, At(member_id): At<MemberId>) -> Reply<Devi
 /// Write down a device
 ///
 /// Found among the member's by its own id, and written in place of what was known of it. The same again changes nothing
-/// but when it was seen, to the hour. Of more than 50 the one seen the longest ago goes. Checked in this order: path,
+/// but when it was seen, to the hour. There is no `If-Match`: what a device
+/// said last wins. Of more than 50 the one seen the longest ago goes. Checked in this order: path,
 /// body, whether the member exists, is not erased, not cancelled and not virtual.
 #[utoipa::path(put, path = "/v1/members/{member_id}/devices", tag = "members", params(("member_id" = MemberId, Path)),
     responses((status = 200, description = "A device that was known, as it is now", body = Device),

@@ -1,8 +1,8 @@
 //! Everything that is known of a person, unmasked, for the person.
 //!
 //! An export is written down in `audit_log` in the transaction that reads, before anything is answered. What it holds is
-//! neither stored nor logged. The member's row is locked meanwhile, so that its parts fit each other; coupons are read
-//! afterwards, page by page.
+//! neither stored nor logged. The transaction has one snapshot, so that its parts fit each other and nobody waits for it;
+//! coupons are read afterwards, page by page.
 
 pub mod http;
 mod store;

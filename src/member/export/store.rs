@@ -16,9 +16,8 @@ use crate::{
 /// What the logs say of a member, the oldest first, and whether there is more.
 pub(super) async fn list_log(tx: &mut Tx<'_>, member_id: MemberId) -> Result<(Vec<LogLine>, bool), WriteError> {
     let mut lines = Vec::new();
-    // How many leaves there are only PostgreSQL knows; this is one statement that reads them all.
-    const LEAVES: u32 = 1;
-    let sql = tx.sql(query("register_log/export"), Target::Parent(LEAVES));
+    let target = all_leaves(tx, "register_log").await?;
+    let sql = tx.sql(query("register_log/export"), target);
     let rows: Vec<(DateTime<Utc>, i16, String)> = sqlx::query_as(sql).bind(member_id).fetch_all(tx.conn()).await?;
     lines.extend(rows.into_iter().map(|(at, source, actor)| LogLine {
         at,
@@ -26,7 +25,8 @@ pub(super) async fn list_log(tx: &mut Tx<'_>, member_id: MemberId) -> Result<(Ve
         actor,
         body: serde_json::json!({ "source": Source::from_number(source) }),
     }));
-    let sql = tx.sql(query("change_log/export"), Target::Parent(LEAVES));
+    let target = all_leaves(tx, "change_log").await?;
+    let sql = tx.sql(query("change_log/export"), target);
     let limit = CHANGES_MAX as i64 + 1;
     let mut rows: Vec<(DateTime<Utc>, i16, String, String)> =
         sqlx::query_as(sql).bind(member_id).bind(limit).fetch_all(tx.conn()).await?;
@@ -39,6 +39,14 @@ pub(super) async fn list_log(tx: &mut Tx<'_>, member_id: MemberId) -> Result<(Ve
         body: serde_json::from_str(&body).unwrap_or_default(),
     }));
     Ok((lines, more))
+}
+
+/// A parent with as many leaves as it has at this moment, those of years past included; only PostgreSQL knows how many.
+async fn all_leaves(tx: &mut Tx<'_>, table: &'static str) -> Result<Target, WriteError> {
+    tx.plain();
+    let count = sqlx::query_scalar::<_, i64>("select count(*) from pg_inherits where inhparent = $1::text::regclass");
+    let leaves = count.bind(table).fetch_one(tx.conn()).await?;
+    Ok(Target::Parent(u32::try_from(leaves).unwrap_or(u32::MAX)))
 }
 
 /// Coupons that a member holds or held, after one, in the order of their ids.

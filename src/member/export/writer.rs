@@ -43,6 +43,8 @@ impl Writer for ExportWriter {
 
     const NAME: &'static str = "member_export";
     const BATCHED: bool = false;
+    /// Logs of years are read: nobody is to wait for that.
+    const SNAPSHOT: bool = true;
 
     async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<ExportOp>]) -> Result<Vec<Self::Answer>, WriteError> {
         let mut answers = Vec::with_capacity(ops.len());
@@ -60,14 +62,14 @@ impl Writer for ExportWriter {
 
 impl ExportWriter {
     async fn export(&self, tx: &mut Tx<'_>, op: &ExportOp) -> Result<Result<Person, Refusal>, WriteError> {
-        let Some(row) = member_store::lock_member(tx, op.member_id).await? else {
+        let Some(row) = member_store::find_member(tx, op.member_id).await? else {
             return Ok(Err(Code::MemberNotFound.into()));
         };
         let store_id = member_store::store_name(tx, &self.stores, row.home_store_no).await?;
         let auths = binding::store::find_auths(tx, op.member_id).await?;
         let keys = binding::bindings(&self.secrets, &row, &auths).map_err(WriteError::Inconsistent)?;
         let member = ExportedMember::new(&self.secrets, &row, store_id).map_err(WriteError::Inconsistent)?;
-        let family = family::export(tx.conn(), &self.secrets, op.member_id).await?;
+        let family = family::export_counted(tx, &self.secrets, op.member_id).await?;
         let (log, more_log) = store::list_log(tx, op.member_id).await?;
         let audit = Audit {
             log_id: op.log_id,

@@ -264,7 +264,7 @@ async fn get_member_import(shell: Data<Shell>, At(job_id): At<JobId>) -> Reply<J
 /// | `store_not_found` | there is no such store |
 /// | `member_key_taken` | an identifier belongs to another member, or to this one, which differs |
 ///
-/// A row is a line: line breaks inside quotes are not allowed, and both halves of such a row are `row_malformed`.
+/// A line break within quotes belongs to its field (RFC 4180); `line` is the one on which a row begins.
 /// The first 100,000 failures of a job are kept; the job then says `failures_cut`, and its `rows_failed` counts all.
 #[utoipa::path(get, path = "/v1/member-imports/{job_id}/failures", tag = "member imports",
     params(("job_id" = JobId, Path), FailureList),

@@ -15,31 +15,36 @@
 //!
 //! # What a slice does
 //!
-//! Identifiers are claimed in `member_key`, the referee, in the order that keeps transactions from deadlocking; rows that
-//! find one taken give back what they won; then members and their other identifiers go straight into their leaves by binary
-//! `COPY`, and with them a row of `register_log` each. No event tells of a single member, for caches keep nothing of
+//! Everything goes straight into its leaves by binary `COPY`: first the identifiers, into `member_key`, the referee, in the
+//! order that keeps transactions from deadlocking; then members, their other identifiers and a row of `register_log` each.
+//! Should an identifier be taken, all are taken back, and claimed once more so that each tells whose it is; rows that find
+//! one taken give back what they won. No event tells of a single member, for caches keep nothing of
 //! members that they do not know; one tells of the job when the end of its file is reached.
 
 pub mod column;
 pub mod http;
+mod ready;
 pub mod row;
 pub mod write;
 
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
+use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use utoipa::ToSchema;
 
 use self::{
     column::{BadColumns, Column, Columns},
+    ready::{Ready, Told},
     row::{Draft, Reading},
-    write::{Sealed, Told},
+    write::Sealed,
 };
 use super::{Source, key::Region};
 use crate::{
@@ -63,6 +68,10 @@ use crate::{
 
 /// How long the list of stores is believed.
 const STORES_TTL: Duration = Duration::from_secs(10);
+/// Rows are read, checked and encrypted by so many threads at most,
+const PARTS_MAX: usize = 2;
+/// each of which has as many as this.
+const PART_ROWS_MIN: usize = 500;
 /// Rows that a preview looks at.
 const PREVIEW_ROWS: usize = 1_000;
 /// Failures that a preview shows.
@@ -160,12 +169,17 @@ impl Stores {
 pub struct Slice {
     drafts: Vec<(Draft, Sealed)>,
     failures: Vec<Failure>,
+    /// The rows as they go in, should none of their identifiers be another's.
+    ready: Ready,
     end: (Checkpoint, bool),
     /// A number for each row's log, and one for the job's event.
     numbers: Vec<i64>,
     /// The keys that it was encrypted and blinded with.
     holding: Holding,
 }
+
+/// Rows read, checked and encrypted.
+type Made = (Vec<(Draft, Sealed)>, Vec<Failure>);
 
 /// What the first rows of a file look like.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -187,6 +201,15 @@ struct PreviewColumn {
     taken_for: String,
 }
 
+/// What rows are held against.
+struct Basis {
+    options: Options,
+    columns: Columns,
+    stores: ById,
+    systems: Arc<Systems>,
+    now: DateTime<Utc>,
+}
+
 impl Work for MemberImport {
     type Slice = Slice;
 
@@ -200,17 +223,37 @@ impl Work for MemberImport {
         let bad = |column| JobError::Inconsistent { table: "job", column, key: job.job_id.to_string() };
         let options: Options = serde_json::from_value(job.options.clone()).map_err(|_| bad("options"))?;
         let columns = Columns::parse(&options.columns, None).map_err(|_| bad("options"))?;
-        let raw = file.read(from, rows_max, options.delimiter as u8, options.header).await?;
-        let stores = self.stores.read(&self.office).await?;
-        let systems = self.systems.get().await.map_err(of_chain)?;
-        let import = self.clone();
-        let prepared = tokio::task::spawn_blocking(move || {
-            let reading = import.reading(&options, &columns, &stores, &systems);
-            import.ready(&reading, &raw)
+        let raw = Arc::new(file.read(from, rows_max, options.delimiter as u8, options.header).await?);
+        let basis = Arc::new(Basis {
+            stores: self.stores.read(&self.office).await?,
+            systems: self.systems.get().await.map_err(of_chain)?,
+            options,
+            columns,
+            now: self.clock.now(),
         });
-        let mut slice = prepared.await.map_err(JobError::Panicked)??;
-        slice.numbers = self.events.next(slice.drafts.len() + 1).await?;
-        Ok(slice)
+        // Asked first: keys that change meanwhile are noticed when the slice is written.
+        let holding = self.secrets.holding();
+        let numbers = self.events.next(raw.len() + 1).await?;
+        let (mut drafts, mut failures) = (Vec::with_capacity(raw.len()), Vec::new());
+        let parts = raw.len().div_ceil(PART_ROWS_MIN).clamp(1, PARTS_MAX);
+        let part_rows = raw.len().div_ceil(parts).max(1);
+        let made = try_join_all((0..parts).map(|part| {
+            let (import, basis, raw) = (self.clone(), Arc::clone(&basis), Arc::clone(&raw));
+            let rows = part * part_rows..(part + 1) * part_rows;
+            tokio::task::spawn_blocking(move || import.make(&basis, &raw, rows))
+        }));
+        for part in made.await.map_err(JobError::Panicked)? {
+            let part: Made = part?;
+            drafts.extend(part.0);
+            failures.extend(part.1);
+        }
+        let (end, actor) = ((raw.end, raw.is_last), actor_of(job).to_owned());
+        let encoding = tokio::task::spawn_blocking(move || {
+            let told = Told { actor: &actor, numbers: &numbers[1..] };
+            let ready = Ready::new(&basis.options, &drafts, &told, basis.now);
+            Slice { ready, drafts, failures, end, numbers, holding }
+        });
+        encoding.await.map_err(JobError::Panicked)
     }
 
     fn end(slice: &Slice) -> (Checkpoint, bool) {
@@ -231,9 +274,8 @@ impl Work for MemberImport {
         if self.secrets.holding() != slice.holding {
             return Err(JobError::KeysChanged);
         }
-        let actor = job.created_by.strip_prefix("key:").unwrap_or(&job.created_by);
-        let told = Told { actor, numbers: &slice.numbers[1..] };
-        let mut progress = write::write(conn, &self.secrets, &options, &slice.drafts, &told, now).await?;
+        let told = Told { actor: actor_of(job), numbers: &slice.numbers[1..] };
+        let mut progress = write::write(conn, &self.secrets, &options, slice, &told, now).await?;
         progress.failures.extend_from_slice(&slice.failures);
         progress.failures.sort_by_key(|failure| failure.ordinal);
         Ok(progress)
@@ -256,44 +298,34 @@ impl Work for MemberImport {
 }
 
 impl MemberImport {
-    fn reading<'a>(
-        &'a self,
-        options: &'a Options,
-        columns: &'a Columns,
-        stores: &'a HashMap<String, StoreNo>,
-        systems: &'a Systems,
-    ) -> Reading<'a> {
-        let now = self.clock.now();
+    fn reading<'a>(&'a self, basis: &'a Basis) -> Reading<'a> {
         Reading {
-            options,
-            columns: &columns.0,
+            options: &basis.options,
+            columns: &basis.columns.0,
             region: self.region,
-            stores,
-            systems,
+            stores: &basis.stores,
+            systems: &basis.systems,
             secrets: &self.secrets,
             zone: self.zone,
-            today: self.zone.day_of(now).to_date(),
-            now,
+            today: self.zone.day_of(basis.now).to_date(),
+            now: basis.now,
         }
     }
 
-    /// Reads, checks and encrypts.
-    fn ready(&self, reading: &Reading<'_>, raw: &RawRows) -> Result<Slice, MintError> {
-        // Asked first: keys that change meanwhile are noticed when the slice is written.
-        let holding = self.secrets.holding();
-        let end = (raw.end, raw.is_last);
-        let mut slice =
-            Slice { drafts: Vec::with_capacity(raw.len()), failures: Vec::new(), end, numbers: Vec::new(), holding };
-        for row in raw.iter() {
+    /// Reads, checks and encrypts rows.
+    fn make(&self, basis: &Basis, raw: &RawRows, rows: Range<usize>) -> Result<Made, MintError> {
+        let reading = self.reading(basis);
+        let (mut drafts, mut failures) = (Vec::with_capacity(rows.len()), Vec::new());
+        for row in raw.iter().skip(rows.start).take(rows.len()) {
             match reading.read(row) {
                 Ok(draft) => {
                     let sealed = Sealed::new(&self.secrets, self.mint()?, &draft);
-                    slice.drafts.push((draft, sealed));
+                    drafts.push((draft, sealed));
                 }
-                Err(failure) => slice.failures.push(failure),
+                Err(failure) => failures.push(failure),
             }
         }
-        Ok(slice)
+        Ok((drafts, failures))
     }
 
     /// A member id. Rows come in bursts that may be faster than ids.
@@ -333,9 +365,14 @@ impl MemberImport {
         bytes: i64,
     ) -> Result<Preview, JobError> {
         let raw = file.read(Checkpoint::default(), PREVIEW_ROWS, options.delimiter as u8, options.header).await?;
-        let stores = self.stores.read(&self.office).await?;
-        let systems = self.systems.get().await.map_err(of_chain)?;
-        let reading = self.reading(options, columns, &stores, &systems);
+        let basis = Basis {
+            stores: self.stores.read(&self.office).await?,
+            systems: self.systems.get().await.map_err(of_chain)?,
+            options: options.clone(),
+            columns: columns.clone(),
+            now: self.clock.now(),
+        };
+        let reading = self.reading(&basis);
         let mut failures: Vec<Failure> = raw.iter().filter_map(|row| reading.read(row).err()).collect();
         let rows_failed = failures.len();
         failures.truncate(PREVIEW_FAILURES);
@@ -351,6 +388,11 @@ impl MemberImport {
             failures,
         })
     }
+}
+
+/// As logs name whoever sent the file.
+fn actor_of(job: &Job) -> &str {
+    job.created_by.strip_prefix("key:").unwrap_or(&job.created_by)
 }
 
 fn of_chain(error: ChainError) -> JobError {

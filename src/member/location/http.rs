@@ -36,14 +36,15 @@ async fn get_location(app: Data<App>, At(member_id): At<MemberId>) -> Reply<Loca
         must_exist(&app, member_id, &mut cost).await?;
         return Err(ApiError::from(Code::LocationNotFound).metered(cost.into()));
     };
-    let location = row.show().map_err(|what| LaneError::Inconsistent(what.into()))?;
+    let location = row.show(&app.secrets).map_err(|what| LaneError::Inconsistent(what.into()))?;
     let etag = tag(&location);
     Ok(Answer::ok(location).etag(etag).metered(cost.into()))
 }
 
 /// Say where a member is
 ///
-/// In place of what was said before; the same again changes nothing. Checked in this order: path, body, that it says
+/// In place of what was said before, whoever said it: there is no `If-Match`, since where somebody was last is what counts,
+/// and the last to say it wins. The same again changes nothing. Checked in this order: path, body, that it says
 /// something, whether the member exists, is not erased, not cancelled and not virtual.
 #[utoipa::path(put, path = "/v1/members/{member_id}/location", tag = "members", params(("member_id" = MemberId, Path)),
     responses((status = 200, description = "The location as it is now", body = Location, headers(("ETag" = String)))))]

@@ -64,11 +64,11 @@ impl Edit for PutLocation {
         let member_id = on.member_id();
         let was = family::rows::<LocationRow>(on.tx, member_id).await?.pop();
         if let Some(row) = &was
-            && row.place().map_err(WriteError::Inconsistent)? == self.0
+            && row.place(on.secrets).map_err(WriteError::Inconsistent)? == self.0
         {
             return Ok(Ok(Edited::nothing(Location::new(self.0.clone(), row.updated_at))));
         }
-        store::put_location(on.tx, on.now, member_id, &self.0).await?;
+        store::put_location(on.tx, on.secrets, on.now, member_id, &self.0).await?;
         let location = Location::new(self.0.clone(), on.now);
         Ok(Ok(Edited::detail(location, json!({ "did": "put" }))))
     }
@@ -76,7 +76,7 @@ impl Edit for PutLocation {
     async fn read(&self, on: &mut Editing<'_, '_>) -> Result<Location, WriteError> {
         let member_id = on.member_id();
         match family::rows::<LocationRow>(on.tx, member_id).await?.pop() {
-            Some(row) => row.show().map_err(WriteError::Inconsistent),
+            Some(row) => row.show(on.secrets).map_err(WriteError::Inconsistent),
             None => Ok(Location::new(self.0.clone(), on.now)),
         }
     }

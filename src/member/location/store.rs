@@ -1,4 +1,4 @@
-//! The SQL of locations.
+//! The SQL of locations. Coordinates are encrypted.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
@@ -9,8 +9,8 @@ use crate::{
     db::lane::{Target, Tx, WriteError, expect_rows},
     id::MemberId,
     member::{
-        family::{self, Row, Table},
-        place::{Coordinates, Place, PlaceName},
+        family::{self, Row, Table, Vault},
+        place::{Place, PlaceName},
     },
     partition::query,
     secret::Secrets,
@@ -23,8 +23,7 @@ pub(super) const TABLE: &str = "member_location";
 pub struct LocationRow {
     member_id: MemberId,
     pub(super) updated_at: DateTime<Utc>,
-    latitude: Option<f64>,
-    longitude: Option<f64>,
+    coordinates: Option<Vec<u8>>,
     nation: Option<String>,
     province: Option<String>,
     city: Option<String>,
@@ -34,37 +33,37 @@ pub struct LocationRow {
 impl LocationRow {
     /// # Errors
     /// A sentence that names table, column and key of what cannot be.
-    pub(super) fn place(&self) -> Result<Place, String> {
+    pub(super) fn place(&self, secrets: &Secrets) -> Result<Place, String> {
+        let vault = Vault { secrets, table: TABLE, member_id: self.member_id };
         let name = |column: &str, text: &Option<String>| {
-            let impossible = |_| format!("{TABLE}.{column} of {} is impossible", self.member_id);
-            text.clone().map(PlaceName::parse).transpose().map_err(impossible)
+            text.clone().map(PlaceName::parse).transpose().map_err(|_| vault.impossible(column))
         };
         Ok(Place {
             nation: name("nation", &self.nation)?,
             province: name("province", &self.province)?,
             city: name("city", &self.city)?,
             district: name("district", &self.district)?,
-            coordinates: Coordinates::from_columns(self.latitude, self.longitude),
+            coordinates: vault.open_coordinates(self.coordinates.as_deref())?,
         })
     }
 
     /// # Errors
     /// As [`Self::place`].
-    pub(super) fn show(&self) -> Result<Location, String> {
-        Ok(Location::new(self.place()?, self.updated_at))
+    pub(super) fn show(&self, secrets: &Secrets) -> Result<Location, String> {
+        Ok(Location::new(self.place(secrets)?, self.updated_at))
     }
 }
 
 impl Row for LocationRow {
     const TABLE: &'static str = TABLE;
-    const SEALED: &'static [&'static str] = &[];
+    const SEALED: &'static [&'static str] = &["coordinates"];
 
     fn member_id(&self) -> MemberId {
         self.member_id
     }
 
-    fn export(&self, _: &Secrets) -> Result<Value, String> {
-        let Place { nation, province, city, district, coordinates } = self.place()?;
+    fn export(&self, secrets: &Secrets) -> Result<Value, String> {
+        let Place { nation, province, city, district, coordinates } = self.place(secrets)?;
         Ok(json!({
             "nation": nation, "province": province, "city": city, "district": district, "coordinates": coordinates,
             "updated_at": self.updated_at,
@@ -79,17 +78,18 @@ inventory::submit! { Table::of::<LocationRow>() }
 /// Writes a location in place of the one that may be there.
 pub(super) async fn put_location(
     tx: &mut Tx<'_>,
+    secrets: &Secrets,
     now: DateTime<Utc>,
     member_id: MemberId,
     place: &Place,
 ) -> Result<(), WriteError> {
+    let vault = Vault { secrets, table: TABLE, member_id };
     let text = |name: &Option<PlaceName>| [name.as_ref().map(|name| name.as_str().to_owned())];
     let sql = tx.sql(query("member_location/put"), Target::Leaf(family::leaf_of(TABLE, member_id)));
     let put = sqlx::query(sql)
         .bind([member_id])
         .bind([now])
-        .bind([place.coordinates.map(Coordinates::latitude)])
-        .bind([place.coordinates.map(Coordinates::longitude)])
+        .bind([place.coordinates.map(|at| vault.seal_coordinates(at))])
         .bind(text(&place.nation))
         .bind(text(&place.province))
         .bind(text(&place.city))

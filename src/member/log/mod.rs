@@ -1,7 +1,7 @@
 //! Who did what to members: `register_log`, `change_log`, `audit_log`, by month.
 //!
-//! A row is written in the transaction of what it tells of. Bodies hold names of fields, ids and values that are no
-//! personal data, so that an erasure has nothing to do here. `log_id` is an event's number: UTC day and counter.
+//! A row is written in the transaction of what it tells of. Bodies hold names of fields, ids, counts and values that tell
+//! nothing of a person (so no names of tags and roles), so that an erasure has nothing to do here. `log_id` is an event's number: UTC day and counter.
 
 pub mod http;
 pub mod read;

@@ -40,7 +40,8 @@ async fn list_roles(app: Data<App>, At(member_id): At<MemberId>) -> Reply<Member
 
 /// Grant a role
 ///
-/// Again changes nothing. Checked in this order: path, whether the member exists, is not erased and not cancelled, the
+/// Again changes nothing. There is no `If-Match`: each role stands by itself, so that two who grant and revoke do not
+/// overwrite each other, and of one and the same the last wins. Checked in this order: path, whether the member exists, is not erased and not cancelled, the
 /// limit of 64 roles over all systems.
 #[utoipa::path(put, path = "/v1/members/{member_id}/roles/{system}/{role}", tag = "members",
     params(("member_id" = MemberId, Path), ("system" = RoleSystem, Path), ("role" = RoleName, Path)),

@@ -102,7 +102,8 @@ impl Edit for SetRole {
             }
         };
         let did = if self.granted { "granted" } else { "revoked" };
-        let body = json!({ "did": did, "system": self.system, "role": self.role });
+        // Which role it was goes with the member: logs outlive an erasure.
+        let body = json!({ "did": did, "system": self.system });
         Ok(Ok(Edited::detail(done, body)))
     }
 

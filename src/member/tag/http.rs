@@ -78,7 +78,7 @@ async fn change_tags(
 
 /// Put a tag on a member
 ///
-/// Again changes nothing. Checked in this order: path, whether the member exists, is not erased and not cancelled, the
+/// Again changes nothing. There is no `If-Match`: each tag stands by itself. Checked in this order: path, whether the member exists, is not erased and not cancelled, the
 /// limit of 100 tags.
 #[utoipa::path(put, path = "/v1/members/{member_id}/tags/{tag}", tag = "members",
     params(("member_id" = MemberId, Path), ("tag" = Tag, Path)),

@@ -95,7 +95,9 @@ impl Edit for ChangeTags {
         store::insert_tags(on.tx, &new).await?;
         rows.extend(new);
         rows.sort_unstable_by(|one, other| one.tag.cmp(&other.tag));
-        Ok(Ok(Edited::detail(show(&rows), json!({ "added": added, "removed": removed }))))
+        // How many, not which: logs and events outlive an erasure, and a label may tell who somebody was.
+        let body = json!({ "added": added.len(), "removed": removed.len() });
+        Ok(Ok(Edited::detail(show(&rows), body)))
     }
 
     async fn read(&self, on: &mut Editing<'_, '_>) -> Result<Self::Done, WriteError> {

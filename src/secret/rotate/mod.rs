@@ -30,6 +30,7 @@ mod pieces;
 mod pii;
 mod progress;
 mod steps;
+mod turn;
 
 use std::{
     sync::Arc,

@@ -1,4 +1,4 @@
-//! The steps of a rotation, each safe to ask again, and the guided turn through all of them.
+//! The steps of a rotation, each safe to ask again. `turn` goes through all of them.
 
 use rand::CryptoRng;
 
@@ -103,6 +103,12 @@ impl Run<'_> {
     /// [`RotateError::Refused`] says what uses it.
     pub async fn drop_key(&mut self, kind: KeyKind, number: i16) -> Result<(), RotateError> {
         self.alone().await?;
+        self.end_key(kind, number).await?;
+        // Done by hand, it ends a turn that was begun.
+        self.note_end(kind, None, kind == KeyKind::Blind).await
+    }
+
+    pub(super) async fn end_key(&mut self, kind: KeyKind, number: i16) -> Result<(), RotateError> {
         let holding = self.secrets.holding();
         let (is_there, current) = match kind {
             KeyKind::Pii => (holding.pii.iter().any(|id| i16::from(*id) == number), i16::from(holding.pii_current)),
@@ -123,18 +129,6 @@ impl Run<'_> {
         }
     }
 
-    /// The whole turn, from a new key to the end of the old one; takes up one that was begun.
-    ///
-    /// # Errors
-    /// [`RotateError`]; ask again.
-    pub async fn turn(&mut self, kind: KeyKind, rng: &mut impl CryptoRng) -> Result<(), RotateError> {
-        self.alone().await?;
-        match kind {
-            KeyKind::Pii => self.turn_pii(rng).await,
-            KeyKind::Blind => self.turn_blind(rng).await,
-        }
-    }
-
     /// What uses each key.
     ///
     /// # Errors
@@ -149,46 +143,7 @@ impl Run<'_> {
         Ok(uses)
     }
 
-    async fn turn_pii(&mut self, rng: &mut impl CryptoRng) -> Result<(), RotateError> {
-        let holding = self.secrets.holding();
-        if holding.pii == [holding.pii_current] {
-            self.add(KeyKind::Pii, rng).await?;
-        }
-        let newest = *self.secrets.holding().pii.last().expect("a file has a key");
-        if self.secrets.holding().pii_current != newest {
-            self.followed(&format!("has personal-data key {newest}"), |node| node.pii.contains(&newest)).await?;
-            self.make_current(KeyKind::Pii, newest.into()).await?;
-        }
-        self.rewrite_pii().await?;
-        for old in self.secrets.holding().pii.into_iter().filter(|id| *id != newest) {
-            self.drop_key(KeyKind::Pii, old.into()).await?;
-        }
-        self.followed("has given up the old personal-data key", |node| node.pii == [newest]).await
-    }
-
-    async fn turn_blind(&mut self, rng: &mut impl CryptoRng) -> Result<(), RotateError> {
-        let current = self.secrets.holding().blind_current;
-        if self.end_blinds().await? && self.secrets.holding().other_blind().is_none() {
-            return Ok(());
-        }
-        let joining = match self.secrets.holding().other_blind() {
-            Some(other) if other < current => None,
-            Some(other) => Some(other),
-            None => Some(self.add(KeyKind::Blind, rng).await?),
-        };
-        if let Some(new) = joining {
-            self.join(new).await?;
-            self.make_current(KeyKind::Blind, new).await?;
-        }
-        if let Some(old) = self.secrets.holding().other_blind() {
-            self.retire(old).await?;
-            self.drop_key(KeyKind::Blind, old).await?;
-        }
-        let current = self.secrets.holding().blind_current;
-        self.followed("has given up the old identifier key", |node| node.blind == [current]).await
-    }
-
-    async fn rewrite_pii(&mut self) -> Result<(), RotateError> {
+    pub(super) async fn rewrite_pii(&mut self) -> Result<(), RotateError> {
         let current = self.secrets.holding().pii_current;
         self.followed(&format!("writes with personal-data key {current}"), |node| node.pii_current == current).await?;
         let rows = pii::rewrite(self).await? + pieces::rewrite(self).await?;
@@ -197,7 +152,7 @@ impl Run<'_> {
     }
 
     /// From idle to complete.
-    async fn join(&mut self, new: i16) -> Result<(), RotateError> {
+    pub(super) async fn join(&mut self, new: i16) -> Result<(), RotateError> {
         self.followed(&format!("has identifier key {new}"), |node| node.blind.contains(&new)).await?;
         self.edit(&format!("delete idle = true from blind key {new}"), |file| file.set_blind_idle(new, false))?;
         self.followed(&format!("writes version {new}"), |node| node.blind_written.contains(&new)).await?;
@@ -207,7 +162,7 @@ impl Run<'_> {
     }
 
     /// From written beside the new one to no rows at all.
-    async fn retire(&mut self, old: i16) -> Result<(), RotateError> {
+    pub(super) async fn retire(&mut self, old: i16) -> Result<(), RotateError> {
         let current = self.secrets.holding().blind_current;
         self.followed(&format!("looks up by version {current}"), |node| node.blind_current == current).await?;
         // A file that was changed by hand may be ahead of the rows.
@@ -266,7 +221,7 @@ impl Run<'_> {
     }
 
     /// Does what a drop that was killed left to do. Gives whether there was anything.
-    async fn end_blinds(&mut self) -> Result<bool, RotateError> {
+    pub(super) async fn end_blinds(&mut self) -> Result<bool, RotateError> {
         let gone = blind::to_be_blanked(&mut self.conn).await?;
         let mut ended = false;
         for version in gone {
@@ -317,7 +272,7 @@ impl Run<'_> {
 
 impl Holding {
     /// The version beside the current one.
-    fn other_blind(&self) -> Option<i16> {
+    pub(super) fn other_blind(&self) -> Option<i16> {
         self.blind.iter().copied().find(|version| *version != self.blind_current)
     }
 }

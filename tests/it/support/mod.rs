@@ -9,6 +9,7 @@ pub mod journey;
 pub mod pair;
 pub mod proxy;
 pub mod server;
+pub mod vault;
 
 pub use db::TestDb;
 pub use dump::dump;
