@@ -201,7 +201,15 @@ impl Plans {
             let Some(range) = plan.range() else { return plan };
             let split = Split::Range(Range { retain: keep.retain, ..range.clone() });
             let (table, key, storage) = (plan.table.clone(), plan.key.clone(), plan.storage.clone());
-            Box::leak(Box::new(Plan { table, key, split, storage, reports: plan.reports, rank: plan.rank }))
+            Box::leak(Box::new(Plan {
+                table,
+                key,
+                split,
+                storage,
+                reports: plan.reports,
+                rank: plan.rank,
+                beside: plan.beside.clone(),
+            }))
         };
         let by_table = self.by_table.iter().map(|(table, plan)| (*table, kept(plan))).collect();
         Box::leak(Box::new(Self { by_table }))

@@ -114,7 +114,8 @@ impl CouponImport {
         let columns: Arc<Vec<_>> = Arc::new(row::columns(&options.columns)?);
         let names: Arc<[String]> = options.columns.clone().into();
         let fields = {
-            let (import, known, columns, names) = (self.clone(), Arc::clone(&known), Arc::clone(&columns), names.clone());
+            let (import, known, columns, names) =
+                (self.clone(), Arc::clone(&known), Arc::clone(&columns), names.clone());
             tokio::task::spawn_blocking(move || {
                 let codes = import.desk.secrets.codes();
                 let reading = import.reading(&known, &codes, &columns, &names);
@@ -405,6 +406,7 @@ fn ledger(made: &Made, member_id: Option<MemberId>) -> impl Iterator<Item = Rede
             rule_version: made.draft.rule.current.version,
             member_id,
             recorded_at: last.at,
+            occurred_at: None,
             amount: last.amount,
             discount: last.discount,
             reverses: None,

@@ -150,12 +150,14 @@ impl IssueJob {
                 }
                 Column::Referrer => {
                     let referrer = super::http::Referrer::parse(value);
-                    row.referrer = Some(referrer.map_err(|bad| invalid("value_invalid", bad.to_string()))?.into_string());
+                    row.referrer =
+                        Some(referrer.map_err(|bad| invalid("value_invalid", bad.to_string()))?.into_string());
                 }
                 Column::Count => {
                     let count = value.parse().ok().filter(|count| (1..=ROW_COUPONS_MAX).contains(count));
-                    row.count = count
-                        .ok_or_else(|| invalid("value_invalid", format!("must be a number of 1 to {ROW_COUPONS_MAX}")))?;
+                    row.count = count.ok_or_else(|| {
+                        invalid("value_invalid", format!("must be a number of 1 to {ROW_COUPONS_MAX}"))
+                    })?;
                 }
             }
         }
@@ -328,14 +330,7 @@ impl Work for IssueJob {
         Ok(progress)
     }
 
-    async fn finish(
-        &self,
-        _: &mut PgConnection,
-        _: &Job,
-        _: &Slice,
-        _: i64,
-        _: DateTime<Utc>,
-    ) -> Result<(), JobError> {
+    async fn finish(&self, _: &mut PgConnection, _: &Job, _: &Slice, _: i64, _: DateTime<Utc>) -> Result<(), JobError> {
         Ok(())
     }
 }

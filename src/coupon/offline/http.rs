@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use actix_web::web::Data;
 use chrono::{DateTime, Datelike, Utc};
+use futures_util::future::try_join_all;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
@@ -22,7 +23,9 @@ use crate::{
     },
     coupon::{
         decide::Place,
+        desk::DeskError,
         http::{Amount, OrderRef, RedeemBody, window},
+        legacy::Named,
         rule_body::Currency,
         till::{Register, Sequence},
     },
@@ -136,7 +139,9 @@ async fn upload_offline(
     shop.may(Deed::Upload, window.today())?;
     let numbers = app.desk.numbers_of_items(body.items.len()).await?;
     let till = Till { app: &app, shop: &shop, window: &window, register: &body.register };
-    let items = body.items.into_iter().zip(numbers).map(|(item, number)| till.item(item, number)).collect();
+    let codes = try_join_all(body.items.iter().map(|item| till.read_code(&item.code))).await?;
+    let items = body.items.into_iter().zip(codes).zip(numbers);
+    let items = items.map(|((item, code), number)| till.item(item, code, number)).collect();
     let chunk = app.settings.lane.lane().write_batch_max.clamp(1, CHUNK_MAX);
     let (answers, cost) = app.desk.take_offline(items, chunk).await?;
 
@@ -155,6 +160,15 @@ async fn upload_offline(
     Ok(Answer::rendered(200, json).metered(cost.into()))
 }
 
+/// The code of an item as it was read.
+struct ReadCode {
+    code: Sent,
+    /// What the item is told from others by. Of a code of an older system it is the text, so that the item stays the same
+    /// if such codes come in between two sendings.
+    named: String,
+    refused: Option<Code>,
+}
+
 /// Who sends.
 struct Till<'a> {
     app: &'a App,
@@ -164,7 +178,7 @@ struct Till<'a> {
 }
 
 impl Till<'_> {
-    fn item(&self, item: OfflineItem, (serial, event_id): (i64, EventId)) -> Item {
+    fn item(&self, item: OfflineItem, read: ReadCode, (serial, event_id): (i64, EventId)) -> Item {
         let (store_id, date) = (&self.shop.store_id, item.business_date.to_date());
         // The store's, whoever sends for it: an item is the same from its till and from an operator.
         let scope = format!("store:{store_id}");
@@ -174,11 +188,7 @@ impl Till<'_> {
             business_date: date,
             sequence: item.sequence.get() as u32,
         };
-        let code = self.read_code(&item.code);
-        let named = match &code {
-            Sent::Ours(code_id) => format!("id:{code_id}"),
-            Sent::Foreign(text) => format!("text:{text}"),
-        };
+        let ReadCode { code, named, refused } = read;
         let content = format!("{} {} {named}", item.amount.get(), item.order_ref);
         let identity = RequestNumber::of_item(&scope, Operation::Redeem, &source, &content, date);
         let number = match item.business_date.number() {
@@ -187,7 +197,7 @@ impl Till<'_> {
         };
         let refusal = match &number {
             Err(expired) => Some(expired.clone()),
-            Ok(_) => self.stands_against(&item, &code),
+            Ok(_) => self.stands_against(&item).or_else(|| refused.map(Refusal::from)),
         };
         let sequence = item.sequence.get() as i32;
         let sale = (item.order_ref.clone(), item.amount, item.currency.clone(), item.member_id);
@@ -223,16 +233,21 @@ impl Till<'_> {
         }
     }
 
-    /// A code of ours that passes its check, or whatever it is. Costs its sender nothing: what it sends has happened.
-    fn read_code(&self, text: &str) -> Sent {
-        match self.app.desk.secrets.codes().parse(text) {
-            Ok(code_id) => Sent::Ours(code_id),
-            Err(_) => Sent::Foreign(text.to_owned()),
-        }
+    /// A code of ours, one of an older system, or whatever it is. Costs its sender nothing: what it sends has happened.
+    async fn read_code(&self, text: &str) -> Result<ReadCode, DeskError> {
+        let desk = &self.app.desk;
+        let named =
+            desk.secrets.codes().parse(text).map_or_else(|_| format!("text:{text}"), |code_id| format!("id:{code_id}"));
+        let (code, refused) = match desk.resolve(text).await?.0 {
+            Named::Coupon(code_id) => (Sent::Ours(code_id), None),
+            Named::NoSuchLegacy => (Sent::Foreign(text.to_owned()), Some(Code::CouponNotFound)),
+            Named::Bad(_) => (Sent::Foreign(text.to_owned()), Some(Code::CouponCodeInvalid)),
+        };
+        Ok(ReadCode { code, named, refused })
     }
 
     /// What stands against an item whatever its coupon is.
-    fn stands_against(&self, item: &OfflineItem, code: &Sent) -> Option<Refusal> {
+    fn stands_against(&self, item: &OfflineItem) -> Option<Refusal> {
         if let Err(refusal) = self.shop.takes(Some(self.register.as_str())) {
             return Some(refusal);
         }
@@ -245,9 +260,6 @@ impl Till<'_> {
         if !(-1..=1).contains(&off) || item.redeemed_at > self.window.now + AHEAD_MAX {
             return Some(Code::RedeemedAtImplausible.into());
         }
-        match code {
-            Sent::Ours(_) => None,
-            Sent::Foreign(_) => Some(Code::CouponCodeInvalid.into()),
-        }
+        None
     }
 }
