@@ -288,14 +288,19 @@ async fn lines(app: &TestApp, rule: &str, warm: bool) -> String {
     line("give out 1 anonymous", &anonymous);
     let code = |issued: &Response| issued.json["coupons"][0]["code"].as_str().unwrap().to_owned();
     let (held, anonymous) = (code(&held), code(&anonymous));
-    reading_lines(api, &member, &phone, &mut line).await;
+    reading_lines(api, (&member, &phone), &rule, &mut line).await;
     line("get coupon", &api.get(&format!("/v1/coupons/{held}"), &keys.pos).await.expect(200));
-    till_lines(app, warm, (&held, &anonymous), &mut line).await;
+    till_lines(app, warm, &rule, (&held, &anonymous), &mut line).await;
     table
 }
 
 /// What reading of a member costs, its wallet and the logs.
-async fn reading_lines(api: &Client, member: &str, phone: &str, line: &mut impl FnMut(&str, &Response)) {
+async fn reading_lines(
+    api: &Client,
+    (member, phone): (&str, &str),
+    rule: &str,
+    line: &mut impl FnMut(&str, &Response),
+) {
     let mut read = async |name: &str, method: reqwest::Method, path: &str, body: Option<Value>| {
         let request = || {
             let request = api.raw(method.clone(), path).bearer_auth(&api.keys.admin);
@@ -334,6 +339,7 @@ async fn reading_lines(api: &Client, member: &str, phone: &str, line: &mut impl 
 async fn till_lines(
     app: &TestApp,
     warm: bool,
+    rule: &str,
     (held, anonymous): (&str, &str),
     line: &mut impl FnMut(&str, &Response),
 ) {
