@@ -11,6 +11,7 @@ use super::{
     rule::{Rule, RuleState, RuleVersion},
     rule_cache::RuleBook,
     rule_store,
+    validate::read::{FindStanding, FindStock},
     wallet::ListHeld,
     world::Redemption,
     writer::{Act, CouponOp, CouponWriter},
@@ -81,7 +82,7 @@ pub struct Till {
 }
 
 impl Till {
-    fn into_place(self) -> Place {
+    pub(super) fn into_place(self) -> Place {
         let Self { store_no, store_id, register, sequence, regions, .. } = self;
         Place { store_no, store_id, regions, register, sequence }
     }
@@ -159,6 +160,9 @@ pub struct Desk {
     coupon: Reader<FindCoupon>,
     redemption: Reader<FindRedemption>,
     pub(super) held: Reader<ListHeld>,
+    pub(super) standing: Reader<FindStanding>,
+    pub(super) stock: Reader<FindStock>,
+    pub(super) stores: StoreNames,
 }
 
 /// The counters of `id_block` that the desk draws from.
@@ -182,7 +186,7 @@ pub struct DeskParts {
 impl Desk {
     pub fn new(lane: &Lane, parts: DeskParts) -> Self {
         let DeskParts { clock, zone, secrets, office, rules, stores, counters } = parts;
-        let writer = CouponWriter { clock: clock.clone(), zone, rules: rules.clone(), stores };
+        let writer = CouponWriter { clock: clock.clone(), zone, rules: rules.clone(), stores: stores.clone() };
         Self {
             clock,
             zone,
@@ -196,6 +200,9 @@ impl Desk {
             coupon: lane.reader(FindCoupon),
             redemption: lane.reader(FindRedemption),
             held: lane.reader(ListHeld),
+            standing: lane.reader(FindStanding),
+            stock: lane.reader(FindStock),
+            stores,
         }
     }
 

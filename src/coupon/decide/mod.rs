@@ -1,6 +1,6 @@
 //! What a request may do, decided over locked rows. Pure: no clock, no database, no randomness.
 //!
-//! The order in which failures are looked for is the one documented in [`super`], and is tested in that order.
+//! The order in which failures are looked for is the one documented in [`super`], and is tested in that order in `tests`.
 
 mod basket;
 mod hold;
@@ -8,6 +8,8 @@ mod issue;
 mod limit;
 mod redeem;
 mod reverse;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -24,7 +26,7 @@ pub use self::{
 };
 use super::{
     Coupon, instant,
-    rule::{Rule, RuleVersion},
+    rule::{Rule, RuleState, RuleVersion},
     world::{Redemption, World},
 };
 use crate::{
@@ -95,18 +97,43 @@ fn check_usable(
 ) -> Result<(), Refusal> {
     if let Some(holder) = coupon.holder {
         check_standing(world.members.get(&holder), holder, action)?;
+        if member_id.is_some_and(|member_id| member_id != holder) {
+            return Err(Code::CouponHolderMismatch.into());
+        }
     }
-    if member_id.is_some() && member_id != coupon.holder {
-        return Err(Code::CouponHolderMismatch.into());
+    check_rule(&rule_of(world, coupon), head_of(world, coupon.rule_id).state, Some(place))
+}
+
+/// Whether coupons of a rule may be used, at a store if there is one.
+///
+/// # Errors
+/// `rule_not_active`, `coupon_not_for_store`.
+pub(super) fn check_rule(rule: &RuleVersion, state: RuleState, place: Option<&Place>) -> Result<(), Refusal> {
+    if !state.may_redeem() {
+        return Err(Refusal::new(Code::RuleNotActive).with("rule_state", state.name()));
     }
-    let head = head_of(world, coupon.rule_id);
-    if !head.state.may_redeem() {
-        return Err(Refusal::new(Code::RuleNotActive).with("rule_state", head.state.name()));
+    match place {
+        Some(place) if !rule.places.has(place.store_no, &place.regions) => {
+            Err(Refusal::new(Code::CouponNotForStore).with("store_id", &*place.store_id))
+        }
+        _ => Ok(()),
     }
-    if !rule_of(world, coupon).places.has(place.store_no, &place.regions) {
-        return Err(Refusal::new(Code::CouponNotForStore).with("store_id", &*place.store_id));
+}
+
+/// What a use takes off an amount.
+///
+/// # Errors
+/// `coupon_currency_mismatch`, `coupon_below_threshold` with what is `missing`.
+pub(super) fn check_sale(rule: &RuleVersion, amount: i64, currency: Option<&str>) -> Result<i64, Refusal> {
+    if currency.is_some_and(|currency| currency != rule.currency) {
+        return Err(Refusal::new(Code::CouponCurrencyMismatch).with("currency", rule.currency.as_str()));
     }
-    Ok(())
+    if amount < rule.threshold {
+        return Err(Refusal::new(Code::CouponBelowThreshold)
+            .with("threshold", rule.threshold)
+            .with("missing", rule.threshold - amount));
+    }
+    Ok(rule.discount.on(amount))
 }
 
 fn note(world: &mut World, event_id: EventId, kind: EventKind, code_id: CodeId, row: &Redemption, store_id: &str) {
