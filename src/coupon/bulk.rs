@@ -165,7 +165,7 @@ pub async fn find_stocks(
     conn: &mut PgConnection,
     rule_id: RuleId,
 ) -> Result<HashMap<StockKey, super::world::Stock>, JobError> {
-    let sql = query("coupon_stock/find").on(&[plan("coupon_stock").leaf_i64(rule_id.get())]);
+    let sql = query("coupon_stock/find_of_rules").on(&[plan("coupon_stock").leaf_i64(rule_id.get())]);
     let rows: Vec<(RuleId, i64, i64, i64, i32, i32)> =
         sqlx::query_as(sql).bind([rule_id.get()]).fetch_all(conn).await?;
     let stock = |issued, voided, spent| super::world::Stock { issued, voided, spent };

@@ -17,6 +17,7 @@ use super::{
     rule::{Rule, RuleState, RuleVersion},
     rule_cache::RuleBook,
     rule_store,
+    validate::read::{FindStanding, FindStock},
     wallet::ListHeld,
     world::Redemption,
     writer::{Act, CouponOp, CouponWriter, Doubts},
@@ -88,7 +89,7 @@ pub struct Till {
 }
 
 impl Till {
-    fn into_place(self) -> Place {
+    pub(super) fn into_place(self) -> Place {
         let Self { store_no, store_id, register, sequence, regions, .. } = self;
         Place { store_no, store_id, regions, register, sequence }
     }
@@ -173,6 +174,9 @@ pub struct Desk {
     /// What codes of older systems look like.
     pub shapes: ShapeBook,
     pub(super) held: Reader<ListHeld>,
+    pub(super) standing: Reader<FindStanding>,
+    pub(super) stock: Reader<FindStock>,
+    pub(super) stores: StoreNames,
 }
 
 /// The counters of `id_block` that the desk draws from.
@@ -223,6 +227,9 @@ impl Desk {
             history: lane.reader(FindLegacy),
             shapes,
             held: lane.reader(ListHeld),
+            standing: lane.reader(FindStanding),
+            stock: lane.reader(FindStock),
+            stores,
         }
     }
 

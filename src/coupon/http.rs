@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::{
     Coupon, StateName,
-    decide::{Issued, Redeemed, Returned, Reversed, millis},
+    decide::{Hold, Issued, Line, Redeemed, Returned, Reversed, millis},
     desk::{DeskError, ISSUE_COUNT_MAX, IssueRequest, RedeemRequest, ReverseRequest},
     first_business_day,
     legacy::Named,
@@ -191,11 +191,26 @@ pub struct CouponView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     redeemed_at: Option<String>,
+    /// The order that holds it, and until when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    lock: Option<Hold>,
+    /// How often a use of it was taken back as a whole.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schema(default = 0)]
+    cycles: i16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    void_reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     referrer: Option<String>,
     /// It was imported, and has the code of an older system besides ours.
     is_legacy: bool,
+}
+
+fn is_zero(number: &i16) -> bool {
+    *number == 0
 }
 
 impl CouponView {
@@ -213,6 +228,9 @@ impl CouponView {
             redemption_id: coupon.last_use.as_ref().map(|last| last.redemption_id),
             redeemed_at: coupon.last_use.as_ref().map(|last| super::instant(last.at)),
             is_legacy: coupon.legacy_key.is_some(),
+            lock: coupon.lock_at(now).filter(|_| now < coupon.valid_until).map(Hold::from),
+            cycles: coupon.cycles,
+            void_reason: coupon.void_reason,
             referrer: coupon.referrer,
         }
     }
@@ -250,7 +268,7 @@ const LINES_MAX: usize = 200;
 
 /// # Errors
 /// `invalid_field` when there are too many, one twice, or they do not add up.
-fn read_lines(lines: Option<&Vec<SaleLine>>, amount: i64) -> Result<Vec<(String, i64)>, ApiError> {
+pub(super) fn read_lines(lines: Option<&Vec<SaleLine>>, amount: i64) -> Result<Vec<(String, i64)>, ApiError> {
     let Some(lines) = lines else { return Ok(Vec::new()) };
     if lines.is_empty() || lines.len() > LINES_MAX {
         return Err(ApiError::invalid_field("lines", format!("must be 1 to {LINES_MAX}")));
@@ -282,7 +300,7 @@ till_body! {
         #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
         #[schema(nullable = false)]
         currency: Option<super::rule_body::Currency>,
-        /// Checked against the holder, when given.
+        /// Checked against the holder, when both are given.
         #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
         #[schema(nullable = false)]
         member_id: Option<MemberId>,
@@ -466,6 +484,13 @@ pub struct RedemptionView {
     discount: i64,
     /// Of the discount, taken back so far.
     reversed: i64,
+    /// Of the amount, come back so far.
+    returned: i64,
+    /// Everything has come back, and the use is on the coupon again.
+    reversed_whole: bool,
+    /// Of a use the lines of the sale, if they were sent; of an undo those that came back.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lines: Vec<Line>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     reverses: Option<RedemptionId>,
@@ -511,6 +536,9 @@ async fn get_redemption(app: Data<App>, caller: Caller, At(redemption_id): At<Re
         amount: row.amount,
         discount: row.discount,
         reversed: row.reversed,
+        returned: row.returned,
+        reversed_whole: row.reversed_whole,
+        lines: row.lines,
         reverses: row.reverses,
     };
     Ok(Answer::ok(view).metered(cost.into()))

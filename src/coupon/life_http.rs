@@ -66,7 +66,7 @@ till_body! {
         #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
         #[schema(nullable = false)]
         ttl_secs: Option<Int<1, 86_400>>,
-        /// Checked against the holder, when given.
+        /// Checked against the holder, when both are given.
         #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
         #[schema(nullable = false)]
         member_id: Option<MemberId>,
@@ -76,8 +76,8 @@ till_body! {
 /// Lock a coupon
 ///
 /// For an order that is being paid: no other order can redeem or lock it until the order redeems it, releases it, or its
-/// time is up. The same order may lock again, which prolongs it. Refusals are looked for in the order of redeeming, up to
-/// 'expired'.
+/// time or the coupon's is up. The same order may lock again, which prolongs it and never shortens it. Orders are compared
+/// by `order_ref` alone. Refusals are looked for in the order of redeeming, up to 'expired'.
 #[utoipa::path(post, path = "/v1/coupons/{code}/lock", tag = "coupons",
     params(("code" = inline(CodeText), Path), ("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number, if the body has no sequence")),
     responses((status = 200, description = "The coupon, locked", body = Held)))]
@@ -119,7 +119,8 @@ pub struct ReleaseBody {
 
 /// Release a coupon
 ///
-/// When the sale is suspended, cancelled or not paid. A coupon that is not locked stays as it is, and that is no error.
+/// When the sale is suspended, cancelled or not paid. A coupon that is not locked, or whose lock ran out, stays as it is,
+/// and that is no error.
 /// Checked in this order: code, role (without `order_ref`), request number, not found, void, already redeemed, locked by
 /// another order.
 #[utoipa::path(post, path = "/v1/coupons/{code}/release", tag = "coupons",
@@ -272,7 +273,7 @@ till_body! {
         #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
         #[schema(nullable = false)]
         currency: Option<super::rule_body::Currency>,
-        /// Checked against the holder of each, when given.
+        /// Checked against the holder of each, when both are given.
         #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
         #[schema(nullable = false)]
         member_id: Option<MemberId>,

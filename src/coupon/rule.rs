@@ -258,6 +258,27 @@ impl RuleState {
 }
 
 impl RuleVersion {
+    /// The first version of a rule that says nothing more than what its coupons are worth; for tests.
+    #[cfg(test)]
+    pub(crate) fn plain(rule_id: RuleId, discount: Discount) -> Self {
+        Self {
+            rule_id,
+            version: 1,
+            name: "plain".into(),
+            discount,
+            currency: "CNY".into(),
+            threshold: 0,
+            validity: Validity::DaysAfterIssue(30),
+            stock: Limit::default(),
+            budget: Limit::default(),
+            per_member: None,
+            uses: 1,
+            places: Places::default(),
+            undo: Undo::default(),
+            claimable: false,
+        }
+    }
+
     /// The window of a coupon that is issued now; `until` is exclusive.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use crate::{
     chain::{RegionId, StoreId},
     http::input::{Int, kept, nullable, present},
     id::{RuleId, StoreNo},
-    problem::Refusal,
+    problem::{Code, Refusal},
     text_type,
 };
 
@@ -247,17 +247,22 @@ impl NewRule {
         named(self.stores.as_ref())
     }
 
-    /// The first version. `numbers` holds the stores that there are.
+    /// The regions that it names, for [`Self::read`].
+    pub fn regions(&self) -> BTreeSet<&str> {
+        named_regions(self.regions.as_ref())
+    }
+
+    /// The first version.
     ///
     /// # Errors
-    /// `invalid_field`, `store_not_found`.
-    pub fn read(self, rule_id: RuleId, numbers: &HashMap<String, StoreNo>) -> Result<RuleVersion, Refusal> {
+    /// `invalid_field`, `store_not_found`, `region_not_found`.
+    pub fn read(self, rule_id: RuleId, known: &Known) -> Result<RuleVersion, Refusal> {
         let limit = |total: Option<Quantity>, per_day: Option<Quantity>, per_store: Option<Quantity>| Limit {
             total: total.map(Int::get),
             per_day: per_day.map(Int::get),
             per_store: per_store.map(Int::get),
         };
-        Ok(RuleVersion {
+        let version = RuleVersion {
             rule_id,
             version: 1,
             name: self.name.into_string(),
@@ -269,10 +274,44 @@ impl NewRule {
             budget: limit(self.budget, self.budget_per_day, self.budget_per_store),
             per_member: self.per_member.map(|limit| limit.get() as i32),
             uses: self.uses.map_or(1, |uses| uses.get() as i16),
-            places: places(self.stores.as_ref(), self.regions.as_ref(), numbers)?,
+            places: places(self.stores.as_ref(), self.regions.as_ref(), known)?,
             undo: self.reverse.as_ref().map_or_else(Undo::default, UndoBody::read),
             claimable: self.claimable.unwrap_or(false),
-        })
+        };
+        check(&version)?;
+        Ok(version)
+    }
+}
+
+/// The stores and regions that there are, of those that a body names.
+#[derive(Debug, Default)]
+pub struct Known {
+    pub stores: HashMap<String, StoreNo>,
+    pub regions: BTreeSet<String>,
+}
+
+/// Whether what a version says goes together, whatever it was made of.
+///
+/// # Errors
+/// `invalid_field`
+fn check(version: &RuleVersion) -> Result<(), Refusal> {
+    for (limit, name) in [(&version.stock, "stock"), (&version.budget, "budget")] {
+        for (part, field) in [(limit.per_day, "per_day"), (limit.per_store, "per_store")] {
+            if part.zip(limit.total).is_some_and(|(part, total)| part > total) {
+                return Err(Refusal::invalid_field(&format!("{name}_{field}"), format!("is more than {name}")));
+            }
+        }
+    }
+    let Places { stores_in, regions_in, stores_out, regions_out } = &version.places;
+    let nowhere = "leaves no store";
+    match (stores_in, regions_in) {
+        (Some(only), None) if only.iter().all(|store_no| stores_out.contains(store_no)) => {
+            Err(Refusal::invalid_field("stores.out", nowhere))
+        }
+        (None, Some(only)) if only.iter().all(|region| regions_out.contains(region)) => {
+            Err(Refusal::invalid_field("regions.out", nowhere))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -281,25 +320,31 @@ fn named(lists: Option<&StoreLists>) -> BTreeSet<&StoreId> {
     lists.only.iter().flatten().chain(lists.never.iter().flatten()).collect()
 }
 
+fn named_regions(lists: Option<&RegionLists>) -> BTreeSet<&str> {
+    let Some(lists) = lists else { return BTreeSet::new() };
+    lists.only.iter().flatten().chain(lists.never.iter().flatten()).map(RegionId::as_str).collect()
+}
+
 /// # Errors
-/// `store_not_found`; `invalid_field` for a list that is too long.
-fn places(
-    stores: Option<&StoreLists>,
-    regions: Option<&RegionLists>,
-    numbers: &HashMap<String, StoreNo>,
-) -> Result<Places, Refusal> {
+/// `store_not_found`, `region_not_found`; `invalid_field` for a list that is too long.
+fn places(stores: Option<&StoreLists>, regions: Option<&RegionLists>, known: &Known) -> Result<Places, Refusal> {
     let numbered = |list: &Vec<StoreId>, field: &str| {
         check_length(list.len(), field)?;
         let number = |id: &StoreId| {
-            numbers.get(id.as_str()).copied().ok_or_else(|| {
-                Refusal::new(crate::problem::Code::StoreNotFound).with("store_id", id.as_str()).with("field", field)
-            })
+            known
+                .stores
+                .get(id.as_str())
+                .copied()
+                .ok_or_else(|| Refusal::new(Code::StoreNotFound).with("store_id", id.as_str()).with("field", field))
         };
         list.iter().map(number).collect::<Result<BTreeSet<_>, _>>().map(|set| set.into_iter().collect::<Vec<_>>())
     };
     let texts = |list: &Vec<RegionId>, field: &str| {
         check_length(list.len(), field)?;
         let set: BTreeSet<&str> = list.iter().map(RegionId::as_str).collect();
+        if let Some(unknown) = set.iter().find(|id| !known.regions.contains(**id)) {
+            return Err(Refusal::new(Code::RegionNotFound).with("region_id", *unknown).with("field", field));
+        }
         Ok::<Vec<Arc<str>>, Refusal>(set.into_iter().map(Arc::from).collect())
     };
     let (stores_in, stores_out) = stores.map_or((None, None), |lists| (lists.only.as_ref(), lists.never.as_ref()));
@@ -381,11 +426,16 @@ impl RulePatch {
         named(self.stores.as_ref().and_then(Option::as_ref))
     }
 
+    /// The regions that it names, for [`Self::apply`].
+    pub fn regions(&self) -> BTreeSet<&str> {
+        named_regions(self.regions.as_ref().and_then(Option::as_ref))
+    }
+
     /// The version that follows `before`, with the same number if nothing changes.
     ///
     /// # Errors
-    /// `invalid_field`, `store_not_found`.
-    pub fn apply(&self, before: &RuleVersion, numbers: &HashMap<String, StoreNo>) -> Result<RuleVersion, Refusal> {
+    /// `invalid_field`, `store_not_found`, `region_not_found`.
+    pub fn apply(&self, before: &RuleVersion, known: &Known) -> Result<RuleVersion, Refusal> {
         let mut after = before.clone();
         if let Some(name) = &self.name {
             after.name = name.as_str().to_owned();
@@ -418,11 +468,11 @@ impl RulePatch {
             after.uses = uses.get() as i16;
         }
         if let Some(lists) = &self.stores {
-            let Places { stores_in, stores_out, .. } = places(lists.as_ref(), None, numbers)?;
+            let Places { stores_in, stores_out, .. } = places(lists.as_ref(), None, known)?;
             (after.places.stores_in, after.places.stores_out) = (stores_in, stores_out);
         }
         if let Some(lists) = &self.regions {
-            let Places { regions_in, regions_out, .. } = places(None, lists.as_ref(), numbers)?;
+            let Places { regions_in, regions_out, .. } = places(None, lists.as_ref(), known)?;
             (after.places.regions_in, after.places.regions_out) = (regions_in, regions_out);
         }
         if let Some(undo) = &self.reverse {
@@ -432,6 +482,7 @@ impl RulePatch {
             after.claimable = claimable;
         }
         if after != *before {
+            check(&after)?;
             after.version += 1;
         }
         Ok(after)
@@ -542,46 +593,4 @@ impl RuleView {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::problem::Code;
-
-    fn rule(json: &str) -> Result<RuleVersion, Refusal> {
-        let new: NewRule = serde_json::from_str(json).unwrap();
-        let numbers = HashMap::from([("S1".to_owned(), StoreNo::new(1)), ("S2".to_owned(), StoreNo::new(2))]);
-        new.read("7".parse().unwrap(), &numbers)
-    }
-
-    const PLAIN: &str = r#""name":"n","discount":{"type":"percent_off","basis_points":1250,"cap":500},"currency":"CNY",
-        "validity":{"days_after_issue":30}"#;
-
-    #[test]
-    fn a_rule_says_where_it_holds() {
-        let version = rule(&format!(
-            r#"{{{PLAIN},"stores":{{"in":["S2","S1","S1"],"out":["S2"]}},"regions":{{"in":["east"]}}}}"#
-        ));
-        let places = version.unwrap().places;
-        assert_eq!(places.stores_in, Some(vec![StoreNo::new(1), StoreNo::new(2)]));
-        assert_eq!((places.stores_out, places.regions_in), (vec![StoreNo::new(2)], Some(vec!["east".into()])));
-        let missing = rule(&format!(r#"{{{PLAIN},"stores":{{"in":["S9"]}}}}"#)).unwrap_err();
-        assert_eq!(missing.code, Code::StoreNotFound);
-        let empty = rule(&format!(r#"{{{PLAIN},"stores":{{"in":[]}}}}"#)).unwrap_err();
-        assert_eq!(empty.code, Code::InvalidField);
-    }
-
-    #[test]
-    fn a_patch_makes_the_next_version_only_if_it_changes_something() {
-        let before = rule(&format!("{{{PLAIN},\"budget\":100}}")).unwrap();
-        let numbers = HashMap::new();
-        for (patch, version, budget) in [
-            ("{}", 1, Some(100)),
-            (r#"{"budget":100}"#, 1, Some(100)),
-            (r#"{"budget":null}"#, 2, None),
-            (r#"{"budget":7,"threshold":5000}"#, 2, Some(7)),
-        ] {
-            let patch: RulePatch = serde_json::from_str(patch).unwrap();
-            let after = patch.apply(&before, &numbers).unwrap();
-            assert_eq!((after.version, after.budget.total), (version, budget), "{patch:?}");
-        }
-    }
-}
+mod tests;

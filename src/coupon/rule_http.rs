@@ -11,12 +11,12 @@ use utoipa::IntoParams;
 
 use super::{
     rule::{Rule, RuleState},
-    rule_body::{NewRule, RulePatch, RuleView},
+    rule_body::{Known, NewRule, RulePatch, RuleView},
     rule_store,
 };
 use crate::{
     app::App,
-    chain::StoreId,
+    chain::{StoreId, region_store},
     db::pool,
     http::{
         Answer, ApiError, At, Cursor, ETag, IfMatch, IfMatchGiven, Json, Page, PageLimit, Query, Reply, Routes,
@@ -30,9 +30,9 @@ use crate::{
 pub fn routes() -> Routes {
     crate::routes! {
         list_rules;
-        create_rule: StoreNotFound;
+        create_rule: StoreNotFound, RegionNotFound;
         get_rule: RuleNotFound;
-        update_rule: RuleNotFound, StoreNotFound, RuleStateForbidden;
+        update_rule: RuleNotFound, StoreNotFound, RegionNotFound, RuleStateForbidden;
         list_rule_versions: RuleNotFound;
         pause_rule: RuleNotFound, RuleStateForbidden, PreconditionRequired;
         resume_rule: RuleNotFound, RuleStateForbidden, PreconditionRequired;
@@ -95,27 +95,33 @@ async fn view(app: &App, rule: &Rule) -> Result<RuleView, ApiError> {
     Ok(RuleView::new(rule, &names))
 }
 
-/// The numbers of these stores; those that do not exist are left out.
-async fn numbers(app: &App, wanted: BTreeSet<&StoreId>) -> Result<HashMap<String, StoreNo>, ApiError> {
-    let mut found = HashMap::with_capacity(wanted.len());
-    for store_id in wanted {
+/// Of the stores and regions that a body names those that there are.
+async fn known(app: &App, stores: BTreeSet<&StoreId>, regions: BTreeSet<&str>) -> Result<Known, ApiError> {
+    let mut known = Known::default();
+    for store_id in stores {
         if let Some(store) = app.stores.find(store_id).await? {
-            found.insert(store_id.to_string(), store.store_no);
+            known.stores.insert(store_id.to_string(), store.store_no);
         }
     }
-    Ok(found)
+    if !regions.is_empty() {
+        let mut conn = app.desk.office.get().await?;
+        let wanted = regions.into_iter().map(str::to_owned).collect();
+        known.regions = region_store::list_standings(&mut conn, wanted).await?.into_keys().collect();
+    }
+    Ok(known)
 }
 
 /// Make a rule
 ///
-/// It may be issued once it is active. Checked in this order: body, validity, stores that it names.
+/// It may be issued once it is active. Checked in this order: body, validity, stores and regions that it names, what does
+/// not go together: a limit of a day or a store above the one in all, places that leave no store.
 #[utoipa::path(post, path = "/v1/coupon-rules", tag = "rules", responses(
     (status = 201, description = "The rule", body = RuleView, headers(("ETag" = String), ("Location" = String)))))]
 async fn create_rule(app: Data<App>, Json(new): Json<NewRule>) -> Reply<RuleView> {
-    let numbers = numbers(&app, new.stores()).await?;
+    let known = known(&app, new.stores(), new.regions()).await?;
     let rule_id = app.minter.mint_rule().map_err(|error| ApiError::failed(Code::Unavailable, error))?;
     let state = new.state();
-    let rule = app.desk.create_rule(state, new.read(rule_id, &numbers)?).await?;
+    let rule = app.desk.create_rule(state, new.read(rule_id, &known)?).await?;
     let location = format!("/v1/coupon-rules/{rule_id}");
     Ok(Answer::created(view(&app, &rule).await?, location).etag(ETag::version(rule.revision)))
 }
@@ -170,8 +176,8 @@ async fn list_rule_versions(
 ///
 /// Makes its next version: coupons that are issued keep what they were issued with, while limits of stock and budget
 /// are the rule's and hold from now on, on every node within a second. A change of nothing makes none. Checked in this
-/// order: path, `If-Match`, body, stores that it names, whether the rule exists, has a revision that `If-Match` names,
-/// has not ended; validity.
+/// order: path, `If-Match`, body, whether the rule exists, has a revision that `If-Match` names, has not ended; validity,
+/// stores and regions that it names, what does not go together.
 #[utoipa::path(patch, path = "/v1/coupon-rules/{rule_id}", tag = "rules",
     params(("rule_id" = RuleId, Path), ("If-Match" = inline(IfMatch), Header)),
     responses((status = 200, description = "The rule as it is now", body = RuleView, headers(("ETag" = String)))))]
@@ -181,8 +187,8 @@ async fn update_rule(
     seen: IfMatch,
     Json(patch): Json<RulePatch>,
 ) -> Reply<RuleView> {
-    let numbers = numbers(&app, patch.stores()).await?;
-    let rule = app.desk.change_rule(rule_id, seen.versions(), |before| patch.apply(before, &numbers)).await?;
+    let known = known(&app, patch.stores(), patch.regions()).await?;
+    let rule = app.desk.change_rule(rule_id, seen.versions(), |before| patch.apply(before, &known)).await?;
     answer(&app, &rule).await
 }
 

@@ -7,11 +7,14 @@ use chrono::NaiveDate;
 use super::desk::Till;
 use crate::{
     app::App,
-    chain::{StoreId, deed::Deed},
+    chain::{
+        StoreId,
+        deed::{Deed, Shop},
+    },
     http::{ApiError, Caller, Number, TillNumber, app::Shell, input::Int},
     id::Day,
     problem::Refusal,
-    request::{Operation, RequestNumber},
+    request::{Operation, RequestNumber, Window},
 };
 
 pub use crate::chain::register::Register;
@@ -94,21 +97,36 @@ impl TillFields<'_> {
             sequence: self.sequence.map(|sequence| sequence.get() as u32),
         };
         let number = number.of(caller, operation, natural, &window)?;
+        let till = self.till(&store, &window)?;
+        let refusal = till.refused_at(&store, operation, &window);
+        Ok((till, number, refusal))
+    }
+
+    /// The till at its store.
+    ///
+    /// # Errors
+    /// `invalid_field` for a business date outside the window of request numbers.
+    pub fn till(&self, store: &Shop, window: &Window) -> Result<Till, ApiError> {
         let business_date = self.business_date.unwrap_or_else(|| window.today());
         if !window.contains(business_date) {
             return Err(ApiError::invalid_field("business_date", "is too far from today"));
         }
-        let till = Till {
+        Ok(Till {
             store_no: store.store_no,
             store_id: self.store_id.as_str().into(),
             register: self.register.map(|register| register.as_str().to_owned()),
             sequence: self.sequence.map(|sequence| sequence.get() as i32),
             business_day: Day::from_date(business_date),
             regions: Arc::clone(&store.regions),
-        };
+        })
+    }
+}
+
+impl Till {
+    /// Why its store may not do this, or does not know the register.
+    pub fn refused_at(&self, store: &Shop, operation: Operation, window: &Window) -> Option<Refusal> {
         let may = store.may(deed_of(operation), window.today());
-        let refusal = may.and_then(|()| store.takes(till.register.as_deref())).err();
-        Ok((till, number, refusal))
+        may.and_then(|()| store.takes(self.register.as_deref())).err()
     }
 }
 

@@ -156,6 +156,7 @@ pub fn routes() -> Routes {
         crate::member::http::routes(),
         crate::member::batch_http::routes(),
         crate::member::reveal::http::routes(),
+        crate::coupon::validate::http::routes(),
         crate::coupon::wallet::http::routes(),
         crate::member::log::http::routes(),
         crate::member::family::routes(),

@@ -28,7 +28,10 @@ use crate::{
     },
     coupon::{
         http::window,
-        wallet::{Wallet, http::standing},
+        wallet::{
+            Wallet,
+            http::{standing, till_place},
+        },
     },
     db::lane::Cost,
     http::{
@@ -343,6 +346,7 @@ pub(super) fn one_identifier(
     (status = 200, description = "The member", body = Found, headers(("ETag" = String)))))]
 async fn lookup_member(
     app: Data<App>,
+    shell: Data<Shell>,
     caller: Caller,
     Query(more): Query<LookupMore>,
     Json(body): Json<LookupBody>,
@@ -354,7 +358,8 @@ async fn lookup_member(
     }
     let (found, cost) = app.members.find_by(&identifier).await?;
     let (Some(_), Some(known)) = (more.coupons, &found) else { return shown(found.as_deref(), &caller, cost) };
-    let (wallet, spent) = app.desk.wallet(known.member.member_id, standing(known), None).await?;
+    let place = till_place(&app, &shell, &caller, None).await?;
+    let (wallet, spent) = app.desk.wallet(known.member.member_id, standing(known), place.as_ref(), None).await?;
     let mut meter = metered(cost);
     meter.cached = false;
     meter += spent;

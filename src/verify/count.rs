@@ -2,8 +2,8 @@
 //!
 //! A rule's rows are counted in the snapshot that its count is read in, however many they are, since a count that moves
 //! can't be compared in parts; the rules of a chunk are shared out so that a snapshot counts one large rule or many small
-//! ones. Only the row of the whole rule (period and store 0) is compared; those by day and store have no index of
-//! their own to count.
+//! ones. Only the row of the whole rule (period and store 0) is compared here, and only its coupons: the rest is
+//! [`super::part`]'s.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -7,7 +7,7 @@
 //! Where ledger rows disagree among themselves, the coupon is the third witness: it is reported only if it agrees with
 //! neither reading, and a use is corrected only if the coupon takes the side of the reversals.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgConnection};
@@ -19,7 +19,10 @@ use super::{
     report::{Difference, Kind, Repair},
     row::{Key, Value},
 };
-use crate::partition::{Leaf, plan, query};
+use crate::{
+    coupon::decide::Line,
+    partition::{Leaf, plan, query},
+};
 
 const REDEEM: i16 = 1;
 const ISSUED: i16 = 1;
@@ -46,13 +49,34 @@ struct LedgerRow {
     redemption_id: i64,
     code_id: i64,
     recorded_at: DateTime<Utc>,
+    amount: i64,
     discount: i64,
     reverses: Option<i64>,
     reversed: i64,
+    returned: i64,
     store_no: i32,
     kind: i16,
     reversed_whole: bool,
     order_ref: String,
+    lines: Option<String>,
+}
+
+impl LedgerRow {
+    /// None where there are none, or none that can be read.
+    fn lines(&self) -> Vec<Line> {
+        self.lines.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    }
+}
+
+/// What the reversals of a use say of it.
+#[derive(Debug, Clone, Default)]
+struct Back {
+    discount: i64,
+    amount: i64,
+    /// The lines of the use that came back.
+    lines: HashSet<String>,
+    /// All of it came back.
+    whole: bool,
 }
 
 /// All that is known of one coupon's uses.
@@ -180,11 +204,18 @@ async fn load(
     Ok(cases)
 }
 
-/// What a use's reversals say of it: taken back, and whether that is all of it.
-fn by_reversals(of: &LedgerRow, rows: &[LedgerRow]) -> (i64, bool) {
-    let reversals = rows.iter().filter(|row| row.kind != REDEEM && row.reverses == Some(of.redemption_id));
-    let (count, sum) = reversals.fold((0, 0), |(count, sum), row| (count + 1, sum + row.discount));
-    (sum, count > 0 && sum >= of.discount)
+fn by_reversals(of: &LedgerRow, rows: &[LedgerRow]) -> Back {
+    let mut back = Back::default();
+    let mut any = false;
+    for row in rows.iter().filter(|row| row.kind != REDEEM && row.reverses == Some(of.redemption_id)) {
+        any = true;
+        back.discount += row.discount;
+        back.amount += row.amount;
+        back.lines.extend(row.lines().into_iter().map(|line| line.line));
+    }
+    // A discount of nothing comes back with the first part, and an amount of nothing with any.
+    back.whole = any && back.amount >= of.amount && of.lines().iter().all(|line| back.lines.contains(&line.line));
+    back
 }
 
 impl Case {
@@ -195,7 +226,7 @@ impl Case {
     /// The number of uses that stand by what the uses say, and by what their reversals say.
     fn standing(&self) -> (i16, i16) {
         let by_use = self.uses().filter(|row| !row.reversed_whole).count();
-        let by_reversal = self.uses().filter(|row| !by_reversals(row, &self.rows).1).count();
+        let by_reversal = self.uses().filter(|row| !by_reversals(row, &self.rows).whole).count();
         (by_use as i16, by_reversal as i16)
     }
 
@@ -212,13 +243,14 @@ impl Case {
         for row in &self.rows {
             let mut columns = Vec::new();
             if row.kind == REDEEM {
-                let (sum, whole) = by_reversals(row, &self.rows);
-                if self.complete && row.reversed != sum {
-                    columns.push("reversed");
-                }
-                if self.complete && row.reversed_whole != whole {
-                    columns.push("reversed_whole");
-                }
+                let back = by_reversals(row, &self.rows);
+                let differs = [
+                    ("reversed", row.reversed != back.discount),
+                    ("returned", row.returned != back.amount),
+                    ("lines", row.lines().iter().any(|line| line.returned != back.lines.contains(&line.line))),
+                    ("reversed_whole", row.reversed_whole != back.whole),
+                ];
+                columns.extend(differs.iter().filter(|(_, differs)| self.complete && *differs).map(|(name, _)| *name));
                 if row.reverses.is_some() {
                     columns.push("reverses");
                 }
@@ -255,7 +287,7 @@ impl Case {
                 columns.extend(with_use.iter().filter(|(_, set)| *set).map(|(name, _)| *name));
             }
             Some(id) => match self.uses().find(|row| row.redemption_id == id) {
-                Some(row) if row.reversed_whole && by_reversals(row, &self.rows).1 => columns.push("redemption_id"),
+                Some(row) if row.reversed_whole && by_reversals(row, &self.rows).whole => columns.push("redemption_id"),
                 Some(row) => {
                     let of_use = [
                         ("redeemed_at", coupon.redeemed_at != Some(row.recorded_at)),
@@ -320,6 +352,33 @@ impl Case {
     }
 }
 
+/// Brings a use to what its reversals say, if they can be right.
+async fn correct_use(conn: &mut PgConnection, row: &mut LedgerRow, back: &Back) -> Result<(), sqlx::Error> {
+    let mut lines = row.lines();
+    let mut differs = (row.reversed, row.returned, row.reversed_whole) != (back.discount, back.amount, back.whole);
+    for line in &mut lines {
+        let returned = back.lines.contains(&line.line);
+        differs |= line.returned != returned;
+        line.returned = returned;
+    }
+    if !differs || back.discount > row.discount || back.amount > row.amount {
+        return Ok(());
+    }
+    if !lines.is_empty() {
+        row.lines = Some(serde_json::to_string(&lines).expect("plain structs with string keys always serialise"));
+    }
+    sqlx::query(query("redemption/update_reversed").on(&[plan("redemption").leaf_i64(row.redemption_id)]))
+        .bind(vec![row.redemption_id])
+        .bind(vec![back.discount])
+        .bind(vec![back.amount])
+        .bind(vec![back.whole])
+        .bind(vec![row.lines.clone()])
+        .execute(conn)
+        .await?;
+    (row.reversed, row.returned, row.reversed_whole) = (back.discount, back.amount, back.whole);
+    Ok(())
+}
+
 /// Brings a coupon, and its index rows with it, to what the ledger says. Its uses and reversals are written only under
 /// its lock, so they hold still.
 pub(super) async fn mend(conn: &mut PgConnection, subject: &Subject) -> Result<Repair, sqlx::Error> {
@@ -338,19 +397,11 @@ pub(super) async fn mend(conn: &mut PgConnection, subject: &Subject) -> Result<R
     }
     let (by_use, by_reversal) = case.standing();
     let reversals_lead = coupon.uses == by_reversal || coupon.uses != by_use;
-    let derived: Vec<(i64, bool)> = case.rows.iter().map(|row| by_reversals(row, &case.rows)).collect();
-    for (row, (sum, whole)) in case.rows.iter_mut().zip(derived) {
-        let differs = row.kind == REDEEM && (row.reversed, row.reversed_whole) != (sum, whole);
-        if !differs || !reversals_lead || sum > row.discount {
-            continue;
+    let derived: Vec<Back> = case.rows.iter().map(|row| by_reversals(row, &case.rows)).collect();
+    for (row, back) in case.rows.iter_mut().zip(derived) {
+        if row.kind == REDEEM && reversals_lead {
+            correct_use(conn, row, &back).await?;
         }
-        sqlx::query(query("redemption/update_reversed").on(&[plan("redemption").leaf_i64(row.redemption_id)]))
-            .bind(vec![row.redemption_id])
-            .bind(vec![sum])
-            .bind(vec![whole])
-            .execute(&mut *conn)
-            .await?;
-        (row.reversed, row.reversed_whole) = (sum, whole);
     }
     let after = case.corrected(&coupon);
     sqlx::query(query("verify/ledger_set_coupon").on(&[leaf]))

@@ -11,14 +11,15 @@
 //!   Ledger rows are never made: what the ledger can't tell is reported and left.
 //!
 //! Memory is bounded by the chunk and by `differences_max` a pair. A run has one connection of its own, as the service
-//! role; it goes neither through the lane nor through the office. Not compared: `request`, `event`, the rows of
-//! `coupon_stock` by day and store, and `coupon.cycles`.
+//! role; it goes neither through the lane nor through the office. Not compared: `request`, `event`, and
+//! `coupon.cycles`.
 
 mod count;
 mod leaves;
 mod ledger;
 mod member_key;
 mod pair;
+mod part;
 mod projection;
 mod report;
 mod row;

@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use super::{
     count,
     leaves::Leaves,
-    ledger, member_key,
+    ledger, member_key, part,
     projection::{HISTORY, INDEX, Projection, RECEIVE},
     report::{Difference, Repair},
     row::{Key, Row, Value},
@@ -21,6 +21,7 @@ pub(super) enum Pair {
     Ledger,
     Projection(&'static Projection),
     Stock,
+    Part,
     Taken,
     MemberKey,
 }
@@ -77,13 +78,14 @@ impl Chunk {
 }
 
 /// In the order in which they are to be mended: the ledger decides over coupons, coupons over their index rows, and
-/// index rows over counts.
-pub(super) const PAIRS: [Pair; 7] = [
+/// index rows over counts, coupons and uses over their parts.
+pub(super) const PAIRS: [Pair; 8] = [
     Pair::Ledger,
     Pair::Projection(&RECEIVE),
     Pair::Projection(&INDEX),
     Pair::Projection(&HISTORY),
     Pair::Stock,
+    Pair::Part,
     Pair::Taken,
     Pair::MemberKey,
 ];
@@ -94,6 +96,7 @@ impl Pair {
             Self::Ledger => "coupon / redemption",
             Self::Projection(projection) => projection.name,
             Self::Stock => "coupon_index / coupon_stock",
+            Self::Part => "coupon, redemption / coupon_stock by day, store and money",
             Self::Taken => "coupon_receive / member_rule",
             Self::MemberKey => "member / member_key",
         }
@@ -109,6 +112,7 @@ impl Pair {
                 _ => &["coupon", "coupon_history_index"],
             },
             Self::Stock => &["coupon_index", "coupon_stock"],
+            Self::Part => &["coupon", "redemption", "coupon_stock"],
             Self::Taken => &["coupon_receive", "member_rule"],
             Self::MemberKey => &["member", "member_auth", "member_key"],
         }
@@ -120,7 +124,7 @@ impl Pair {
             (Self::Ledger | Self::Projection(_), Direction::Forward) => "coupon",
             (Self::Ledger, Direction::Back) => "redemption",
             (Self::Projection(projection), Direction::Back) => projection.index.table,
-            (Self::Stock, Direction::Forward) => "coupon_stock",
+            (Self::Stock, Direction::Forward) | (Self::Part, _) => "coupon_stock",
             (Self::Stock, Direction::Back) => "coupon_index",
             (Self::Taken, Direction::Forward) => "member_rule",
             (Self::Taken, Direction::Back) => "coupon_receive",
@@ -144,6 +148,7 @@ impl Pair {
             Self::Ledger => ledger::chunk(conn, leaves, direction, leaf, after, limit).await,
             Self::Projection(projection) => projection.chunk(conn, leaves, direction, leaf, after, limit).await,
             Self::Stock => count::stock_chunk(conn, direction, leaf, after, limit).await,
+            Self::Part => part::chunk(conn, leaves, direction, leaf, after, limit).await,
             Self::Taken => count::taken_chunk(conn, direction, leaf, after, limit).await,
             Self::MemberKey => member_key::chunk(conn, sight, direction, leaf, after, limit).await,
         }
@@ -160,6 +165,7 @@ impl Pair {
             Self::Ledger => ledger::examine(conn, &sight.leaves, subjects).await,
             Self::Projection(projection) => projection.examine(conn, &sight.leaves, subjects).await,
             Self::Stock => count::examine_stock(conn, subjects).await,
+            Self::Part => part::examine(conn, &sight.leaves, subjects).await,
             Self::Taken => count::examine_taken(conn, subjects).await,
             Self::MemberKey => member_key::examine(conn, sight, subjects).await,
         }
@@ -176,6 +182,7 @@ impl Pair {
             Self::Ledger => ledger::mend(conn, subject).await,
             Self::Projection(projection) => projection.mend(conn, subject).await,
             Self::Stock => count::mend_stock(conn, subject).await,
+            Self::Part => part::mend(conn, &sight.leaves, subject).await,
             Self::Taken => count::mend_taken(conn, subject).await,
             Self::MemberKey => member_key::mend(conn, sight, subject).await,
         }

@@ -64,6 +64,8 @@ const FILL: &str = "
         select 100 + r, now(), now(), 1, 2 from generate_series(0, 6) r;
     insert into coupon_rule_version (rule_id, created_at, amount, days_after_issue, version, discount, currency, name)
         select 100 + r, now(), 1000, 30, 1, 1, 'CNY', 'r' from generate_series(0, 6) r;
+    update coupon_rule_version set stock_per_day = 99, stock_per_store = 999, budget = 99999, budget_per_day = 99999,
+        budget_per_store = 99999 where rule_id = 106;
     insert into coupon (code_id, rule_id, issued_at, valid_from, valid_until, member_id, legacy_key, rule_version, referrer)
         select (9822 - n % 40) << 41 | n, 100 + n % 7, now(), now(), now() + interval '30 days',
             case when n % 3 <> 0 then 1000 + n % 50 end, case when n % 10 = 0 then md5('legacy' || n)::uuid end, 1,
@@ -80,9 +82,9 @@ const FILL: &str = "
         from coupon where uses = 1;
     update coupon set cycles = 1 where (code_id & 2199023255551) % 11 = 0 and uses = 0;
     insert into redemption (redemption_id, code_id, rule_id, recorded_at, amount, discount, member_id, rule_version,
-            store_no, kind, order_ref, reversed, reversed_whole, reverses)
+            store_no, kind, order_ref, reversed, returned, reversed_whole, reverses)
         select 9822::bigint << 41 | (code_id & 2199023255551) + k * 100000, code_id, rule_id, now(), 8000, 1000, member_id,
-            1, 1, 1 + k, 'o', (1 - k) * 1000, k = 0,
+            1, 1, 1 + k, 'o', (1 - k) * 1000, (1 - k) * 8000, k = 0,
             case when k = 1 then 9822::bigint << 41 | (code_id & 2199023255551) end
         from coupon, generate_series(0, 1) k where cycles = 1;
     insert into coupon_receive select member_id, code_id, rule_id, valid_until, state from coupon
@@ -91,6 +93,18 @@ const FILL: &str = "
     insert into coupon_history_index select code_id, legacy_key from coupon where legacy_key is not null;
     insert into coupon_stock (rule_id, issued, voided)
         select rule_id, count(*), count(*) filter (where state = 3) from coupon group by rule_id;
+    update coupon set counted = 7, issue_store_no = 1 + (code_id & 2199023255551) % 2 where rule_id = 106;
+    update redemption set counted = 7, store_no = 1 where rule_id = 106 and kind = 1;
+    insert into coupon_stock (rule_id, period, store_no, issued, voided)
+        select rule_id, (code_id >> 41)::integer, 0, count(*), count(*) filter (where state = 3) from coupon
+        where rule_id = 106 group by 1, 2 union all
+        select rule_id, 0, issue_store_no, count(*), count(*) filter (where state = 3) from coupon
+        where rule_id = 106 group by 1, 3;
+    insert into coupon_stock (rule_id, period, store_no, spent)
+        select r.rule_id, k.period, k.store_no, sum(discount - reversed) from redemption r,
+            lateral (values (0, 0), ((redemption_id >> 41)::integer, 0), (0, store_no)) k (period, store_no)
+        where counted = 7 and kind = 1 group by 1, 2, 3
+        on conflict (rule_id, period, store_no) do update set spent = excluded.spent;
     insert into member_rule (member_id, rule_id, taken)
         select member_id, rule_id, count(*) filter (where state <> 3) from coupon where member_id is not null
         group by member_id, rule_id;
@@ -199,6 +213,11 @@ async fn what_is_planted_in_counts_is_named_and_mended() {
 }
 
 #[tokio::test]
+async fn what_is_planted_in_the_parts_of_a_rule_is_named_and_mended() {
+    each_is_named_and_mended(plantings::part_plantings()).await;
+}
+
+#[tokio::test]
 async fn what_is_planted_in_the_ledger_is_named_and_mended() {
     each_is_named_and_mended(plantings::ledger_plantings()).await;
 }
@@ -299,7 +318,8 @@ async fn a_month_that_is_being_retired_is_passed_over() {
         "with gone as (delete from coupon_index i using coupon_m2026_10 c where i.rule_id = c.rule_id
              and i.code_id = c.code_id and c.code_id % 2 = 0 returning i.rule_id, i.state)
          update coupon_stock s set retired = retired + g.n
-         from (select rule_id, count(*) as n from gone where state <> 3 group by rule_id) g where g.rule_id = s.rule_id",
+         from (select rule_id, count(*) as n from gone where state <> 3 group by rule_id) g
+         where g.rule_id = s.rule_id and s.period = 0 and s.store_no = 0",
     )
     .await;
     let report = verify(&db, &secrets, &VerifySettings { repair: true, ..settings() }).await;
@@ -331,7 +351,14 @@ async fn only_the_pairs_of_the_tables_asked_for_are_compared() {
     let some = VerifySettings { tables: vec!["member_rule".to_owned(), "redemption".to_owned()], ..settings() };
     let report = verify(&db, &secrets, &some).await;
     let names: Vec<&str> = report.pairs.iter().map(|pair| pair.name).collect();
-    assert_eq!(names, ["coupon / redemption", "coupon_receive / member_rule"]);
+    assert_eq!(
+        names,
+        [
+            "coupon / redemption",
+            "coupon, redemption / coupon_stock by day, store and money",
+            "coupon_receive / member_rule"
+        ]
+    );
     let unknown = VerifySettings { tables: vec!["voucher".to_owned()], ..settings() };
     let error = run(&unknown, db.options().clone(), &secrets, |_| {}).await.unwrap_err();
     assert_eq!(error.to_string(), "no pair of tables has voucher");
@@ -356,7 +383,7 @@ async fn till(options: PgConnectOptions, number: i64, stop: &std::sync::atomic::
                  insert into coupon_receive values ({member}, {code}, {rule}, 'infinity', 1);
                  insert into coupon_index values ({rule}, {code}, 'infinity', {member}, 1, null);
                  update member_rule set taken = taken + 1 where (member_id, rule_id) = ({member}, {rule});
-                 update coupon_stock set issued = issued + 1 where rule_id = {rule};
+                 update coupon_stock set issued = issued + 1 where (rule_id, period, store_no) = ({rule}, 0, 0);
                  commit;
                  begin;
                  select from coupon where code_id = {code} for update;
@@ -415,7 +442,7 @@ async fn while_tills_run_only_what_was_planted_is_named_and_mended() {
     let whole: bool = value(
         &mut conn,
         "select bool_and(s.issued - s.voided = (select count(*) from coupon c where c.rule_id = s.rule_id and c.state <> 3))
-         from coupon_stock s",
+         from coupon_stock s where s.period = 0 and s.store_no = 0",
     )
     .await;
     assert!(whole);

@@ -432,7 +432,18 @@ async fn a_till_acts_for_its_own_store_only() {
     let reverse = format!("/v1/coupons/{}/reverse", bench.rows.used);
     let undo = json!({"store_id": "S0001", "redemption_id": bench.rows.redemption});
     let sale = |store: &str| json!({"store_id": store, "order_ref": "S0077-1", "amount": 8000});
-    for (path, body) in [(&redeem, sale("S0001")), (&reverse, undo), (&redeem, sale("S9999"))] {
+    let (lock, validate) = (redeem.replace("/redeem", "/lock"), redeem.replace("/redeem", "/validate"));
+    let hold = json!({"store_id": "S0001", "order_ref": "S0077-1"});
+    let mut basket = sale("S0001");
+    basket["coupons"] = json!([{"code": bench.rows.code}]);
+    for (path, body) in [
+        (&redeem, sale("S0001")),
+        (&reverse, undo),
+        (&redeem, sale("S9999")),
+        (&lock, hold),
+        (&validate, sale("S0001")),
+        (&"/v1/redemptions".to_owned(), basket),
+    ] {
         let answer = api.post_numbered(path, &other, &fresh_number(), body).await;
         bench.refused(path, &answer, &["store_forbidden"]);
     }

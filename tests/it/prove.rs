@@ -39,6 +39,12 @@ async fn fill(app: &TestApp) {
     let items: Vec<Value> = api.issue(&often, json!({"count": 2})).await.iter().map(|code| offline(code, 1)).collect();
     let body = json!({"store_id": "S0001", "register": "9", "items": items});
     api.post("/v1/pos/offline-redemptions", &keys.pos, body).await.expect(200);
+    // What limits days, stores and money has rows of its own.
+    let limited = json!({"stock_per_day": 100, "stock_per_store": 100, "budget": 100_000, "budget_per_day": 100_000});
+    let capped = api.rule(limited).await;
+    for code in api.issue(&capped, json!({"count": 4})).await {
+        api.redeem(&code).await.expect(200);
+    }
     // Codes of an older system come by import.
     let mut sql = app.db.sql().await;
     let import = "update coupon set legacy_key = gen_random_uuid() where member_id is null;
@@ -168,6 +174,8 @@ fn the_list_of_queries_that_read_all_leaves_is_frozen() {
     verify/ledger_walk
     verify/member_key_walk
     verify/member_walk
+    verify/part_money
+    verify/part_rules
     verify/stock_index_rules
     verify/stock_rules
     verify/taken_walk
@@ -234,6 +242,20 @@ async fn what_a_request_costs_is_frozen_by_route() {
     redeem, held, refused: 4 statements, 4 leaves
     redeem, anonymous: 7 statements, 7 leaves
     reverse, held: 10 statements, 10 leaves
+    claim, stock in all and of the day: 13 statements, 13 leaves
+    validate, anonymous: 1 statements, 1 leaves
+    validate, held, three budgets: 3 statements, 3 leaves
+    lock, anonymous: 6 statements, 5 leaves
+    lock, held: 6 statements, 6 leaves
+    release: 5 statements, 5 leaves
+    release, again: 3 statements, 3 leaves
+    bind: 11 statements, 11 leaves
+    redeem, held, three budgets, a use left: 10 statements, 10 leaves
+    reverse half, three budgets: 10 statements, 10 leaves
+    void, held: 14 statements, 14 leaves
+    void, anonymous: 9 statements, 9 leaves
+    redeem a basket of three: 11 statements, 10 leaves
+    redeem a basket of three, refused: 6 statements, 6 leaves
     redeem, held, floating number: 11 statements, 11 leaves
     get redemption: 1 statements, 1 leaves
     get request: 1 statements, 1 leaves
@@ -360,6 +382,7 @@ async fn till_lines(
     let undo = json!({"store_id": "S0001", "redemption_id": used.json["redemption_id"]});
     let path = format!("/v1/coupons/{held}/reverse");
     line("reverse, held", &api.post_numbered(&path, &keys.pos, &number(), undo).await.expect(200));
+    life_lines(app, &member, &mut line).await;
     // A number that no clock made is good for two days: two claims.
     let floating = fresh_number();
     let path = format!("/v1/coupons/{held}/redeem");
@@ -460,6 +483,43 @@ async fn what_the_family_of_a_member_costs_is_frozen_by_route() {
     POST other tags: 6 statements, 6 leaves
     GET tags: 1 statements, 1 leaves
     ");
+}
+
+/// What a coupon costs besides being issued and redeemed.
+async fn life_lines(app: &TestApp, member: &str, line: &mut impl FnMut(&str, &Response)) {
+    let (api, keys) = (&app.client, &app.client.keys);
+    let limits = json!({"stock": 1000, "stock_per_day": 1000, "budget": 1_000_000, "budget_per_day": 1_000_000,
+        "budget_per_store": 1_000_000, "uses": 2, "claimable": true});
+    let rule = api.rule(limits).await;
+    let plain = api.rule(json!({})).await;
+    let post = async |path: &str, body: Value| api.post_numbered(path, &keys.admin, &number(), body).await;
+    let claim = format!("/v1/coupon-rules/{rule}/claim");
+    post(&claim, json!({"member_id": member})).await.expect(201);
+    let claimed = post(&claim, json!({"member_id": member})).await.expect(201);
+    line("claim, stock in all and of the day", &claimed);
+    let held = claimed.json["coupons"][0]["code"].as_str().unwrap().to_owned();
+    let codes = api.issue(&rule, json!({"count": 3})).await;
+    let others = api.issue(&plain, json!({"count": 2})).await;
+    let act = async |code: &str, what: &str, body: Value| post(&format!("/v1/coupons/{code}/{what}"), body).await;
+    let sale = json!({"store_id": "S0001", "order_ref": "S0001-0095", "amount": 8000});
+    line("validate, anonymous", &act(&others[0], "validate", sale.clone()).await.expect(200));
+    line("validate, held, three budgets", &act(&held, "validate", sale.clone()).await.expect(200));
+    let hold = json!({"store_id": "S0001", "order_ref": "S0001-0095"});
+    line("lock, anonymous", &act(&codes[0], "lock", hold.clone()).await.expect(200));
+    line("lock, held", &act(&held, "lock", hold).await.expect(200));
+    line("release", &act(&codes[0], "release", json!({"order_ref": "S0001-0095"})).await.expect(200));
+    line("release, again", &act(&codes[0], "release", json!({"order_ref": "S0001-0095"})).await.expect(200));
+    line("bind", &act(&codes[0], "bind", json!({"member_id": member})).await.expect(200));
+    let used = act(&held, "redeem", sale.clone()).await.expect(200);
+    line("redeem, held, three budgets, a use left", &used);
+    let undo = json!({"store_id": "S0001", "redemption_id": used.json["redemption_id"], "amount": 4000});
+    line("reverse half, three budgets", &act(&held, "reverse", undo).await.expect(200));
+    line("void, held", &act(&codes[0], "void", json!({"reason": "printed twice"})).await.expect(200));
+    line("void, anonymous", &act(&codes[1], "void", json!({"reason": "printed twice"})).await.expect(200));
+    let mut basket = sale;
+    basket["coupons"] = json!([{"code": codes[2]}, {"code": others[0]}, {"code": others[1]}]);
+    line("redeem a basket of three", &post("/v1/redemptions", basket.clone()).await.expect(200));
+    line("redeem a basket of three, refused", &post("/v1/redemptions", basket).await.expect(409));
 }
 
 /// What identifiers cost, an erasure and an export.

@@ -36,8 +36,8 @@ use crate::support::{
 pub const WORKERS: usize = 64;
 
 /// Two processes with a till's key for each of two stores.
-struct Arena {
-    pair: Pair,
+pub struct Arena {
+    pub pair: Pair,
     tills: [(&'static str, String); 2],
 }
 
@@ -52,16 +52,16 @@ impl Arena {
     }
 
     /// For what is done before the race and after it.
-    fn client(&self) -> &Client {
+    pub fn client(&self) -> &Client {
         &self.pair.a.client
     }
 
-    fn db(&self) -> &TestDb {
+    pub fn db(&self) -> &TestDb {
         &self.pair.db
     }
 
     /// Store and key of a worker: each store is on both servers.
-    fn till(&self, worker: usize) -> &(&'static str, String) {
+    pub fn till(&self, worker: usize) -> &(&'static str, String) {
         &self.tills[worker / 2 % 2]
     }
 
@@ -77,13 +77,13 @@ impl Arena {
         client.post_numbered(&format!("/v1/coupons/{code}/reverse"), key, &fresh_number(), body).await
     }
 
-    async fn all<T>(&self, work: impl AsyncFn(&Client, usize) -> T) -> Vec<T> {
+    pub async fn all<T>(&self, work: impl AsyncFn(&Client, usize) -> T) -> Vec<T> {
         all(self.pair.clients(), work).await
     }
 }
 
 /// Runs a race with batching on and with batches of one, each on a database of its own that must be clean afterwards.
-async fn in_both_settings(race: impl AsyncFn(&Arena)) {
+pub async fn in_both_settings(race: impl AsyncFn(&Arena)) {
     for batch_max in ["64", "1"] {
         eprintln!("TESSERA_WRITE_BATCH_MAX={batch_max}");
         let arena = Arena::open(batch_max).await;
@@ -115,7 +115,7 @@ pub async fn assert_clean(db: &TestDb) {
 
 /// The one answer with this status; every other is a refusal with this code.
 #[track_caller]
-fn one_winner<'a>(answers: &'a [Response], status: u16, code: &str) -> (&'a Response, Vec<&'a Response>) {
+pub fn one_winner<'a>(answers: &'a [Response], status: u16, code: &str) -> (&'a Response, Vec<&'a Response>) {
     let (mut won, lost): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status.is_success());
     assert_eq!((won.len(), lost.len()), (1, WORKERS - 1), "{answers:?}");
     for answer in &lost {

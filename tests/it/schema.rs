@@ -41,6 +41,8 @@ pub struct Rows {
     pub rules: BTreeMap<&'static str, String>,
     pub code: String,
     pub used: String,
+    /// Coupons to be locked, made void and given to the member, by what is done to them.
+    pub coupons: BTreeMap<&'static str, String>,
     pub redemption: String,
     pub conflict: String,
     pub number: String,
@@ -66,12 +68,16 @@ pub async fn make_rows(api: &Client) -> Rows {
     let third = json!({"store_id": "S0003", "name": "Third"});
     api.post("/v1/stores", &api.keys.ops, third).await.expect(201);
     let mut rules = BTreeMap::new();
-    for name in ["issue", "pause", "resume", "end"] {
-        rules.insert(name, api.rule(json!({"uses": 1000, "threshold": 0})).await);
+    for name in ["issue", "pause", "resume", "end", "patch", "claim"] {
+        let more = json!({"uses": 1000, "threshold": 0, "claimable": name == "claim", "budget": 1_000_000_000,
+            "stock_per_day": 1_000_000, "budget_per_store": 1_000_000_000, "stores": {"in": ["S0001"]}});
+        rules.insert(name, api.rule(more).await);
     }
     let path = format!("/v1/coupon-rules/{}/pause", rules["resume"]);
     api.send(api.raw(reqwest::Method::POST, &path).bearer_auth(&api.keys.ops)).await.expect(200);
-    let codes = api.issue(&rules["issue"], json!({"count": 2})).await;
+    let codes = api.issue(&rules["issue"], json!({"count": 6})).await;
+    let names = ["lock", "void", "bind", "validate"];
+    let coupons = names.into_iter().zip(codes[2..].iter().cloned()).collect();
     let used = api.redeem(&codes[1]).await.expect(200);
     let number = fresh_number();
     let path = format!("/v1/coupons/{}/redeem", codes[1]);
@@ -111,6 +117,7 @@ pub async fn make_rows(api: &Client) -> Rows {
         other_address,
         other_device,
         rules,
+        coupons,
         code: codes[0].clone(),
         used: codes[1].clone(),
         redemption: used.json["redemption_id"].as_str().unwrap().to_owned(),
@@ -199,6 +206,7 @@ pub fn paths(rows: &Rows) -> Vec<(&'static str, Vec<(&'static str, &str)>)> {
     let rule = |name: &str| vec![("rule_id", rows.rules[name].as_str())];
     let member = || vec![("member_id", rows.member.as_str())];
     let other = || vec![("member_id", rows.other.as_str())];
+    let coupon = |name: &str| vec![("code", rows.coupons[name].as_str())];
     let import = |name: &str| vec![("job_id", rows.imports[name].as_str())];
     let issue_job =
         |name: &str| vec![("rule_id", rows.rules["issue"].as_str()), ("job_id", rows.issue_jobs[name].as_str())];
@@ -274,12 +282,21 @@ pub fn paths(rows: &Rows) -> Vec<(&'static str, Vec<(&'static str, &str)>)> {
         ("resume_coupon_import", coupon_import("resume")),
         ("cancel_coupon_import", coupon_import("cancel")),
         ("get_rule", rule("issue")),
+        ("update_rule", rule("patch")),
+        ("list_rule_versions", rule("patch")),
+        ("claim_coupon", rule("claim")),
         ("issue_coupons", rule("issue")),
         ("pause_rule", rule("pause")),
         ("resume_rule", rule("resume")),
         ("end_rule", rule("end")),
         ("get_coupon", vec![("code", &rows.code)]),
         ("redeem_coupon", vec![("code", &rows.code)]),
+        ("validate_coupon", coupon("validate")),
+        ("lock_coupon", coupon("lock")),
+        ("release_coupon", coupon("lock")),
+        ("void_coupon", coupon("void")),
+        ("bind_coupon", coupon("bind")),
+        ("redeem_basket", Vec::new()),
         ("reverse_coupon", vec![("code", &rows.used)]),
         ("get_redemption", vec![("redemption_id", &rows.redemption)]),
         ("get_conflict", vec![("conflict_id", &rows.conflict)]),
@@ -331,6 +348,17 @@ pub fn bodies(rows: &Rows) -> Vec<(&'static str, Value)> {
         (
             "create_legacy_code_shape",
             json!({"name": "loyalty-2015", "length_min": 20, "length_max": 20, "alphabet": "0123456789"}),
+        ),
+        ("update_rule", json!({"name": "10 off 60", "threshold": 6000, "stock": null})),
+        ("claim_coupon", json!({"member_id": rows.member})),
+        ("validate_coupon", json!({"store_id": "S0001", "amount": 8000})),
+        ("lock_coupon", json!({"store_id": "S0001", "order_ref": "S0001-3", "ttl_secs": 60})),
+        ("release_coupon", json!({"order_ref": "S0001-3"})),
+        ("void_coupon", json!({"reason": "printed twice"})),
+        ("bind_coupon", json!({"member_id": rows.member})),
+        (
+            "redeem_basket",
+            json!({"store_id": "S0001", "order_ref": "S0001-4", "amount": 8000, "coupons": [{"code": rows.code}]}),
         ),
         ("redeem_coupon", sale),
         ("reverse_coupon", json!({"store_id": "S0001", "redemption_id": rows.redemption})),
@@ -404,6 +432,7 @@ expected-statuses = ["400", "401", "403", "406", "415", "422", "428"]
         "list_member_imports",
         "list_coupon_imports",
         "list_legacy_code_shapes",
+        "list_rules",
     ];
     // What a CSV must hold, a document cannot say.
     for operation in cursors.into_iter().chain(files().into_iter().map(|(operation, _)| operation)) {
@@ -420,11 +449,15 @@ expected-statuses = ["400", "401", "403", "406", "415", "422", "428"]
     for (operation, parts) in paths(rows) {
         text.push_str(&format!("[[operations]]\ninclude-operation-id = \"{operation}\"\n"));
         // A till's number may stand in the body or in the header, but one of them must; a cursor is opaque.
-        if matches!(operation, "redeem_coupon" | "reverse_coupon" | "list_registers") {
+        if matches!(operation, "redeem_coupon" | "reverse_coupon" | "lock_coupon" | "redeem_basket" | "list_registers")
+        {
             text.push_str("[operations.checks.positive_data_acceptance]\n");
             text.push_str("expected-statuses = [\"2xx\", \"400\", \"404\", \"409\", \"422\"]\n");
         }
-        if matches!(operation, "list_member_coupons" | "list_rule_coupons" | "list_member_changes") {
+        if matches!(
+            operation,
+            "list_member_coupons" | "list_rule_coupons" | "list_member_changes" | "list_rule_versions"
+        ) {
             text.push_str("[operations.checks.positive_data_acceptance]\n");
             text.push_str("expected-statuses = [\"2xx\", \"400\", \"404\"]\n");
         }

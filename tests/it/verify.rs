@@ -60,7 +60,7 @@ async fn sell(client: Client, rule: String, member: String, stop: Arc<AtomicBool
 }
 
 /// What is planted in rows that no till touches, and what the report must say of it.
-fn plantings(member: &str, rule: &str) -> Vec<(String, Vec<&'static str>)> {
+fn plantings(member: &str, rule: &str, limited: &str) -> Vec<(String, Vec<&'static str>)> {
     let quiet =
         |n: usize| format!("(select code_id from coupon where rule_id = {rule} order by code_id offset {n} limit 1)");
     // Far from every serial that is minted here.
@@ -103,6 +103,19 @@ fn plantings(member: &str, rule: &str) -> Vec<(String, Vec<&'static str>)> {
             vec!["altered coupon_stock issued voided"],
         ),
         (format!("delete from coupon_stock where rule_id = {rule}"), vec!["missing coupon_stock"]),
+        (
+            format!("update coupon_stock set issued = issued + 1 where rule_id = {limited} and period <> 0"),
+            vec!["altered coupon_stock issued voided"],
+        ),
+        (format!("delete from coupon_stock where rule_id = {limited} and period <> 0"), vec!["missing coupon_stock"]),
+        (
+            format!("update coupon_stock set spent = spent + 1 where rule_id = {limited} and store_no <> 0"),
+            vec!["altered coupon_stock spent"],
+        ),
+        (
+            format!("update coupon_stock set spent = 0 where rule_id = {limited} and store_no = 0 and period = 0"),
+            vec!["altered coupon_stock spent"],
+        ),
         (format!("update member_rule set taken = taken + 1 where rule_id = {rule}"), vec!["altered member_rule taken"]),
         (format!("delete from member_rule where rule_id = {rule}"), vec!["missing member_rule"]),
         (format!("update coupon set uses = 0 where code_id = {}", quiet(4)), vec!["altered coupon uses"]),
@@ -131,6 +144,10 @@ async fn verify_names_what_was_planted_while_tills_run_and_mends_it() {
     for _ in 0..8 {
         client.issue(&quiet, json!({"member_id": member})).await;
     }
+    let limits = json!({"stock_per_day": 9, "budget": 9000, "budget_per_store": 9000});
+    let limited = client.rule(limits).await;
+    let code = client.issue(&limited, json!({"count": 2})).await.remove(0);
+    client.redeem(&code).await.expect(200);
     // Two of them are used, the fifth and the sixth in the order of the table.
     let mut conn = app.db.sql().await;
     for n in [4, 5] {
@@ -151,7 +168,7 @@ async fn verify_names_what_was_planted_while_tills_run_and_mends_it() {
     }
     let clean = compare(&app.db, false).await;
     assert!(clean.is_clean(), "{}", clean.render());
-    for (sql, expected) in plantings(&member, &quiet) {
+    for (sql, expected) in plantings(&member, &quiet, &limited) {
         execute(&mut conn, &sql).await;
         let report = compare(&app.db, false).await;
         let mut expected: Vec<String> = expected.into_iter().map(str::to_owned).collect();

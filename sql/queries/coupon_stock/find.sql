@@ -1,8 +1,7 @@
--- coupon::bulk::find_stocks
+-- coupon::validate::FindStock
 -- touches: coupon_stock=1
 -- route: coupon_stock=$1
--- sample: select array[rule_id] from coupon_stock limit 1
--- Of the whole rule and of each day: for a look, nothing is decided by it.
+-- sample: select array[rule_id], array[period], array[store_no] from coupon_stock limit 1
 select
     s.rule_id,
     s.issued,
@@ -10,5 +9,6 @@ select
     s.spent,
     s.period,
     s.store_no
-from {coupon_stock} s
-where s.rule_id = any($1::bigint[]) and s.store_no = 0
+from unnest($1::bigint[], $2::integer[], $3::integer[]) as t (rule_id, period, store_no)
+join {coupon_stock} s on s.rule_id = t.rule_id and s.period = t.period and s.store_no = t.store_no
+where s.rule_id = any($1::bigint[])

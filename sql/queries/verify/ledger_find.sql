@@ -5,12 +5,15 @@ select
     r.redemption_id,
     r.code_id,
     coalesce(r.occurred_at, r.recorded_at) as recorded_at,
+    r.amount,
     r.discount,
     r.reverses,
     r.reversed,
+    r.returned,
     r.store_no,
     r.kind,
     r.reversed_whole,
-    r.order_ref
+    r.order_ref,
+    r.lines
 from {redemption} r
 where r.code_id = any($1::bigint[])

@@ -29,7 +29,7 @@ pub struct Lock {
     pub place: Place,
     pub order_ref: String,
     pub ttl: TimeDelta,
-    /// Checked against the holder when given.
+    /// Checked against the holder when both are given.
     pub member_id: Option<MemberId>,
 }
 
@@ -66,6 +66,12 @@ pub struct Hold {
     pub until: DateTime<Utc>,
 }
 
+impl From<&coupon::Lock> for Hold {
+    fn from(lock: &coupon::Lock) -> Self {
+        Self { order_ref: lock.order_ref.clone(), until: lock.until }
+    }
+}
+
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 #[schema(as = Held)]
 pub struct Held {
@@ -99,17 +105,15 @@ pub struct Bound {
     pub member_id: MemberId,
 }
 
-/// Holds a coupon for an order. The same order may lock again, which prolongs it.
+/// Holds a coupon for an order. The same order may lock again, which prolongs it and never shortens it; no lock outlasts
+/// the coupon.
 ///
 /// # Errors
 /// Those of redeeming up to `coupon_expired`, in its order.
 pub fn lock(world: &mut World, op: &Lock) -> Result<Held, Refusal> {
     let coupon = world.coupons.get(&op.code_id).cloned().ok_or_else(|| world.missing(op.code_id))?;
-    let until = world.now + op.ttl;
-    let after = coupon
-        .clone()
-        .lock(coupon::Lock { order_ref: op.order_ref.clone(), until }, world.now)
-        .map_err(|code| why_not(world, &coupon, code))?;
+    let lock = coupon::Lock { order_ref: op.order_ref.clone(), until: world.now + op.ttl };
+    let after = coupon.clone().lock(lock, world.now).map_err(|code| why_not(world, &coupon, code))?;
     check_usable(world, &coupon, op.member_id, &op.place, Action::Lock, None)?;
     coupon.check_validity(world.now)?;
     tell(
@@ -119,16 +123,13 @@ pub fn lock(world: &mut World, op: &Lock) -> Result<Held, Refusal> {
         &after,
         json!({ "order_ref": op.order_ref, "store_id": op.place.store_id }),
     );
-    let held = Held {
-        code: op.code_id,
-        state: after.state_name(world.now),
-        lock: Some(Hold { order_ref: op.order_ref.clone(), until }),
-    };
+    let held =
+        Held { code: op.code_id, state: after.state_name(world.now), lock: after.lock_at(world.now).map(Hold::from) };
     world.put_coupon(after);
     Ok(held)
 }
 
-/// Lets a coupon go. One that is not locked stays as it is.
+/// Lets a coupon go. One that is not locked, or whose lock ran out, stays as it is.
 ///
 /// # Errors
 /// `coupon_not_found`, `coupon_void`, `coupon_already_redeemed`, `coupon_locked` by another order.
@@ -155,9 +156,11 @@ pub fn void(world: &mut World, op: &Void) -> Result<Voided, Refusal> {
     give_stock(world, coupon.rule_id, &from);
     if let Some(holder) = coupon.holder {
         let key = (holder, coupon.rule_id);
-        let count = world.member_rules.get_mut(&key).expect("the writer locked the count of every holder");
-        count.taken -= 1;
-        world.changed.member_rules.insert(key);
+        // A holder without a row has no count to lower.
+        if let Some(count) = world.member_rules.get_mut(&key) {
+            count.taken -= 1;
+            world.changed.member_rules.insert(key);
+        }
     }
     tell(world, op.event_id, EventKind::CouponVoided, &after, json!({ "reason": op.reason }));
     let voided = Voided { code: op.code_id, state: after.state_name(world.now), voided_at: world.now };
@@ -188,7 +191,7 @@ pub fn bind(world: &mut World, op: &Bind) -> Result<Bound, Refusal> {
     }
     check_standing(world.members.get(&op.member_id), op.member_id, Action::BeIssued)?;
     if coupon.valid_until <= world.now {
-        coupon.check_validity(world.now)?;
+        return Err(Refusal::new(Code::CouponExpired).with("valid_until", coupon::instant(coupon.valid_until)));
     }
     take_of_member(world, coupon.rule_id, op.member_id, 1)?;
     tell(world, op.event_id, EventKind::CouponBound, &coupon, json!({ "member_id": op.member_id }));

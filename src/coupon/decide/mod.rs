@@ -1,6 +1,6 @@
 //! What a request may do, decided over locked rows. Pure: no clock, no database, no randomness.
 //!
-//! The order in which failures are looked for is the one documented in [`super`], and is tested in that order.
+//! The order in which failures are looked for is the one documented in [`super`], and is tested in that order in `tests`.
 
 mod basket;
 mod hold;
@@ -9,6 +9,8 @@ mod limit;
 mod many;
 mod redeem;
 mod reverse;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -26,7 +28,7 @@ pub use self::{
 };
 use super::{
     Coupon, instant,
-    rule::{Rule, RuleVersion},
+    rule::{Rule, RuleState, RuleVersion},
     world::{Redemption, World},
 };
 use crate::{
@@ -101,18 +103,45 @@ fn check_usable(
 ) -> Result<(), Refusal> {
     if let Some(holder) = coupon.holder {
         check_standing(world.members.get(&holder), holder, action)?;
-    }
-    if member_id.is_some() && member_id != coupon.holder {
-        return Err(Code::CouponHolderMismatch.into());
+        if member_id.is_some_and(|member_id| member_id != holder) {
+            return Err(Code::CouponHolderMismatch.into());
+        }
     }
     let head = head_of(world, coupon.rule_id);
-    if !head.state.may_redeem() && occurred_at.is_none_or(|at| head.updated_at <= at) {
-        return Err(Refusal::new(Code::RuleNotActive).with("rule_state", head.state.name()));
+    let state = if occurred_at.is_some_and(|at| at < head.updated_at) { RuleState::Active } else { head.state };
+    check_rule(&rule_of(world, coupon), state, Some(place))
+}
+
+/// Whether coupons of a rule may be used, at a store if there is one.
+///
+/// # Errors
+/// `rule_not_active`, `coupon_not_for_store`.
+pub(super) fn check_rule(rule: &RuleVersion, state: RuleState, place: Option<&Place>) -> Result<(), Refusal> {
+    if !state.may_redeem() {
+        return Err(Refusal::new(Code::RuleNotActive).with("rule_state", state.name()));
     }
-    if !rule_of(world, coupon).places.has(place.store_no, &place.regions) {
-        return Err(Refusal::new(Code::CouponNotForStore).with("store_id", &*place.store_id));
+    match place {
+        Some(place) if !rule.places.has(place.store_no, &place.regions) => {
+            Err(Refusal::new(Code::CouponNotForStore).with("store_id", &*place.store_id))
+        }
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// What a use takes off an amount.
+///
+/// # Errors
+/// `coupon_currency_mismatch`, `coupon_below_threshold` with what is `missing`.
+pub(super) fn check_sale(rule: &RuleVersion, amount: i64, currency: Option<&str>) -> Result<i64, Refusal> {
+    if currency.is_some_and(|currency| currency != rule.currency) {
+        return Err(Refusal::new(Code::CouponCurrencyMismatch).with("currency", rule.currency.as_str()));
+    }
+    if amount < rule.threshold {
+        return Err(Refusal::new(Code::CouponBelowThreshold)
+            .with("threshold", rule.threshold)
+            .with("missing", rule.threshold - amount));
+    }
+    Ok(rule.discount.on(amount))
 }
 
 fn note(world: &mut World, event_id: EventId, kind: EventKind, code_id: CodeId, row: &Redemption, store_id: &str) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Place, check_usable, head_of, limit::take_money, millis, note, rule_of, why_not};
+use super::{Place, check_sale, check_usable, head_of, limit::take_money, millis, note, rule_of, why_not};
 use crate::{
     coupon::{
         StateName, Use,
@@ -32,7 +32,7 @@ pub struct Redeem {
     pub lines: Vec<(String, i64)>,
     /// Checked against the rule's when given.
     pub currency: Option<String>,
-    /// Checked against the holder when given.
+    /// Checked against the holder when both are given.
     pub member_id: Option<MemberId>,
     /// When it was, as the till says, of a use that is sent afterwards: locks and validity are judged by it.
     pub occurred_at: Option<DateTime<Utc>>,
@@ -95,15 +95,7 @@ pub fn redeem(world: &mut World, op: &Redeem, payable: i64) -> Result<Redeemed, 
     coupon.check_business_day(day)?;
     world.check_month("redemption", "business_date", day)?;
     coupon.check_validity(at)?;
-    if op.currency.as_ref().is_some_and(|currency| *currency != rule.currency) {
-        return Err(Refusal::new(Code::CouponCurrencyMismatch).with("currency", rule.currency.as_str()));
-    }
-    if op.amount < rule.threshold {
-        return Err(Refusal::new(Code::CouponBelowThreshold)
-            .with("threshold", rule.threshold)
-            .with("missing", rule.threshold - op.amount));
-    }
-    let discount = rule.discount.on(op.amount).min(payable);
+    let discount = check_sale(&rule, op.amount, op.currency.as_deref())?.min(payable);
     let head = head_of(world, coupon.rule_id);
     let counted = take_money(world, &head.current, day, store_no, discount)?;
     let lines = shares(&op.lines, op.amount, discount);

@@ -66,6 +66,9 @@ pub struct Reversed {
     pub returned: i64,
     /// Everything has come back, and the use is on the coupon again.
     pub whole: bool,
+    /// The lines that come back now, of a use that named lines.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lines: Vec<Line>,
     pub currency: String,
     pub uses: i16,
     pub uses_max: i16,
@@ -125,6 +128,7 @@ pub fn reverse(world: &mut World, op: &Reverse) -> Result<Reversed, Refusal> {
         discount,
         returned: undone.returned,
         whole: undone.reversed_whole,
+        lines: lines.clone(),
         currency: rule.currency.clone(),
         uses: after.uses,
         uses_max: rule.uses,
@@ -191,8 +195,12 @@ fn take_back(used: &Redemption, returned: &Returned) -> Result<(Redemption, Vec<
         }
         Returned::Amount(amount) => {
             let left = used.amount - used.returned;
-            if !used.lines.is_empty() || *amount > left {
-                return Err(Refusal::new(Code::ReverseAmountExceeded).with("left", left));
+            let refusal = || Refusal::new(Code::ReverseAmountExceeded).with("left", left);
+            if !used.lines.is_empty() {
+                return Err(refusal().detail("the use named its lines: those that come back are to be named"));
+            }
+            if *amount > left {
+                return Err(refusal());
             }
             after.returned += amount;
             let share = i128::from(used.discount) * i128::from(after.returned) / i128::from(used.amount.max(1));

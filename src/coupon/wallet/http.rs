@@ -1,5 +1,7 @@
 //! A member's coupons over HTTP: the wallet, and the list.
 
+use std::sync::Arc;
+
 use actix_web::web::Data;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -9,7 +11,13 @@ use super::{Basket, EXAMINED_MAX, Held, HeldKey, Wallet};
 use crate::{
     app::App,
     chain::{StoreId, deed::Deed},
-    coupon::{StateName, decide::millis, http::Amount, list::ListState, rule_body::Currency},
+    coupon::{
+        StateName,
+        decide::{Place, millis},
+        http::Amount,
+        list::ListState,
+        rule_body::Currency,
+    },
     http::{
         Answer, ApiError, At, Caller, Cursor, Json, Page, PageLimit, Query, Reply, Routes, app::Shell, input::present,
         page::limit_of,
@@ -38,7 +46,7 @@ struct WalletBody {
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     currency: Option<Currency>,
-    /// Where the sale is.
+    /// Where the sale is; a till's own store if absent. Coupons that may not be used there do not apply.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     store_id: Option<StoreId>,
@@ -47,7 +55,7 @@ struct WalletBody {
 /// See what a member can use now
 ///
 /// The coupons that are issued and have not expired; with a basket what each would take off it, the best first, and what
-/// those that do not apply would be refused with. Of very many coupons the newest 2,000 are looked at and 200 shown. A
+/// those that do not apply would be refused with, a store that is not theirs among it. Of very many coupons the newest 2,000 are looked at and 200 shown. A
 /// lock by another order does not show here. Checked in this order: path, body, store, whether the member exists.
 #[utoipa::path(post, path = "/v1/members/{member_id}/wallet", tag = "members", params(("member_id" = MemberId, Path)),
     responses((status = 200, description = "The usable coupons", body = Wallet)))]
@@ -58,20 +66,39 @@ async fn get_wallet(
     At(member_id): At<MemberId>,
     Json(body): Json<WalletBody>,
 ) -> Reply<Wallet> {
-    if let Some(store_id) = &body.store_id {
-        caller.must_be_at(store_id)?;
-        let today = shell.zone.day_of(shell.clock.now()).to_date();
-        app.stores.get(store_id).await?.may(Deed::LookUp, today)?;
-    }
+    let place = till_place(&app, &shell, &caller, body.store_id.as_ref()).await?;
     let currency = body.currency.map(Currency::into_string);
     let basket = body.amount.map(|amount| Basket { amount: amount.get(), currency });
     let (found, cost) = app.members.find(member_id).await?;
     let Some(shown) = found else { return Err(ApiError::from(Code::MemberNotFound).metered(cost.into())) };
-    let (wallet, spent) = app.desk.wallet(member_id, standing(&shown), basket.as_ref()).await?;
+    let (wallet, spent) = app.desk.wallet(member_id, standing(&shown), place.as_ref(), basket.as_ref()).await?;
     let mut meter = metered(cost);
     meter.cached = false;
     meter += spent;
     Ok(Answer::ok(wallet).metered(meter))
+}
+
+/// Where the sale is: at the store that is named, else at the caller's own.
+///
+/// # Errors
+/// `store_forbidden`, `store_not_found`, `store_closed`.
+pub(crate) async fn till_place(
+    app: &App,
+    shell: &Shell,
+    caller: &Caller,
+    named: Option<&StoreId>,
+) -> Result<Option<Place>, ApiError> {
+    let Some(store_id) = named.or(caller.store.as_ref().map(|(_, own)| own)) else { return Ok(None) };
+    caller.must_be_at(store_id)?;
+    let store = app.stores.get(store_id).await?;
+    store.may(Deed::LookUp, shell.zone.day_of(shell.clock.now()).to_date())?;
+    Ok(Some(Place {
+        store_no: store.store_no,
+        store_id: store_id.as_str().into(),
+        regions: Arc::clone(&store.regions),
+        register: None,
+        sequence: None,
+    }))
 }
 
 /// What a member's state allows, as memory has it: redeeming asks the row.

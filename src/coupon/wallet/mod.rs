@@ -18,7 +18,7 @@ use serde::Serialize;
 pub use self::read::{Held, HeldKey, ListHeld};
 use super::{
     StateName,
-    decide::millis,
+    decide::{Place, check_rule, check_sale, millis},
     desk::{Desk, DeskError},
     rule::{Discount, RuleState, RuleVersion, Validity},
 };
@@ -27,7 +27,7 @@ use crate::{
     id::{CodeId, MemberId, RuleId},
     member::{Standing, state::Action},
     meter::Meter,
-    problem::Code,
+    problem::{Code, Refusal},
 };
 
 /// Coupons of one member that a wallet, or one page under a filter, looks at.
@@ -82,29 +82,21 @@ pub struct WalletCoupon {
     pub missing: Option<i64>,
 }
 
-/// Whether a coupon applies, in the order in which redeeming checks.
+/// Whether a coupon applies, by the checks of redeeming in their order, as far as they need no coupon row.
 fn judge(
     rule: &RuleVersion,
     state: RuleState,
     standing: Standing,
     now: DateTime<Utc>,
+    place: Option<&Place>,
     basket: Option<&Basket>,
-) -> Result<Option<i64>, (Code, Option<i64>)> {
-    standing.may(Action::Redeem).map_err(|refusal| (refusal.code, None))?;
-    if !state.may_redeem() {
-        return Err((Code::RuleNotActive, None));
-    }
+) -> Result<Option<i64>, Refusal> {
+    standing.may(Action::Redeem)?;
+    check_rule(rule, state, place)?;
     if matches!(rule.validity, Validity::Fixed { from: Some(from), .. } if now < from) {
-        return Err((Code::CouponNotYetValid, None));
+        return Err(Code::CouponNotYetValid.into());
     }
-    let Some(basket) = basket else { return Ok(None) };
-    if basket.currency.as_ref().is_some_and(|currency| *currency != rule.currency) {
-        return Err((Code::CouponCurrencyMismatch, None));
-    }
-    if basket.amount < rule.threshold {
-        return Err((Code::CouponBelowThreshold, Some(rule.threshold - basket.amount)));
-    }
-    Ok(Some(rule.discount.on(basket.amount)))
+    basket.map(|basket| check_sale(rule, basket.amount, basket.currency.as_deref())).transpose()
 }
 
 /// Best first: what applies by what it saves, then what lacks least; among equals the nearest deadline.
@@ -125,7 +117,7 @@ impl Desk {
         Ok((rows.unwrap_or_default(), cost))
     }
 
-    /// What a member can use now.
+    /// What a member can use now, at a place if there is one.
     ///
     /// # Errors
     /// [`DeskError`]
@@ -133,6 +125,7 @@ impl Desk {
         &self,
         member_id: MemberId,
         standing: Standing,
+        place: Option<&Place>,
         basket: Option<&Basket>,
     ) -> Result<(Wallet, Meter), DeskError> {
         let now = self.clock.now();
@@ -150,7 +143,10 @@ impl Desk {
                 )
                 .into());
             };
-            let judged = judge(rule, *state, standing, now, basket);
+            let (saves, refusal) = match judge(rule, *state, standing, now, place, basket) {
+                Ok(saves) => (saves, None),
+                Err(refusal) => (None, Some(refusal)),
+            };
             items.push((
                 coupon.code_id,
                 WalletCoupon {
@@ -161,10 +157,10 @@ impl Desk {
                     currency: rule.currency.clone(),
                     threshold: rule.threshold,
                     valid_until: coupon.valid_until,
-                    applies: judged.is_ok(),
-                    saves: judged.ok().flatten(),
-                    why: judged.err().map(|(code, _)| code),
-                    missing: judged.err().and_then(|(_, missing)| missing),
+                    applies: refusal.is_none(),
+                    saves,
+                    missing: refusal.as_ref().and_then(|refusal| refusal.extra.get("missing")?.as_i64()),
+                    why: refusal.map(|refusal| refusal.code),
                 },
             ));
         }
@@ -180,29 +176,35 @@ impl Desk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coupon::rule::{Limit, Places, Undo};
-    use crate::member::{Kind, State};
+    use crate::{
+        coupon::rule::{GiftSku, Places},
+        id::StoreNo,
+        member::{Kind, State},
+    };
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
     }
 
-    fn rule(off: i64, threshold: i64, from: Option<i64>) -> RuleVersion {
+    fn rule(discount: Discount, threshold: i64, from: Option<i64>) -> RuleVersion {
         RuleVersion {
-            rule_id: "1".parse().unwrap(),
-            version: 1,
-            name: "off".into(),
-            discount: Discount::AmountOff { amount: off },
-            currency: "CNY".into(),
             threshold,
             validity: Validity::Fixed { from: from.map(at), until: at(1000) },
-            stock: Limit::default(),
-            budget: Limit::default(),
-            per_member: None,
-            uses: 1,
-            places: Places::default(),
-            claimable: false,
-            undo: Undo::default(),
+            ..RuleVersion::plain("1".parse().unwrap(), discount)
+        }
+    }
+
+    fn off(amount: i64) -> Discount {
+        Discount::AmountOff { amount }
+    }
+
+    fn store(no: i32) -> Place {
+        Place {
+            store_no: StoreNo::new(no),
+            store_id: format!("S{no}").into(),
+            regions: [Arc::from("east")].into(),
+            register: None,
+            sequence: None,
         }
     }
 
@@ -212,26 +214,50 @@ mod tests {
         let frozen = Standing { state: State::Frozen, ..normal };
         let cancelled = Standing { state: State::Cancelled, ..normal };
         let basket = |amount, currency: &str| Some(Basket { amount, currency: Some(currency.into()) });
-        let (plain, later) = (rule(1000, 5000, None), rule(1000, 5000, Some(10)));
+        let (plain, later) = (rule(off(1000), 5000, None), rule(off(1000), 5000, Some(10)));
+        let places = Places { stores_in: Some(vec![StoreNo::new(1)]), ..Places::default() };
+        let (there, later_there) =
+            (RuleVersion { places: places.clone(), ..plain.clone() }, RuleVersion { places, ..later.clone() });
+        let not_east = Places { regions_out: vec!["east".into()], ..Places::default() };
+        let not_east = RuleVersion { places: not_east, ..plain.clone() };
         let (active, paused) = (RuleState::Active, RuleState::Paused);
-        for (number, (rule, state, standing, basket, expected)) in [
-            (&plain, active, normal, None, Ok(None)),
-            (&plain, active, normal, basket(8000, "CNY"), Ok(Some(1000))),
-            (&plain, active, normal, basket(5000, "CNY"), Ok(Some(1000))),
-            (&plain, RuleState::Ended, normal, basket(8000, "CNY"), Ok(Some(1000))),
-            (&plain, active, normal, basket(4999, "CNY"), Err((Code::CouponBelowThreshold, Some(1)))),
-            (&plain, active, normal, basket(1, "USD"), Err((Code::CouponCurrencyMismatch, None))),
-            (&later, active, normal, basket(1, "USD"), Err((Code::CouponNotYetValid, None))),
-            (&later, paused, normal, basket(1, "USD"), Err((Code::RuleNotActive, None))),
-            (&later, paused, frozen, basket(1, "USD"), Err((Code::MemberFrozen, None))),
-            (&plain, active, cancelled, None, Err((Code::MemberCancelled, None))),
+        for (number, (rule, state, standing, at_store, basket, expected)) in [
+            (&plain, active, normal, None, None, Ok(None)),
+            (&plain, active, normal, None, basket(8000, "CNY"), Ok(Some(1000))),
+            (&plain, active, normal, Some(2), basket(5000, "CNY"), Ok(Some(1000))),
+            (&plain, RuleState::Ended, normal, None, basket(8000, "CNY"), Ok(Some(1000))),
+            (&plain, active, normal, None, basket(4999, "CNY"), Err((Code::CouponBelowThreshold, Some(1)))),
+            (&plain, active, normal, None, basket(1, "USD"), Err((Code::CouponCurrencyMismatch, None))),
+            (&later, active, normal, None, basket(1, "USD"), Err((Code::CouponNotYetValid, None))),
+            (&there, active, normal, Some(1), basket(8000, "CNY"), Ok(Some(1000))),
+            (&there, active, normal, None, basket(8000, "CNY"), Ok(Some(1000))),
+            (&there, active, normal, Some(2), None, Err((Code::CouponNotForStore, None))),
+            (&not_east, active, normal, Some(1), None, Err((Code::CouponNotForStore, None))),
+            (&later_there, active, normal, Some(2), basket(1, "USD"), Err((Code::CouponNotForStore, None))),
+            (&later_there, paused, normal, Some(2), basket(1, "USD"), Err((Code::RuleNotActive, None))),
+            (&later_there, paused, frozen, Some(2), basket(1, "USD"), Err((Code::MemberFrozen, None))),
+            (&plain, active, cancelled, None, None, Err((Code::MemberCancelled, None))),
         ]
         .into_iter()
         .enumerate()
         {
-            assert_eq!(judge(rule, state, standing, at(0), basket.as_ref()), expected, "row {number}");
+            let place = at_store.map(store);
+            let judged = judge(rule, state, standing, at(0), place.as_ref(), basket.as_ref());
+            let missing = |refusal: &Refusal| refusal.extra.get("missing").and_then(|missing| missing.as_i64());
+            assert_eq!(judged.map_err(|refusal| (refusal.code, missing(&refusal))), expected, "row {number}");
         }
-        assert_eq!(judge(&rule(9000, 0, None), active, normal, at(0), basket(8000, "CNY").as_ref()), Ok(Some(8000)));
+        let gift = Discount::Gift { sku: GiftSku::parse("6901").unwrap(), amount: 300 };
+        for (discount, saves) in [
+            (off(9000), 8000),
+            (Discount::PercentOff { basis_points: 1250, cap: None }, 1000),
+            (Discount::PercentOff { basis_points: 1250, cap: Some(700) }, 700),
+            (Discount::FixedPrice { amount: 990 }, 7010),
+            (gift, 300),
+        ] {
+            let of = rule(discount, 0, None);
+            let judged = judge(&of, active, normal, at(0), None, basket(8000, "CNY").as_ref());
+            assert_eq!(judged, Ok(Some(saves)), "{:?}", of.discount);
+        }
     }
 
     #[test]

@@ -135,6 +135,41 @@ pub(super) fn count_plantings() -> Vec<Planting> {
     ]
 }
 
+/// Of rule 106, which limits everything. Its uses are of 2026-11-22 in store 1.
+pub(super) fn part_plantings() -> Vec<Planting> {
+    let of = |set: &str, period: i64, store: i32| {
+        format!("update coupon_stock set {set} where (rule_id, period, store_no) = (106, {period}, {store})")
+    };
+    let wrong =
+        |period: i64, store: i32, columns: &str| format!("altered coupon_stock (106,{period},{store}): {columns}");
+    let yesterday = DAY - 1;
+    vec![
+        plant("part, of a day", of("issued = issued + 1", yesterday, 0), &[wrong(yesterday, 0, "issued, voided")]),
+        plant("part, of a store", of("voided = voided + 1", 0, 2), &[wrong(0, 2, "issued, voided")]),
+        plant(
+            "part, of a day, missing",
+            format!("delete from coupon_stock where (rule_id, period) = (106, {yesterday})"),
+            &[format!("missing coupon_stock (106,{yesterday},0)")],
+        ),
+        plant(
+            "part, of a day that nothing was issued on",
+            format!("insert into coupon_stock (rule_id, period, issued) values (106, {}, 2)", DAY + 1),
+            &[wrong(DAY + 1, 0, "issued, voided")],
+        ),
+        plant("money, of a day", of("spent = spent - 1", DAY, 0), &[wrong(DAY, 0, "spent")]),
+        plant(
+            "money, of a store and in all",
+            "update coupon_stock set spent = spent - 1 where rule_id = 106 and period = 0 and spent > 0".to_owned(),
+            &[wrong(0, 0, "spent"), wrong(0, 1, "spent")],
+        ),
+        plant(
+            "money, of a rule without a budget",
+            format!("insert into coupon_stock (rule_id, period, spent) values (101, {DAY}, 7)"),
+            &[format!("altered coupon_stock (101,{DAY},0): spent")],
+        ),
+    ]
+}
+
 pub(super) fn ledger_plantings() -> Vec<Planting> {
     let (c1, c5, c11) = (code(1), code(5), code(11));
     let stranger = DAY << 41 | 999_999;
@@ -196,7 +231,7 @@ pub(super) fn ledger_plantings() -> Vec<Planting> {
                 "create table kept as select * from redemption where redemption_id = {reversal};
                      delete from redemption where redemption_id = {reversal}"
             ),
-            &[format!("altered redemption ({r11}): reversed, reversed_whole")],
+            &[format!("altered redemption ({r11}): reversed, returned, reversed_whole")],
         )
         .left("insert into redemption select * from kept; drop table kept".to_owned()),
         plant(
