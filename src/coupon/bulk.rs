@@ -286,7 +286,7 @@ pub async fn place(
         .filter(|(member_id, _)| world.members.contains_key(member_id))
         .collect();
     if !counts.is_empty() {
-        world.member_rules = store::lock_member_rules(tx, counts.into_iter().collect()).await?;
+        world.member_rules = Box::pin(store::lock_member_rules(tx, counts.into_iter().collect())).await?;
     }
     tx.conn().execute("savepoint place").await?;
     let before = world.member_rules.clone();
@@ -299,7 +299,7 @@ pub async fn place(
             metrics::counter!("tessera_job_slices_short_of_stock_total").increment(1);
             world.member_rules = before.clone();
             world.changed = Changed::default();
-            world.stocks = store::lock_stocks(tx, stocks(&mut wishes.iter())).await?;
+            world.stocks = Box::pin(store::lock_stocks(tx, stocks(&mut wishes.iter()))).await?;
         }
         let mut coupons = Vec::with_capacity(wishes.len());
         let mut verdicts = Vec::with_capacity(wishes.len());
@@ -308,13 +308,13 @@ pub async fn place(
             verdicts.push(verdict);
         }
         if !coupons.is_empty() {
-            store::copy_coupons(tx, coupons.iter().collect()).await?;
+            Box::pin(store::copy_coupons(tx, coupons.iter().collect())).await?;
             let counts = world.changed.member_rules.iter().map(|key| (*key, world.member_rules[key])).collect();
-            store::update_member_rules(tx, counts).await?;
+            Box::pin(store::update_member_rules(tx, counts)).await?;
         }
         if !has_stock {
             let granted = || wishes.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok()).map(|(wish, _)| wish);
-            world.stocks = store::lock_stocks(tx, stocks(&mut granted())).await?;
+            world.stocks = Box::pin(store::lock_stocks(tx, stocks(&mut granted()))).await?;
             if granted().try_for_each(|wish| take_stock_of(world, wish)).is_err() {
                 continue;
             }

@@ -94,7 +94,7 @@ impl CodeText {
         caller: &Caller,
     ) -> Result<(CodeId, Cost), ApiError> {
         shell.limits.may_send_codes(caller)?;
-        let (named, cost) = app.desk.resolve(&self.0).await?;
+        let (named, cost) = Box::pin(app.desk.resolve(&self.0)).await?;
         let refused = |told: Refusal| match shell.limits.bad_code(caller) {
             refusal if refusal.code == Code::CouponCodeInvalid => told,
             refusal => refusal,

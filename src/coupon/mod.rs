@@ -4,6 +4,9 @@
 //! rows, written with it in one transaction and by [`store`] alone. What a request may do is decided in memory over
 //! locked rows ([`decide`]), so that a batch of requests is one transaction.
 //!
+//! A coupon is named by its code, or by that of the older system that it came from ([`legacy`]). Coupons are issued one request
+//! at a time or by jobs ([`issue_job`]), and brought in from older systems ([`import`]); both share [`bulk`].
+//!
 //! # The transition table
 //!
 //! What an operation makes of a coupon, or refuses it with; `decide::tests` has a row for each cell.

@@ -181,7 +181,7 @@ const COUPON: &[&str] = &[
     "order_ref",
     "referrer",
 ];
-const COUPON_RECEIVE: &[&str] = &["member_id", "code_id", "rule_id", "valid_until", "state"];
+const COUPON_RECEIVE: &[&str] = &["member_id", "code_id", "rule_id", "valid_until", "state", "rule_version"];
 const COUPON_INDEX: &[&str] = &["rule_id", "code_id", "valid_until", "member_id", "state", "referrer"];
 
 /// Writes many new coupons with their index rows, straight into leaves. They are of no lock and were never reversed.
@@ -216,7 +216,8 @@ pub(super) async fn copy_coupons(tx: &mut Tx<'_>, mut coupons: Vec<&Coupon>) -> 
                 .i64(c.code_id.get())
                 .i64(c.rule_id.get())
                 .instant(c.valid_until)
-                .i16(c.state.number());
+                .i16(c.state.number())
+                .i32(c.rule_version);
         }
         let rows = index.entry(index_leaf(c.rule_id)).or_insert_with(|| CopyRows::new(COUPON_INDEX));
         rows.row()

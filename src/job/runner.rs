@@ -388,7 +388,7 @@ impl Hand {
         let mut conn = self.connect().await?;
         let mut file = FileReader::new(engine.office.clone(), Arc::clone(&engine.secrets), job.job_id, job.bytes);
         let mut from = job.checkpoint();
-        let mut slice = work.prepare(job, &mut file, from, self.rows_max).await?;
+        let mut slice = Box::pin(work.prepare(job, &mut file, from, self.rows_max)).await?;
         loop {
             let (end, is_last) = W::end(&slice);
             let written = Box::pin(write(&engine, self.holder, &mut conn, work, job, &slice, from));

@@ -12,6 +12,7 @@ use tessera::{
 use crate::support::{
     TestApp, TestDb,
     command::{said, tessera},
+    coupon_job::{begin_import, done_at},
     server::{Client, Response, fresh_number},
 };
 
@@ -260,6 +261,7 @@ async fn what_a_request_costs_is_frozen_by_route() {
     get redemption: 1 statements, 1 leaves
     get request: 1 statements, 1 leaves
     get request, floating number, none: 2 statements, 2 leaves
+    get coupon by an old code: 2 statements, 2 leaves
     ");
 }
 
@@ -417,6 +419,13 @@ async fn till_lines(
     line("totals by rule", &api.get("/v1/pos/totals?by_rule=true", &keys.pos).await.expect(200));
     let path = format!("/v1/requests/redeem/{}-none", floating);
     line("get request, floating number, none", &api.get(&path, &keys.pos).await.expect(404));
+    // A coupon of an older system: one look-up more.
+    let shape = json!({"name": "digits", "length_min": 8, "length_max": 8, "alphabet": "0123456789"});
+    api.post("/v1/legacy-code-shapes", &keys.ops, shape).await;
+    let old = format!("0000000{}", u8::from(warm));
+    let job = begin_import(api, format!("code,rule_id,issued_on\n{old},{rule},{today}\n")).await;
+    assert_eq!(done_at(api, &job).await["rows_ok"], 1);
+    line("get coupon by an old code", &api.get(&format!("/v1/coupons/{old}"), &keys.pos).await.expect(200));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -103,7 +103,8 @@ async fn create_coupon_import(
     };
     let mut upload = Upload::begin(&app.office, &app.secrets, new, app.jobs.open_max(), shell.clock.now()).await?;
     let starts = query.start.unwrap_or(true);
-    let taken = take(&shell, &app.jobs.coupons().import, &mut body, &mut upload, numbers, starts).await;
+    let import = &app.jobs.coupons().import;
+    let taken = Box::pin(take(&shell, import, &mut body, &mut upload, numbers, starts)).await;
     let (job, replayed) = match taken {
         Ok(taken) => taken,
         Err(error) => {
@@ -139,7 +140,7 @@ async fn take(
     let raw = file.read(Checkpoint::default(), PREVIEW_ROWS, b',', true).await?;
     let rows = raw.len() as i64;
     let rows_estimate = if raw.is_last { rows } else { bytes.saturating_mul(rows) / raw.end.bytes.max(1) };
-    let (_, mut failures) = import.read(&options, raw).await?;
+    let (_, mut failures) = Box::pin(import.read(&options, raw)).await?;
     failures.sort_by_key(|failure| failure.ordinal);
     let rows_failed = failures.len();
     failures.truncate(PREVIEW_FAILURES);

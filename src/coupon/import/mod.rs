@@ -210,7 +210,7 @@ impl Work for CouponImport {
         let holding = self.desk.secrets.holding();
         let raw = file.read(from, rows_max, b',', true).await?;
         let end = (raw.end, raw.is_last);
-        let (drafts, failures) = self.read(&options, raw).await?;
+        let (drafts, failures) = Box::pin(self.read(&options, raw)).await?;
         let first_no = bulk::lease_serials(&self.desk.office, drafts.len()).await?;
         let uses = drafts.iter().map(|draft| usize::from(draft.uses.unsigned_abs())).sum();
         let mut numbers = self.desk.redemptions.next(uses).await?.into_iter();
@@ -245,7 +245,8 @@ impl Work for CouponImport {
             return Err(JobError::KeysChanged);
         }
         let mut progress = Progress { failures: slice.failures.clone(), ..Progress::default() };
-        let owners = bulk::owners(conn, slice.drafts.iter().filter_map(|made| made.draft.holder.as_ref())).await?;
+        let holders = slice.drafts.iter().filter_map(|made| made.draft.holder.as_ref());
+        let owners = Box::pin(bulk::owners(conn, holders)).await?;
         let mut known: Vec<(&Made, Option<MemberId>)> = Vec::with_capacity(slice.drafts.len());
         for made in &slice.drafts {
             let member_id = made.draft.holder.as_ref().and_then(|holder| holder.of(&owners));
@@ -265,13 +266,13 @@ impl Work for CouponImport {
         };
         let mut world = World::new(now, self.desk.zone);
         let mut tx = Tx::of_job(conn);
-        bulk::load(&mut tx, &mut world, &known.iter().map(wish).collect::<Vec<_>>()).await?;
+        Box::pin(bulk::load(&mut tx, &mut world, &known.iter().map(wish).collect::<Vec<_>>())).await?;
         let claims = known.iter().map(|(made, _)| (made.draft.legacy_key, made.code_id)).collect();
-        let won = store::claim_legacy(&mut tx, claims).await?;
+        let won = Box::pin(store::claim_legacy(&mut tx, claims)).await?;
         let (fresh, taken): (Vec<_>, Vec<_>) =
             known.into_iter().partition(|(made, _)| won.contains(&made.draft.legacy_key));
         if !taken.is_empty() {
-            self.name_taken(&mut tx, job, &taken, &mut progress).await?;
+            Box::pin(self.name_taken(&mut tx, job, &taken, &mut progress)).await?;
         }
         if !fresh.is_empty() {
             let wishes: Vec<Wish> = fresh.iter().map(wish).collect();
@@ -293,10 +294,10 @@ impl Work for CouponImport {
                 }
             }
             if !refused.is_empty() {
-                store::release_legacy(&mut tx, refused).await?;
+                Box::pin(store::release_legacy(&mut tx, refused)).await?;
             }
             if !uses.is_empty() {
-                store::insert_redemptions(&mut tx, &uses).await?;
+                Box::pin(store::insert_redemptions(&mut tx, &uses)).await?;
             }
             range::insert(tx.conn(), job.job_id, slice.first_no, slice.drafts.len(), None).await?;
         }

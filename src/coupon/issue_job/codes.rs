@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Codes that are looked up at once.
-const AT_ONCE: usize = 1_000;
+const AT_ONCE: usize = 250;
 
 /// `row,code,state,member_id,valid_from,valid_until`; a coupon whose month was retired has its code alone.
 pub fn file(app: Data<App>, shell: Data<Shell>, job_id: JobId) -> HttpResponse {

@@ -132,7 +132,7 @@ async fn create_issue_job(
     };
     let mut upload = Upload::begin(&app.office, &app.secrets, new, app.jobs.open_max(), shell.clock.now()).await?;
     let starts = query.start.unwrap_or(false);
-    let taken = take(&app, &shell, &rule, &mut options, body, &mut upload, numbers, starts).await;
+    let taken = Box::pin(take(&app, &shell, &rule, &mut options, body, &mut upload, numbers, starts)).await;
     let (job, replayed) = match taken {
         Ok(taken) => taken,
         Err(error) => {
@@ -180,8 +180,9 @@ async fn take(
             .await?
         }
     };
-    let mut file = FileReader::new(shell.office.clone(), std::sync::Arc::clone(&app.secrets), upload.new.job_id, bytes);
-    let preview = app.jobs.coupons().issue.preview(options, rule, &mut file, bytes).await?;
+    let mut file =
+        FileReader::new(shell.office.clone(), std::sync::Arc::clone(&app.secrets), upload.new.job_id, bytes);
+    let preview = Box::pin(app.jobs.coupons().issue.preview(options, rule, &mut file, bytes)).await?;
     let state = state_after(starts && !preview.holds_back());
     let uploaded = Uploaded { digest, numbers, options: json(options), preview: json(&preview), state };
     Ok(upload.end(&uploaded, shell.clock.now()).await?)

@@ -233,7 +233,8 @@ impl Work for IssueJob {
         if rule.state != RuleState::Active {
             return Err(Refusal::new(Code::RuleNotActive).with("rule_state", rule.state.name()).into());
         }
-        let (rows, failures, end) = self.next_rows(job, &options, file, from, rows_max).await?;
+        let (rows, failures, end) =
+            Box::pin(self.next_rows(job, &options, file, from, rows_max)).await?;
         let day = options.issued_on.unwrap_or_else(|| self.desk.zone.day_of(self.desk.clock.now()));
         let count = rows.iter().map(|row| row.count).sum::<i64>() as usize;
         let first_no = bulk::lease_serials(&self.desk.office, count).await?;
@@ -266,7 +267,8 @@ impl Work for IssueJob {
         let issued_at = slice.issued_at.unwrap_or(now);
         let version = &slice.rule.current;
         let (valid_from, valid_until) = version.window(issued_at, self.desk.zone)?;
-        let owners = bulk::owners(conn, slice.rows.iter().filter_map(|row| row.holder.as_ref())).await?;
+        let holders = slice.rows.iter().filter_map(|row| row.holder.as_ref());
+        let owners = Box::pin(bulk::owners(conn, holders)).await?;
         let (mut wishes, mut rows) = (Vec::with_capacity(slice.rows.len()), Vec::with_capacity(slice.rows.len()));
         for row in &slice.rows {
             let member_id = row.holder.as_ref().and_then(|holder| holder.of(&owners));
@@ -281,7 +283,7 @@ impl Work for IssueJob {
         }
         let mut world = World::new(now, self.desk.zone);
         let mut tx = Tx::of_job(conn);
-        bulk::load(&mut tx, &mut world, &wishes).await?;
+        Box::pin(bulk::load(&mut tx, &mut world, &wishes)).await?;
         let coupons_of = |at: usize, counted: i16, coupons: &mut Vec<Coupon>| {
             for _ in 0..wishes[at].count {
                 coupons.push(Coupon {

@@ -114,7 +114,7 @@ impl Work for IssueUndo {
     ) -> Result<Progress, JobError> {
         let mut world = World::new(now, self.desk.zone);
         let mut tx = Tx::of_job(conn);
-        world.coupons = store::lock_coupons(&mut tx, slice.code_ids.clone()).await?;
+        world.coupons = Box::pin(store::lock_coupons(&mut tx, slice.code_ids.clone())).await?;
         let counts: BTreeSet<(MemberId, RuleId)> = world
             .coupons
             .values()
@@ -149,7 +149,7 @@ impl Work for IssueUndo {
         let rows: Vec<(&Coupon, bool)> =
             world.changed.coupons.iter().map(|(id, changed)| (&world.coupons[id], *changed)).collect();
         if !rows.is_empty() {
-            store::update_coupons(&mut tx, &rows).await?;
+            Box::pin(store::update_coupons(&mut tx, &rows)).await?;
             let counts = world.changed.member_rules.iter().map(|key| (*key, world.member_rules[key])).collect();
             store::update_member_rules(&mut tx, counts).await?;
             world.stocks = store::lock_stocks(&mut tx, given.keys().copied().collect()).await?;
