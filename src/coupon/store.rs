@@ -166,6 +166,7 @@ async fn insert_received<'c>(tx: &mut Tx<'_>, coupons: impl Iterator<Item = &'c 
             .bind(column(&rows, |(_, c)| c.rule_id.get()))
             .bind(column(&rows, |(_, c)| c.valid_until))
             .bind(column(&rows, |(_, c)| c.state.number()))
+            .bind(column(&rows, |(_, c)| c.rule_version))
             .execute(tx.conn())
             .await?;
         expect_rows("coupon_receive", rows.len(), inserted.rows_affected())?;
