@@ -4,7 +4,6 @@ pub mod command;
 pub mod db;
 mod dump;
 pub mod job;
-pub mod journey;
 pub mod pair;
 pub mod proxy;
 pub mod server;
