@@ -136,7 +136,11 @@ async fn upload_offline(
     shop.may(Deed::Upload, window.today())?;
     let numbers = app.desk.numbers_of_items(body.items.len()).await?;
     let till = Till { app: &app, shop: &shop, window: &window, register: &body.register };
-    let items = body.items.into_iter().zip(numbers).map(|(item, number)| till.item(item, number)).collect();
+    let mut items = Vec::with_capacity(body.items.len());
+    for (item, number) in body.items.into_iter().zip(numbers) {
+        let code = read_code(&app, &item.code).await?;
+        items.push(till.item(item, code, number));
+    }
     let chunk = app.settings.lane.lane().write_batch_max.clamp(1, CHUNK_MAX);
     let (answers, cost) = app.desk.take_offline(items, chunk).await?;
 
@@ -155,6 +159,17 @@ async fn upload_offline(
     Ok(Answer::rendered(200, json).metered(cost.into()))
 }
 
+/// The coupon that a code names, or why it names none. Costs its sender nothing: what it sends has happened.
+///
+/// # Errors
+/// Those of the database.
+async fn read_code(app: &App, text: &str) -> Result<(Sent, Option<Refusal>), ApiError> {
+    Ok(match app.desk.secrets.codes().parse(text) {
+        Ok(code_id) => (Sent::Ours(code_id), None),
+        Err(_) => (Sent::Foreign(text.to_owned()), Some(Code::CouponCodeInvalid.into())),
+    })
+}
+
 /// Who sends.
 struct Till<'a> {
     app: &'a App,
@@ -164,7 +179,12 @@ struct Till<'a> {
 }
 
 impl Till<'_> {
-    fn item(&self, item: OfflineItem, (serial, event_id): (i64, EventId)) -> Item {
+    fn item(
+        &self,
+        item: OfflineItem,
+        (code, no_coupon): (Sent, Option<Refusal>),
+        (serial, event_id): (i64, EventId),
+    ) -> Item {
         let (store_id, date) = (&self.shop.store_id, item.business_date.to_date());
         // The store's, whoever sends for it: an item is the same from its till and from an operator.
         let scope = format!("store:{store_id}");
@@ -174,10 +194,10 @@ impl Till<'_> {
             business_date: date,
             sequence: item.sequence.get() as u32,
         };
-        let code = self.read_code(&item.code);
-        let named = match &code {
-            Sent::Ours(code_id) => format!("id:{code_id}"),
-            Sent::Foreign(text) => format!("text:{text}"),
+        // Not what the code is found to name, which may be another thing tomorrow.
+        let named = match self.app.desk.secrets.codes().parse(&item.code) {
+            Ok(code_id) => format!("id:{code_id}"),
+            Err(_) => format!("text:{}", item.code),
         };
         let content = format!("{} {} {named}", item.amount.get(), item.order_ref);
         let identity = RequestNumber::of_item(&scope, Operation::Redeem, &source, &content, date);
@@ -187,7 +207,7 @@ impl Till<'_> {
         };
         let refusal = match &number {
             Err(expired) => Some(expired.clone()),
-            Ok(_) => self.stands_against(&item, &code),
+            Ok(_) => self.stands_against(&item).or(no_coupon),
         };
         let sequence = item.sequence.get() as i32;
         let sale = (item.order_ref.clone(), item.amount, item.currency.clone(), item.member_id);
@@ -223,16 +243,8 @@ impl Till<'_> {
         }
     }
 
-    /// A code of ours that passes its check, or whatever it is. Costs its sender nothing: what it sends has happened.
-    fn read_code(&self, text: &str) -> Sent {
-        match self.app.desk.secrets.codes().parse(text) {
-            Ok(code_id) => Sent::Ours(code_id),
-            Err(_) => Sent::Foreign(text.to_owned()),
-        }
-    }
-
     /// What stands against an item whatever its coupon is.
-    fn stands_against(&self, item: &OfflineItem, code: &Sent) -> Option<Refusal> {
+    fn stands_against(&self, item: &OfflineItem) -> Option<Refusal> {
         if let Err(refusal) = self.shop.takes(Some(self.register.as_str())) {
             return Some(refusal);
         }
@@ -245,9 +257,6 @@ impl Till<'_> {
         if !(-1..=1).contains(&off) || item.redeemed_at > self.window.now + AHEAD_MAX {
             return Some(Code::RedeemedAtImplausible.into());
         }
-        match code {
-            Sent::Ours(_) => None,
-            Sent::Foreign(_) => Some(Code::CouponCodeInvalid.into()),
-        }
+        None
     }
 }
