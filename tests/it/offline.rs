@@ -93,8 +93,8 @@ async fn at_noon() -> TestApp {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_salted_stream_each_lands_with_its_reason_and_sent_again_nothing_happens() {
-    let app = at_noon().await;
-    let (api, db, now) = (&app.client, &app.db, noon());
+    let app = TestApp::spawn().await;
+    let (api, db, now) = (&app.client, &app.db, app.clock.now());
     make_store(&mut db.sql().await, "S0002").await;
     let (member, other, frozen) =
         (api.member("+8613800000001").await, api.member("+8613800000002").await, api.member("+8613800000003").await);

@@ -446,6 +446,10 @@ expected-statuses = ["400", "401", "403", "406", "415", "422", "428"]
         text.push_str("[operations.checks.positive_data_acceptance]\n");
         text.push_str("expected-statuses = [\"2xx\", \"400\", \"404\"]\n");
     }
+    // Ids that begin with a zero fit the pattern.
+    text.push_str("[[operations]]\ninclude-operation-id = \"upload_offline\"\n");
+    text.push_str("[operations.checks.positive_data_acceptance]\n");
+    text.push_str("expected-statuses = [\"2xx\", \"400\", \"404\", \"422\"]\n");
     for (operation, parts) in paths(rows) {
         text.push_str(&format!("[[operations]]\ninclude-operation-id = \"{operation}\"\n"));
         // A till's number may stand in the body or in the header, but one of them must; a cursor is opaque.

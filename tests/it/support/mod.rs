@@ -5,7 +5,6 @@ pub mod db;
 pub mod coupon_job;
 mod dump;
 pub mod job;
-pub mod journey;
 pub mod pair;
 pub mod proxy;
 pub mod server;
