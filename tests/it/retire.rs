@@ -88,7 +88,7 @@ async fn a_month_whose_coupons_have_all_ended_is_put_away_and_says_so_ever_after
     let day = month + chrono::TimeDelta::days(9);
     let member = api.member("+8613800000001").await;
     let short = api.rule(json!({"per_member": 100, "stock": 1000})).await;
-    let ever = json!({"validity": {"until": "2099-01-01T00:00:00Z"}, "threshold": 0});
+    let ever = json!({"validity": {"until": "2088-01-01T00:00:00Z"}, "threshold": 0});
     let long = api.rule(ever).await;
     let held = codes(&issue_on(api, &short, day, json!({"member_id": member, "count": 6})).await.expect(201));
     issue_on(api, &short, day, json!({"count": 4, "referrer": "E1"})).await.expect(201);
@@ -327,7 +327,7 @@ async fn what_is_planted_in_a_month_that_is_put_away_is_passed_over_and_what_is_
     // A month that is gone altogether, from between others: its ledger speaks of coupons that nobody has.
     let early = month - Months::new(2);
     make(db, early).await;
-    let ever = api.rule(json!({"validity": {"until": "2099-01-01T00:00:00Z"}})).await;
+    let ever = api.rule(json!({"validity": {"until": "2088-01-01T00:00:00Z"}})).await;
     let used = codes(&issue_on(api, &ever, early, json!({})).await.expect(201));
     api.redeem(&used[0]).await.expect(200);
     let named = early.format("%Y-%m").to_string();
@@ -364,7 +364,7 @@ async fn a_year_long_ago_is_made_and_lived_in_and_kept() {
 
     let server = Server::spawn(&db, &keys, &kept).await;
     let api = &server.client;
-    let rule = api.rule(json!({"validity": {"until": "2099-01-01T00:00:00Z"}, "uses": 2})).await;
+    let rule = api.rule(json!({"validity": {"until": "2088-01-01T00:00:00Z"}, "uses": 2})).await;
     let short = api.rule(json!({"validity": {"days_after_issue": 30}})).await;
     let day: NaiveDate = "2017-03-10".parse().unwrap();
     let lasting = codes(&issue_on(api, &rule, day, json!({"count": 2})).await.expect(201));
