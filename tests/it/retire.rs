@@ -5,7 +5,7 @@ use std::{
     process::Stdio,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -183,12 +183,13 @@ async fn one_of_two_processes_puts_a_month_away_beside_tills_that_want_its_coupo
         wanted.extend(codes(&issue_on(one, &old, month, body).await.expect(201)));
     }
     let now = one.rule(json!({"stock": 100_000})).await;
-    let gone = Arc::new(AtomicBool::new(false));
+    let (gone, begun) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let tills: Vec<_> = [one, other]
         .into_iter()
         .flat_map(|api| (0..4).map(move |till| (api.clone(), till)))
         .map(|(api, till)| {
-            let (wanted, now, member, gone) = (wanted.clone(), now.clone(), member.clone(), Arc::clone(&gone));
+            let (wanted, now, member) = (wanted.clone(), now.clone(), member.clone());
+            let (gone, begun) = (Arc::clone(&gone), Arc::clone(&begun));
             tokio::spawn(async move {
                 let mut answers = [0_usize; 2];
                 for code in wanted.iter().cycle().skip(till * 5).step_by(7) {
@@ -201,6 +202,7 @@ async fn one_of_two_processes_puts_a_month_away_beside_tills_that_want_its_coupo
                         (410, "coupon_retired") => answers[1] += 1,
                         _ => panic!("{}", answer.text),
                     }
+                    begun.fetch_add(1, Ordering::Relaxed);
                     if gone.load(Ordering::Relaxed) {
                         break;
                     }
@@ -209,6 +211,11 @@ async fn one_of_two_processes_puts_a_month_away_beside_tills_that_want_its_coupo
             })
         })
         .collect();
+    let deadline = tokio::time::Instant::now() + SOON;
+    while begun.load(Ordering::Relaxed) < 8 {
+        assert!(tokio::time::Instant::now() < deadline, "the tills did not begin");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let slow = ["retire", "--month", &named, "--batch-rows", "10", "--pause-ms", "5"];
     let (first, second) = tokio::join!(tessera(db, &slow), tessera(db, &slow));
     let told = [said(&first), said(&second)];
