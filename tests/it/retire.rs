@@ -418,6 +418,11 @@ async fn a_year_long_ago_is_made_and_lived_in_and_kept() {
     let number = fresh_number();
     let refused = api.post_numbered(&format!("/v1/coupons/{}/redeem", lasting[1]), &api.keys.pos, &number, sale).await;
     assert_eq!((refused.status.as_u16(), refused.code()), (409, "month_retired"), "{}", refused.text);
+    // Nor is there a place for numbers of those days.
+    let sale = json!({"store_id": "S0001", "register": "2", "business_date": "2017-06-20", "sequence": 2, "order_ref": "A",
+                      "amount": 8000});
+    let refused = api.post(&format!("/v1/coupons/{}/redeem", lasting[1]), &api.keys.pos, sale).await.expect(422);
+    assert_eq!(refused.code(), "request_number_expired");
     // Upkeep takes none of it away, as long as it is kept so.
     let (kept_up, told) = run(&["partitions", "upkeep"], &kept).await;
     assert!(kept_up && !told.contains("put away") && !told.contains("dropped"), "{told}");
