@@ -58,6 +58,9 @@
 //! `validate` asks [`decide::redeem`] over rows that it has read without locks, and the wallet asks the parts of it that
 //! need no coupon row, so that neither can say anything else than redeeming does.
 //!
+//! A coupon whose month is put away (`tessera retire`, or by age) is not found; what is asked of it is refused with
+//! `coupon_retired`. No use is written into a month of the ledger that takes no rows: `month_retired`.
+//!
 //! The ledger is split by business day, which a till says and a clock does not. A use cannot stand on a day before the
 //! coupon's issue, nor an undo on one before its use; a day is allowed for, see [`first_business_day`].
 

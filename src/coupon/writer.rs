@@ -16,7 +16,7 @@ use crate::{
     clock::{Clock, Zone},
     db::{
         lane::{Tx, WriteError, Writer},
-        sqlstate,
+        refused_by,
     },
     event,
     id::{CodeId, MemberId, RedemptionId, RuleId, StoreNo},
@@ -177,12 +177,8 @@ impl Writer for CouponWriter {
 impl CouponWriter {
     /// A month that is being put away refuses every row: the batch is decided again, and then it asks.
     fn doubt(&self, error: WriteError, ops: &[&CouponOp]) -> WriteError {
-        let refused = match &error {
-            WriteError::Sql(error) if sqlstate(error).as_deref() == Some("23514") => {
-                error.as_database_error().and_then(|error| error.table()).unwrap_or_default()
-            }
-            _ => return error,
-        };
+        let WriteError::Sql(cause) = &error else { return error };
+        let Some(refused) = refused_by(cause) else { return error };
         let of = |table: &str| refused == table || plan(table).leaf_of_name(refused).is_some();
         if !of("coupon") && !of("redemption") {
             return error;

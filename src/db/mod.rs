@@ -11,5 +11,5 @@ pub mod pool;
 pub mod setting;
 pub mod tx;
 
-pub use pool::{is_connection_loss, is_missing_leaf, sqlstate};
+pub use pool::{is_connection_loss, is_missing_leaf, refused_by, sqlstate};
 pub use tx::is_transient;

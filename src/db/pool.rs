@@ -78,6 +78,11 @@ pub fn is_missing_leaf(error: &sqlx::Error) -> bool {
     sqlstate(error).as_deref() == Some("42P01")
 }
 
+/// The table or leaf that refused a row: one of another leaf, one of a month that is put away, one without a leaf.
+pub fn refused_by(error: &sqlx::Error) -> Option<&str> {
+    error.as_database_error().filter(|error| error.code().as_deref() == Some("23514"))?.table()
+}
+
 /// True when the connection that gave this error must not be used again.
 pub fn is_connection_loss(error: &sqlx::Error) -> bool {
     match error {

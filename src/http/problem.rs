@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::db::lane::LaneError;
-use crate::db::pool;
+use crate::db::{pool, refused_by};
 use crate::meter::Meter;
 use crate::problem::{Code, Refusal};
 
@@ -246,6 +246,10 @@ impl From<LaneError> for ApiError {
             LaneError::Stopping => Refusal::new(Code::Unavailable).detail("the service is stopping").into(),
             LaneError::OutcomeUnknown => Self::failed(Code::OutcomeUnknown, error),
             LaneError::Unavailable(_) => Self::failed(Code::Unavailable, error),
+            // Numbers are accepted for longer than there are leaves for them: nothing was done.
+            LaneError::Failed(cause) if refused_by(&cause).is_some_and(|table| table.starts_with("request")) => {
+                Refusal::new(Code::RequestNumberExpired).detail("there is no place for numbers of that day").into()
+            }
             LaneError::Failed(_) | LaneError::Inconsistent(_) | LaneError::Panicked => Self::internal(error),
         }
     }

@@ -98,7 +98,7 @@ pub async fn run(
             let due = range.retain.is_some_and(|retain| leaf.end_day().is_some_and(|end| end <= retain.cutoff(today)));
             let begun = walk::reached(&attached).is_some();
             // A leaf that was made for an import of old rows waits for them.
-            let waits = range.expire == Expire::Detach && !begun && is_empty(db.conn(), leaf).await?;
+            let waits = due && !begun && range.expire == Expire::Detach && is_empty(db.conn(), leaf).await?;
             if begun || (due && !waits) {
                 let fate = retire(db, leaf, &attached, now, pace).await?;
                 report.push(Retired { leaf: attached.name, fate });

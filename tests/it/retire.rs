@@ -1,7 +1,14 @@
 //! Months of coupons that are put away, and months of the past that are made: with the real command, beside servers that
 //! sell, killed at any step.
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use chrono::{Datelike, Months, NaiveDate};
 use serde_json::{Value, json};
@@ -88,7 +95,7 @@ async fn a_month_whose_coupons_have_all_ended_is_put_away_and_says_so_ever_after
     let day = month + chrono::TimeDelta::days(9);
     let member = api.member("+8613800000001").await;
     let short = api.rule(json!({"per_member": 100, "stock": 1000})).await;
-    let ever = json!({"validity": {"until": "2099-01-01T00:00:00Z"}, "threshold": 0});
+    let ever = json!({"validity": {"until": "2088-01-01T00:00:00Z"}, "threshold": 0});
     let long = api.rule(ever).await;
     let held = codes(&issue_on(api, &short, day, json!({"member_id": member, "count": 6})).await.expect(201));
     issue_on(api, &short, day, json!({"count": 4, "referrer": "E1"})).await.expect(201);
@@ -125,7 +132,8 @@ async fn a_month_whose_coupons_have_all_ended_is_put_away_and_says_so_ever_after
     assert_eq!(db.count(&format!("select count(*) from {leaf}_retired")).await, 12, "the rows are kept");
     let kept = format!("select issued - voided - retired from coupon_stock where rule_id = {short} and period = 0");
     assert_eq!(db.count(&kept).await, 3);
-    let counted = format!("select taken - retired from member_rule where rule_id = {short} and member_id = {member}");
+    let counted =
+        format!("select (taken - retired)::bigint from member_rule where rule_id = {short} and member_id = {member}");
     assert_eq!(db.count(&counted).await, 3);
     // Every operation says what became of it, and a stranger of the month is a stranger no more.
     let sale = json!({"order_ref": "S0001-1", "amount": 8000});
@@ -175,14 +183,16 @@ async fn one_of_two_processes_puts_a_month_away_beside_tills_that_want_its_coupo
         wanted.extend(codes(&issue_on(one, &old, month, body).await.expect(201)));
     }
     let now = one.rule(json!({"stock": 100_000})).await;
+    let (gone, begun) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let tills: Vec<_> = [one, other]
         .into_iter()
         .flat_map(|api| (0..4).map(move |till| (api.clone(), till)))
         .map(|(api, till)| {
             let (wanted, now, member) = (wanted.clone(), now.clone(), member.clone());
+            let (gone, begun) = (Arc::clone(&gone), Arc::clone(&begun));
             tokio::spawn(async move {
                 let mut answers = [0_usize; 2];
-                for code in wanted.iter().skip(till * 5).step_by(7) {
+                for code in wanted.iter().cycle().skip(till * 5).step_by(7) {
                     let fresh = api.issue(&now, json!({"member_id": member})).await;
                     api.redeem(&fresh[0]).await.expect(200);
                     // The last months' coupons are void now, gone, or void already.
@@ -192,20 +202,40 @@ async fn one_of_two_processes_puts_a_month_away_beside_tills_that_want_its_coupo
                         (410, "coupon_retired") => answers[1] += 1,
                         _ => panic!("{}", answer.text),
                     }
+                    begun.fetch_add(1, Ordering::Relaxed);
+                    if gone.load(Ordering::Relaxed) {
+                        break;
+                    }
                 }
                 answers
             })
         })
         .collect();
+    let deadline = tokio::time::Instant::now() + SOON;
+    while begun.load(Ordering::Relaxed) < 8 {
+        assert!(tokio::time::Instant::now() < deadline, "the tills did not begin");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let slow = ["retire", "--month", &named, "--batch-rows", "10", "--pause-ms", "5"];
     let (first, second) = tokio::join!(tessera(db, &slow), tessera(db, &slow));
     let told = [said(&first), said(&second)];
     assert!(first.status.success() && second.status.success(), "{told:?}");
     assert_eq!(told.iter().filter(|text| text.contains("is put away")).count(), 1, "{told:?}");
     assert_eq!(told.iter().filter(|text| text.contains("was put away before")).count(), 1, "{told:?}");
+    gone.store(true, Ordering::Relaxed);
+    let mut heard = [0, 0];
     for till in tills {
-        till.await.unwrap();
+        let answers = till.await.unwrap();
+        heard = [heard[0] + answers[0], heard[1] + answers[1]];
     }
+    assert!(heard.iter().all(|answers| *answers > 0), "{heard:?}: the tills came before the fence or after it only");
+    // Some met the fence itself, and were decided again.
+    let mut retries = false;
+    for api in [one, other] {
+        let metrics = api.send(api.raw(reqwest::Method::GET, "/metrics")).await.expect(200).text;
+        retries |= metrics.contains("tessera_lane_retries_total{writer=\"coupon\"}");
+    }
+    assert!(retries, "nobody met the fence: nothing was tested");
     // Whoever comes now meets a month that is gone.
     let late = act(other, &wanted[0], "void", json!({"reason": "test"})).await;
     assert_eq!((late.status.as_u16(), late.code()), (410, "coupon_retired"));
@@ -287,7 +317,7 @@ async fn a_retirement_killed_at_any_step_goes_on_where_it_was() {
         db.count(&format!("select retired from coupon_stock where rule_id = {rule} and period = 0")).await,
         coupons
     );
-    assert_eq!(db.count(&format!("select retired from member_rule where rule_id = {rule}")).await, coupons);
+    assert_eq!(db.count(&format!("select retired::bigint from member_rule where rule_id = {rule}")).await, coupons);
     assert_eq!(db.count("select count(*) from pg_inherits where inhdetachpending").await, 0);
     let attached = format!("select count(*) from pg_inherits where inhrelid = '{leaf}_retired'::regclass");
     assert_eq!(db.count(&attached).await, 0);
@@ -327,7 +357,7 @@ async fn what_is_planted_in_a_month_that_is_put_away_is_passed_over_and_what_is_
     // A month that is gone altogether, from between others: its ledger speaks of coupons that nobody has.
     let early = month - Months::new(2);
     make(db, early).await;
-    let ever = api.rule(json!({"validity": {"until": "2099-01-01T00:00:00Z"}})).await;
+    let ever = api.rule(json!({"validity": {"until": "2088-01-01T00:00:00Z"}})).await;
     let used = codes(&issue_on(api, &ever, early, json!({})).await.expect(201));
     api.redeem(&used[0]).await.expect(200);
     let named = early.format("%Y-%m").to_string();
@@ -364,7 +394,7 @@ async fn a_year_long_ago_is_made_and_lived_in_and_kept() {
 
     let server = Server::spawn(&db, &keys, &kept).await;
     let api = &server.client;
-    let rule = api.rule(json!({"validity": {"until": "2099-01-01T00:00:00Z"}, "uses": 2})).await;
+    let rule = api.rule(json!({"validity": {"until": "2088-01-01T00:00:00Z"}, "uses": 2})).await;
     let short = api.rule(json!({"validity": {"days_after_issue": 30}})).await;
     let day: NaiveDate = "2017-03-10".parse().unwrap();
     let lasting = codes(&issue_on(api, &rule, day, json!({"count": 2})).await.expect(201));
@@ -388,6 +418,11 @@ async fn a_year_long_ago_is_made_and_lived_in_and_kept() {
     let number = fresh_number();
     let refused = api.post_numbered(&format!("/v1/coupons/{}/redeem", lasting[1]), &api.keys.pos, &number, sale).await;
     assert_eq!((refused.status.as_u16(), refused.code()), (409, "month_retired"), "{}", refused.text);
+    // Nor is there a place for numbers of those days.
+    let sale = json!({"store_id": "S0001", "register": "2", "business_date": "2017-06-20", "sequence": 2, "order_ref": "A",
+                      "amount": 8000});
+    let refused = api.post(&format!("/v1/coupons/{}/redeem", lasting[1]), &api.keys.pos, sale).await.expect(422);
+    assert_eq!(refused.code(), "request_number_expired");
     // Upkeep takes none of it away, as long as it is kept so.
     let (kept_up, told) = run(&["partitions", "upkeep"], &kept).await;
     assert!(kept_up && !told.contains("put away") && !told.contains("dropped"), "{told}");
