@@ -326,7 +326,7 @@ async fn lines(app: &TestApp, rule: &str, warm: bool) -> String {
     let (held, anonymous) = (code(&held), code(&anonymous));
     reading_lines(api, (&member, &phone), &rule, &mut line).await;
     line("get coupon", &api.get(&format!("/v1/coupons/{held}"), &keys.pos).await.expect(200));
-    till_lines(app, warm, &rule, (&held, &anonymous), &mut line).await;
+    till_lines(app, warm, (&rule, &member), (&held, &anonymous), &mut line).await;
     table
 }
 
@@ -375,7 +375,7 @@ async fn reading_lines(
 async fn till_lines(
     app: &TestApp,
     warm: bool,
-    rule: &str,
+    (rule, member): (&str, &str),
     (held, anonymous): (&str, &str),
     line: &mut impl FnMut(&str, &Response),
 ) {
@@ -396,7 +396,7 @@ async fn till_lines(
     let undo = json!({"store_id": "S0001", "redemption_id": used.json["redemption_id"]});
     let path = format!("/v1/coupons/{held}/reverse");
     line("reverse, held", &api.post_numbered(&path, &keys.pos, &number(), undo).await.expect(200));
-    life_lines(app, &member, &mut line).await;
+    life_lines(app, member, &mut line).await;
     // A number that no clock made is good for two days: two claims.
     let floating = fresh_number();
     let path = format!("/v1/coupons/{held}/redeem");

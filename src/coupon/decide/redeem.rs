@@ -15,7 +15,7 @@ use crate::{
     event::Kind as EventKind,
     id::{CodeId, EventId, MemberId, RedemptionId},
     member::state::Action,
-    problem::{Code, Refusal},
+    problem::Refusal,
 };
 
 /// A till spends one use of a coupon.

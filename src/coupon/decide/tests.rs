@@ -168,6 +168,7 @@ impl Stage {
             register: None,
             sequence: None,
             order_ref: "a".into(),
+            occurred_at: None,
         }
     }
 
@@ -240,6 +241,7 @@ fn sale(number: i64, amount: i64) -> Redeem {
         lines: Vec::new(),
         currency: None,
         member_id: None,
+        occurred_at: None,
     }
 }
 

@@ -233,8 +233,7 @@ impl Work for IssueJob {
         if rule.state != RuleState::Active {
             return Err(Refusal::new(Code::RuleNotActive).with("rule_state", rule.state.name()).into());
         }
-        let (rows, failures, end) =
-            Box::pin(self.next_rows(job, &options, file, from, rows_max)).await?;
+        let (rows, failures, end) = Box::pin(self.next_rows(job, &options, file, from, rows_max)).await?;
         let day = options.issued_on.unwrap_or_else(|| self.desk.zone.day_of(self.desk.clock.now()));
         let count = rows.iter().map(|row| row.count).sum::<i64>() as usize;
         let first_no = bulk::lease_serials(&self.desk.office, count).await?;

@@ -20,7 +20,7 @@ use crate::{
 
 pub fn routes() -> Routes {
     crate::routes! {
-        validate_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, CouponNotFound;
+        validate_coupon: CouponCodeInvalid, TooManyBadCodes, StoreNotFound, CouponNotFound, CouponRetired;
     }
 }
 

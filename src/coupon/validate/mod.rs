@@ -111,12 +111,12 @@ impl Desk {
     /// What redeeming would be answered with; writes nothing.
     ///
     /// # Errors
-    /// `coupon_not_found`; [`DeskError`].
+    /// `coupon_not_found`, `coupon_retired`; [`DeskError`].
     pub async fn validate(&self, ask: RedeemRequest) -> Result<(Validated, Meter), DeskError> {
         let code_id = ask.code_id;
         let (found, cost) = self.find_coupon(code_id).await?;
         let mut meter = Meter::from(cost);
-        let coupon = found.ok_or(Code::CouponNotFound)?;
+        let Some(coupon) = found else { return Err(self.why_missing(code_id).await?.into()) };
         let day = ask.till.business_day;
         let op = Redeem {
             code_id,
@@ -129,6 +129,7 @@ impl Desk {
             lines: ask.lines,
             currency: ask.currency,
             member_id: ask.member_id,
+            occurred_at: None,
         };
         let mut world = self.look(&coupon, &op, &mut meter).await?;
         let code = self.secrets.codes().format(code_id);

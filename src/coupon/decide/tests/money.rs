@@ -189,6 +189,7 @@ fn stock_is_taken_from_all_that_limit_it_or_from_none() {
         store_no: store_no.map(StoreNo::new),
         referrer: None,
         claimed: false,
+        issued_at: None,
     };
     let limits = |total, per_day, per_store| Limit { total, per_day, per_store };
     // Five of each are taken already, and one by the member.
