@@ -396,7 +396,7 @@ async fn till_lines(
     let undo = json!({"store_id": "S0001", "redemption_id": used.json["redemption_id"]});
     let path = format!("/v1/coupons/{held}/reverse");
     line("reverse, held", &api.post_numbered(&path, &keys.pos, &number(), undo).await.expect(200));
-    life_lines(app, member, &mut line).await;
+    life_lines(app, member, line).await;
     // A number that no clock made is good for two days: two claims.
     let floating = fresh_number();
     let path = format!("/v1/coupons/{held}/redeem");
