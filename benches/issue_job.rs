@@ -152,7 +152,8 @@ impl ByCopy {
         let (began, mut copied) = (Instant::now(), 0);
         conn.execute("begin").await.expect("a transaction");
         for (leaf, pieces) in taken {
-            let mut copy = conn.copy_in_raw(&format!("copy copied.{leaf} from stdin (format binary)")).await.expect("a copy");
+            let mut copy =
+                conn.copy_in_raw(&format!("copy copied.{leaf} from stdin (format binary)")).await.expect("a copy");
             let mut message = Vec::with_capacity(256 << 10);
             for piece in pieces {
                 message.extend_from_slice(&piece);
@@ -185,7 +186,8 @@ impl Contender for CopyOfLast<'_> {
     fn round(&mut self, runtime: &Runtime, calls: usize) -> Round {
         let took = runtime.block_on(async {
             let mut conn = self.app.office.get().await.expect("a connection");
-            let last: i64 = sqlx::query_scalar("select max(rule_id) from coupon_rule").fetch_one(&mut *conn).await.expect("a rule");
+            let last: i64 =
+                sqlx::query_scalar("select max(rule_id) from coupon_rule").fetch_one(&mut *conn).await.expect("a rule");
             self.copy.run(RuleId::new(last).expect("an id"), calls).await
         });
         Round { took, p50: took / calls as u32 }

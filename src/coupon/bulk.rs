@@ -102,9 +102,7 @@ impl HolderColumn {
         };
         match self {
             Self::MemberId => value.parse().map(Holder::Is).map_err(|_| "is no member id".to_owned()),
-            Self::Identifier(kind) => {
-                keys(normalise_in(region, *kind, value).map_err(|bad| bad.why.to_string())?)
-            }
+            Self::Identifier(kind) => keys(normalise_in(region, *kind, value).map_err(|bad| bad.why.to_string())?),
             Self::External => keys(normalise_external(value).map_err(|bad| bad.why.to_string())?),
             Self::OfSystem(system) => {
                 keys(normalise_external(&format!("{system}:{value}")).map_err(|bad| bad.why.to_string())?)
@@ -168,7 +166,8 @@ pub async fn find_stocks(
     rule_id: RuleId,
 ) -> Result<HashMap<StockKey, super::world::Stock>, JobError> {
     let sql = query("coupon_stock/find").on(&[plan("coupon_stock").leaf_i64(rule_id.get())]);
-    let rows: Vec<(RuleId, i64, i64, i64, i32, i32)> = sqlx::query_as(sql).bind([rule_id.get()]).fetch_all(conn).await?;
+    let rows: Vec<(RuleId, i64, i64, i64, i32, i32)> =
+        sqlx::query_as(sql).bind([rule_id.get()]).fetch_all(conn).await?;
     let stock = |issued, voided, spent| super::world::Stock { issued, voided, spent };
     Ok(rows.into_iter().map(|(rule, i, v, s, period, store)| ((rule, period, store), stock(i, v, s))).collect())
 }

@@ -211,7 +211,8 @@ pub async fn list_shapes(
 /// `legacy_shape_exists`; `invalid_field` when there are [`SHAPES_MAX`].
 pub async fn insert_shape(conn: &mut PgConnection, new: &NewShape, now: DateTime<Utc>) -> Result<Shape, DeskError> {
     let (length_min, length_max) = (new.length_min.get() as i16, new.length_max.get() as i16);
-    let shape = Shape { name: new.name.clone(), length_min, length_max, alphabet: new.alphabet.clone(), created_at: now };
+    let shape =
+        Shape { name: new.name.clone(), length_min, length_max, alphabet: new.alphabet.clone(), created_at: now };
     let insert = sqlx::query_file!(
         "sql/queries/legacy_code_shape/insert.sql",
         now,
@@ -333,7 +334,8 @@ mod tests {
 
     #[test]
     fn an_alphabet_has_each_character_once() {
-        for (text, fits) in [("0123456789", true), ("aA-", true), ("", false), ("aa", false), ("a b", false), ("é", false)]
+        for (text, fits) in
+            [("0123456789", true), ("aA-", true), ("", false), ("aa", false), ("a b", false), ("é", false)]
         {
             assert_eq!(Alphabet::parse(text).is_ok(), fits, "{text}");
         }

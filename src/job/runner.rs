@@ -449,9 +449,7 @@ async fn write<W: Work>(
     let Some(progress) = progress else { return Ok(None) };
     let (kind, took) = (job.kind.name(), began.elapsed());
     metrics::histogram!("tessera_job_slice_seconds", "kind" => kind).record(took);
-    for (outcome, rows) in
-        [("ok", progress.ok), ("skipped", progress.skipped), ("failed", progress.failed())]
-    {
+    for (outcome, rows) in [("ok", progress.ok), ("skipped", progress.skipped), ("failed", progress.failed())] {
         metrics::counter!("tessera_job_rows_total", "kind" => kind, "outcome" => outcome).increment(rows as u64);
     }
     Ok(Some(took))

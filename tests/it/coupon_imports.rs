@@ -49,7 +49,10 @@ async fn coupons_come_in_as_they_were_and_are_used_by_their_old_codes() {
     let job = begin_import(api, file.clone()).await;
     assert_eq!(rows(&done_at(api, &job).await), (6, 0, 0), "{:?}", failed_rows(api, &job).await);
     let first = coupon(api, "0000 0001").await;
-    assert_eq!((&first["member_id"], &first["is_legacy"], &first["state"]), (&json!(member), &json!(true), &json!("issued")));
+    assert_eq!(
+        (&first["member_id"], &first["is_legacy"], &first["state"]),
+        (&json!(member), &json!(true), &json!("issued"))
+    );
     assert_eq!(coupon(api, "00000002").await["state"], "redeemed");
     assert_eq!(coupon(api, "00000003").await["state"], "void");
     assert_eq!(coupon(api, "00000004").await["uses"], 1);
@@ -137,7 +140,8 @@ async fn what_is_wrong_with_a_row_is_named_and_the_others_come_in() {
     assert_eq!(app.db.count("select count(*) from coupon_history_index").await, 6);
     // By another file the same code is another coupon's, or the same.
     let other = api.rule(json!({})).await;
-    let file = format!("code,rule_id,issued_on\n00000001,{other},{day}\n00000012,{rule},{day}\n00000012,{rule},{day}\n");
+    let file =
+        format!("code,rule_id,issued_on\n00000001,{other},{day}\n00000012,{rule},{day}\n00000012,{rule},{day}\n");
     let job = begin_import(api, file).await;
     assert_eq!(rows(&done_at(api, &job).await), (0, 1, 2));
     let expected = [(1, "legacy_code_taken".to_owned()), (3, "legacy_code_repeated".to_owned())];

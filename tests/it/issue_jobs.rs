@@ -226,7 +226,10 @@ async fn a_job_whose_process_is_killed_goes_on_elsewhere_with_no_coupon_twice() 
     let ended = done_at(&working.client, &job).await;
     assert_eq!((ended["state"].as_str(), rows(&ended)), (Some("done"), (count as i64, 0, 0)), "{ended}");
     assert_exact(&db, count as i64).await;
-    assert_eq!(db.count("select count(*) from member_rule where taken <> (select count(*) from coupon) / 100").await, 0);
+    assert_eq!(
+        db.count("select count(*) from member_rule where taken <> (select count(*) from coupon) / 100").await,
+        0
+    );
     // Every coupon is the job's: its ranges name each once and nothing else.
     assert_eq!(db.count("select sum(coupons)::bigint from job_range").await, count as i64);
     let listed = codes_of(&working.client, &job).await;

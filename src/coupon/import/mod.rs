@@ -114,7 +114,8 @@ impl CouponImport {
         let columns: Arc<Vec<_>> = Arc::new(row::columns(&options.columns)?);
         let names: Arc<[String]> = options.columns.clone().into();
         let fields = {
-            let (import, known, columns, names) = (self.clone(), Arc::clone(&known), Arc::clone(&columns), names.clone());
+            let (import, known, columns, names) =
+                (self.clone(), Arc::clone(&known), Arc::clone(&columns), names.clone());
             tokio::task::spawn_blocking(move || {
                 let codes = import.desk.secrets.codes();
                 let reading = import.reading(&known, &codes, &columns, &names);

@@ -259,7 +259,8 @@ impl Reading<'_> {
             return Ok((from, self.zone.start_of(day.plus(1))));
         }
         let formats = ["%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M"];
-        let local = formats.iter().find_map(|format| NaiveDateTime::parse_from_str(value, format).ok()).ok_or_else(bad)?;
+        let local =
+            formats.iter().find_map(|format| NaiveDateTime::parse_from_str(value, format).ok()).ok_or_else(bad)?;
         let start = self.zone.start_of(Day::from_date(local.date()));
         let at = in_range(start + local.time().signed_duration_since(NaiveTime::MIN))?;
         Ok((at, at))
@@ -300,7 +301,8 @@ impl Reading<'_> {
                 return Err(refuse(Column::RedeemedAt, wrong("date_invalid", "it is before the issue")));
             }
             let store_no = fields.store_no;
-            let store_no = store_no.ok_or_else(|| refuse(Column::Store, wrong("store_not_found", "a use has a store")))?;
+            let store_no =
+                store_no.ok_or_else(|| refuse(Column::Store, wrong("store_not_found", "a use has a store")))?;
             if fields.discount > fields.amount {
                 return Err(refuse(Column::Discount, wrong("value_invalid", "it is more than the amount")));
             }

@@ -180,8 +180,7 @@ async fn take(
             .await?
         }
     };
-    let mut file =
-        FileReader::new(shell.office.clone(), std::sync::Arc::clone(&app.secrets), upload.new.job_id, bytes);
+    let mut file = FileReader::new(shell.office.clone(), std::sync::Arc::clone(&app.secrets), upload.new.job_id, bytes);
     let preview = Box::pin(app.jobs.coupons().issue.preview(options, rule, &mut file, bytes)).await?;
     let state = state_after(starts && !preview.holds_back());
     let uploaded = Uploaded { digest, numbers, options: json(options), preview: json(&preview), state };

@@ -150,12 +150,14 @@ impl IssueJob {
                 }
                 Column::Referrer => {
                     let referrer = super::http::Referrer::parse(value);
-                    row.referrer = Some(referrer.map_err(|bad| invalid("value_invalid", bad.to_string()))?.into_string());
+                    row.referrer =
+                        Some(referrer.map_err(|bad| invalid("value_invalid", bad.to_string()))?.into_string());
                 }
                 Column::Count => {
                     let count = value.parse().ok().filter(|count| (1..=ROW_COUPONS_MAX).contains(count));
-                    row.count = count
-                        .ok_or_else(|| invalid("value_invalid", format!("must be a number of 1 to {ROW_COUPONS_MAX}")))?;
+                    row.count = count.ok_or_else(|| {
+                        invalid("value_invalid", format!("must be a number of 1 to {ROW_COUPONS_MAX}"))
+                    })?;
                 }
             }
         }
@@ -231,8 +233,7 @@ impl Work for IssueJob {
         if rule.state != RuleState::Active {
             return Err(Refusal::new(Code::RuleNotActive).with("rule_state", rule.state.name()).into());
         }
-        let (rows, failures, end) =
-            Box::pin(self.next_rows(job, &options, file, from, rows_max)).await?;
+        let (rows, failures, end) = Box::pin(self.next_rows(job, &options, file, from, rows_max)).await?;
         let day = options.issued_on.unwrap_or_else(|| self.desk.zone.day_of(self.desk.clock.now()));
         let count = rows.iter().map(|row| row.count).sum::<i64>() as usize;
         let first_no = bulk::lease_serials(&self.desk.office, count).await?;
@@ -330,14 +331,7 @@ impl Work for IssueJob {
         Ok(progress)
     }
 
-    async fn finish(
-        &self,
-        _: &mut PgConnection,
-        _: &Job,
-        _: &Slice,
-        _: i64,
-        _: DateTime<Utc>,
-    ) -> Result<(), JobError> {
+    async fn finish(&self, _: &mut PgConnection, _: &Job, _: &Slice, _: i64, _: DateTime<Utc>) -> Result<(), JobError> {
         Ok(())
     }
 }

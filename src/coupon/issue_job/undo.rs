@@ -166,14 +166,7 @@ impl Work for IssueUndo {
         Ok(progress)
     }
 
-    async fn finish(
-        &self,
-        _: &mut PgConnection,
-        _: &Job,
-        _: &Slice,
-        _: i64,
-        _: DateTime<Utc>,
-    ) -> Result<(), JobError> {
+    async fn finish(&self, _: &mut PgConnection, _: &Job, _: &Slice, _: i64, _: DateTime<Utc>) -> Result<(), JobError> {
         Ok(())
     }
 }
