@@ -249,11 +249,11 @@ async fn a_coupon_redeemed_and_reversed_by_all_at_once_never_has_two_standing_us
     const TWISTED: &str = "select count(*) from coupon c where c.uses > 1 or (c.uses = 1) <> (c.state = 2) or c.uses <> \
         (select count(*) from redemption r where r.code_id = c.code_id and r.kind = 1 and not r.reversed_whole)";
     in_both_settings(async |arena: &Arena| {
-        let rule = arena.client().rule(json!({})).await;
+        let rule = arena.client().rule(json!({"reverse": {"cycles": 1000}})).await;
         let code = &arena.client().issue(&rule, json!({"count": 1})).await[0];
         let (redeemed, reversed) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let race = arena.all(async |client, worker| {
-            for _ in 0..scaled(3, 30) {
+            for _ in 0..scaled(3, 15) {
                 // Whoever has the coupon, its use is taken back: as often as not by several at once.
                 let answer = arena.redeem(client, worker, code).await;
                 match answer.status.as_u16() {
