@@ -14,6 +14,7 @@ mod logs;
 mod numbers;
 mod erase;
 mod input;
+mod journey;
 mod keys;
 mod life;
 mod office;
