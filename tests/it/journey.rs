@@ -50,7 +50,8 @@ struct Journey {
 
 fn read(name: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data/journey").join(name);
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("the data of the journey, {}: {error}", path.display()))
+    std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("the data of the journey, {}: {error}", path.display()))
 }
 
 fn fields(text: &str) -> impl Iterator<Item = Vec<&str>> {
@@ -63,9 +64,8 @@ fn date(text: &str) -> NaiveDate {
 
 impl Journey {
     fn read() -> Self {
-        let dates = fields(&read("campaigns.csv"))
-            .map(|row| (row[0].parse().unwrap(), (date(row[2]), date(row[3]))))
-            .collect();
+        let dates =
+            fields(&read("campaigns.csv")).map(|row| (row[0].parse().unwrap(), (date(row[2]), date(row[3])))).collect();
         let mut members: BTreeMap<u32, Vec<Household>> = BTreeMap::new();
         for row in fields(&read("campaign_members.csv")) {
             members.entry(row[0].parse().unwrap()).or_default().push(row[1].parse().unwrap());
@@ -144,7 +144,9 @@ async fn at_2017() -> TestApp {
     let db = TestDb::new().await;
     let keys = Keys::make(&db).await;
     make_store(&mut db.sql().await, "S0002").await;
-    let made = tessera(&db, &["partitions", "make", "--from", "2017-02", "--until", "2018-04", "--retain", &KEPT.join(",")]).await;
+    let made =
+        tessera(&db, &["partitions", "make", "--from", "2017-02", "--until", "2018-04", "--retain", &KEPT.join(",")])
+            .await;
     assert!(made.status.success(), "{}", said(&made));
     let mut settings = settings();
     settings.partitions.retain = KEPT.iter().map(|keep| keep.parse().unwrap()).collect();
@@ -236,11 +238,17 @@ async fn assert_issued(db: &TestDb, journey: &Journey, rules: &[String]) {
     for table in ["coupon", "coupon_receive", "coupon_index"] {
         assert_eq!(db.count(&format!("select count(*) from {table}")).await, journey.issued() as i64, "{table}");
     }
-    let old: usize = journey.coupons.iter().map(|c| journey.holders(c).iter().filter(|one| is_old(**one)).count()).sum();
+    let old: usize =
+        journey.coupons.iter().map(|c| journey.holders(c).iter().filter(|one| is_old(**one)).count()).sum();
     assert_eq!(db.count("select count(*) from coupon_history_index").await, old as i64);
     let by_rule = "select rule_id::text as rule, count(*) as coupons from coupon_index group by 1";
-    let by_rule: HashMap<String, i64> =
-        sqlx::query(by_rule).fetch_all(&mut db.sql().await).await.unwrap().iter().map(|row| (row.get(0), row.get(1))).collect();
+    let by_rule: HashMap<String, i64> = sqlx::query(by_rule)
+        .fetch_all(&mut db.sql().await)
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| (row.get(0), row.get(1)))
+        .collect();
     for (rule, coupon) in rules.iter().zip(&journey.coupons) {
         assert_eq!(by_rule[rule], journey.holders(coupon).len() as i64, "{coupon:?}");
     }
@@ -373,8 +381,9 @@ async fn assert_redeemed(db: &TestDb, journey: &Journey, rules: &[String]) {
 }
 
 async fn assert_conflicts(db: &TestDb, expected: &BTreeMap<&str, usize>) {
-    let rows = sqlx::query("select reason, count(*) from redemption_conflict group by 1").fetch_all(&mut db.sql().await);
-    let found: BTreeMap<String, i64> = rows.await.unwrap().iter().map(|row| (row.get(0), row.get(1))).collect();
+    let by_reason = "select reason, count(*) from redemption_conflict group by 1";
+    let rows = sqlx::query(by_reason).fetch_all(&mut db.sql().await).await.unwrap();
+    let found: BTreeMap<String, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let expected: BTreeMap<String, i64> = expected
         .iter()
         .filter(|(reason, _)| !reason.is_empty())
