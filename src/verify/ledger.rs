@@ -344,10 +344,10 @@ pub(super) async fn mend(conn: &mut PgConnection, subject: &Subject) -> Result<R
         if !differs || !reversals_lead || sum > row.discount {
             continue;
         }
-        sqlx::query(query("redemption/update_reversed").on(&[plan("redemption").leaf_i64(row.redemption_id)]))
+        sqlx::query(query("verify/ledger_set_reversed").on(&[plan("redemption").leaf_i64(row.redemption_id)]))
             .bind(vec![row.redemption_id])
-            .bind(vec![sum])
-            .bind(vec![whole])
+            .bind(sum)
+            .bind(whole)
             .execute(&mut *conn)
             .await?;
         (row.reversed, row.reversed_whole) = (sum, whole);
