@@ -82,6 +82,7 @@ impl Caller for ByLane {
             lines: Vec::new(),
             currency: None,
             member_id: None,
+            occurred_at: None,
         };
         let number = RequestNumber { key: key(number), days: ClaimDays::One(today.to_date()) };
         let op = CouponOp { ticket: Ticket { number, digest: 1 }, act: Act::Redeem(redeem) };
