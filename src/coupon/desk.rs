@@ -9,7 +9,7 @@ use std::{
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
 use super::{
-    Coupon, answer, bulk,
+    Coupon, answer,
     decide::{Basket, Bind, Issue, Lock, Place, Redeem, Release, Returned, Reverse, Void},
     legacy::{FindLegacy, ShapeBook},
     offline::{resolve::ResolveWriter, writer::OfflineWriter},
@@ -392,7 +392,8 @@ impl Desk {
     /// Whether coupons can be issued as of a day.
     ///
     /// # Errors
-    /// `invalid_field` for a day to come or one that no code can carry, `issue_day_unavailable` for one without a leaf.
+    /// `invalid_field` for a day to come or one that no code can carry, `issue_day_unavailable` for one without a leaf,
+    /// `month_retired`.
     pub async fn check_issue_day(&self, day: Day) -> Result<(), DeskError> {
         if day > self.zone.day_of(self.clock.now()) {
             return Err(Refusal::invalid_field("issued_on", "is a day to come").into());
@@ -402,7 +403,11 @@ impl Desk {
         }
         let leaf = plan("coupon").leaf_i64(day.first_id());
         let mut conn = self.office.get().await?;
-        if bulk::standing_leaves(&mut conn, &[leaf]).await?.is_empty() {
+        let closed = partition::closed(&mut conn, &BTreeSet::from([leaf])).await?;
+        if closed.get(&leaf) == Some(&Closed::Retired) {
+            return Err(Refusal::new(Code::MonthRetired).with("issued_on", day.to_string()).into());
+        }
+        if closed.contains_key(&leaf) {
             return Err(Refusal::new(Code::IssueDayUnavailable)
                 .detail("its month has no partition: upkeep makes those of the past")
                 .with("issued_on", day.to_string())

@@ -132,8 +132,8 @@ pub struct IssueBody {
 /// Issue coupons of a rule
 ///
 /// All or none. Checked in this order: role, for `issued_on`; request number; of a till's key its store, closed or
-/// suspended; the rule exists; `issued_on` is no day to come, and its month has a partition; member; rule is active, and was
-/// on that day; the month stands; stock; limit per member.
+/// suspended; the rule exists; `issued_on` is no day to come, and its month has a partition; member; rule is active; the month
+/// stands; stock; limit per member.
 #[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/coupons", tag = "coupons",
     params(("rule_id" = RuleId, Path), ("Idempotency-Key" = inline(NumberText), Header, description = "The request's number")),
     responses((status = 201, description = "The coupons", body = Issued)))]

@@ -213,8 +213,8 @@ pub struct ClaimBody {
 
 /// Claim a coupon
 ///
-/// A member takes one coupon of a rule that is open to that. Checked in this order: the rule exists, request number, of a
-/// till's key its store, member, rule is active, rule is claimable, stock, limit per member.
+/// A member takes one coupon of a rule that is open to that. Checked in this order: request number, of a till's key
+/// its store, the rule exists, member, rule is active, rule is claimable, stock, limit per member.
 #[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/claim", tag = "coupons",
     params(("rule_id" = RuleId, Path), ("Idempotency-Key" = inline(NumberText), Header, description = "The request's number")),
     responses((status = 201, description = "The coupon", body = Issued)))]
@@ -250,7 +250,7 @@ async fn claim_coupon(
 #[serde(deny_unknown_fields)]
 pub struct BasketCoupon {
     /// Its spellings are many: the id stands in the request's digest instead.
-    #[serde(skip_serializing)]
+    #[serde(serialize_with = "crate::http::input::nothing")]
     code: CodeText,
     /// The part of the amount that it may be taken off; all of it if absent.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]

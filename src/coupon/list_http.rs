@@ -49,11 +49,11 @@ struct RuleCouponList {
     #[param(inline)]
     issued_until: Option<Day>,
     #[param(inline)]
-    #[serde(skip_serializing)]
+    #[serde(serialize_with = "crate::http::input::nothing")]
     cursor: Option<Cursor>,
     /// Coupons a page; 50 if absent.
     #[param(inline)]
-    #[serde(skip_serializing)]
+    #[serde(serialize_with = "crate::http::input::nothing")]
     limit: Option<PageLimit>,
 }
 

@@ -191,17 +191,17 @@ impl Coupon {
         }
     }
 
-    /// Spends one use.
+    /// Spends one use. A lock counts if it stands now, whenever the use was: a row does not say since when it is locked.
     ///
     /// # Errors
     /// `coupon_void`, `coupon_already_redeemed`, `coupon_locked`, by the transition table. The caller adds what only it
     /// knows, such as the store's name.
-    pub fn redeem(self, this: Use, uses_max: i16) -> Result<Self, Code> {
+    pub fn redeem(self, this: Use, uses_max: i16, now: DateTime<Utc>) -> Result<Self, Code> {
         match &self.state {
             State::Void => Err(Code::CouponVoid),
             State::Redeemed => Err(Code::CouponAlreadyRedeemed),
             State::Issued { .. } if self.uses >= uses_max => Err(Code::CouponAlreadyRedeemed),
-            State::Issued { .. } if self.lock_at(this.at).is_some_and(|lock| lock.order_ref != this.order_ref) => {
+            State::Issued { .. } if self.lock_at(now).is_some_and(|lock| lock.order_ref != this.order_ref) => {
                 Err(Code::CouponLocked)
             }
             State::Issued { .. } => {

@@ -392,11 +392,16 @@ pub(super) async fn lock_member_rules(
     keys: Vec<(MemberId, RuleId)>,
 ) -> Result<HashMap<(MemberId, RuleId), MemberRule>, WriteError> {
     let mut found = HashMap::with_capacity(keys.len());
-    for (target, keys) in tx.targets(keys, |key| (plan("member_rule").leaf_i64(key.0.get()), *key)) {
+    for (target, keys) in tx.targets(keys.clone(), |key| (plan("member_rule").leaf_i64(key.0.get()), *key)) {
         let members = column(&keys, |(member, _)| member.get());
         let rules = column(&keys, |(_, rule)| rule.get());
         let sql = tx.sql(query("member_rule/insert_missing"), target);
         sqlx::query(sql).bind(&members).bind(&rules).execute(tx.conn()).await?;
+    }
+    // Only now, so that rows are taken in one order by whoever goes by leaf and whoever goes by the table.
+    for (target, keys) in tx.targets(keys, |key| (plan("member_rule").leaf_i64(key.0.get()), *key)) {
+        let members = column(&keys, |(member, _)| member.get());
+        let rules = column(&keys, |(_, rule)| rule.get());
         let sql = tx.sql(query("member_rule/lock"), target);
         let rows: Vec<(MemberId, RuleId, i32)> =
             sqlx::query_as(sql).bind(&members).bind(&rules).fetch_all(tx.conn()).await?;
@@ -429,12 +434,18 @@ pub(super) async fn update_member_rules(
 /// Locks the stock rows of rules, making those that are missing.
 pub(super) async fn lock_stocks(tx: &mut Tx<'_>, keys: Vec<StockKey>) -> Result<HashMap<StockKey, Stock>, WriteError> {
     let mut found = HashMap::with_capacity(keys.len());
-    for (target, keys) in tx.targets(keys, |key| (plan("coupon_stock").leaf_i64(key.0.get()), *key)) {
+    for (target, keys) in tx.targets(keys.clone(), |key| (plan("coupon_stock").leaf_i64(key.0.get()), *key)) {
         let rules = column(&keys, |key| key.0.get());
         let periods = column(&keys, |key| key.1);
         let stores = column(&keys, |key| key.2);
         let sql = tx.sql(query("coupon_stock/insert_missing"), target);
         sqlx::query(sql).bind(&rules).bind(&periods).bind(&stores).execute(tx.conn()).await?;
+    }
+    // Only now, so that rows are taken in one order by whoever goes by leaf and whoever goes by the table.
+    for (target, keys) in tx.targets(keys, |key| (plan("coupon_stock").leaf_i64(key.0.get()), *key)) {
+        let rules = column(&keys, |key| key.0.get());
+        let periods = column(&keys, |key| key.1);
+        let stores = column(&keys, |key| key.2);
         let sql = tx.sql(query("coupon_stock/lock"), target);
         let rows: Vec<(RuleId, i64, i64, i64, i32, i32)> =
             sqlx::query_as(sql).bind(&rules).bind(&periods).bind(&stores).fetch_all(tx.conn()).await?;

@@ -176,7 +176,7 @@ impl Writer for CouponWriter {
 
 impl CouponWriter {
     /// A month that is being put away refuses every row: the batch is decided again, and then it asks.
-    fn doubt(&self, error: WriteError, ops: &[&CouponOp]) -> WriteError {
+    pub(super) fn doubt(&self, error: WriteError, ops: &[&CouponOp]) -> WriteError {
         let WriteError::Sql(cause) = &error else { return error };
         let Some(refused) = refused_by(cause) else { return error };
         let of = |table: &str| refused == table || plan(table).leaf_of_name(refused).is_some();

@@ -80,7 +80,9 @@ pub fn is_missing_leaf(error: &sqlx::Error) -> bool {
 
 /// The table or leaf that refused a row: one of another leaf, one of a month that is put away, one without a leaf.
 pub fn refused_by(error: &sqlx::Error) -> Option<&str> {
-    error.as_database_error().filter(|error| error.code().as_deref() == Some("23514"))?.table()
+    let error = error.as_database_error().filter(|error| error.code().as_deref() == Some("23514"))?;
+    // A row without a leaf breaks a constraint that has no name; any other check is the row's own fault.
+    error.constraint().is_none_or(|name| name.ends_with("_fence")).then(|| error.table())?
 }
 
 /// True when the connection that gave this error must not be used again.

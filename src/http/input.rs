@@ -69,6 +69,12 @@ impl Visitor<'_> for WholeNumber {
     }
 }
 
+/// Leaves a field out of what is compared of a request. Not `skip_serializing`, which leaves it out of the API's document
+/// as well.
+pub fn nothing<T, S: serde::Serializer>(_: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_unit()
+}
+
 /// A field that may be absent but not null: `#[serde(default, deserialize_with = "input::present")]`.
 pub fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)

@@ -256,7 +256,8 @@ async fn what_comes_too_late_goes_to_the_conflicts_once_unless_it_is_known() {
     let now = noon();
     let node = async |days_back: u16| {
         let mut settings = settings();
-        settings.chain.request_days_back = days_back.into();
+        settings.chain.request_days_back = days_back;
+        settings.partitions.retain = vec!["request=none".parse().unwrap()];
         TestApp::on(&db, keys.clone(), settings, Clock::fixed(now)).await
     };
     let usual = node(35).await;

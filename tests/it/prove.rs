@@ -324,9 +324,9 @@ async fn lines(app: &TestApp, rule: &str, warm: bool) -> String {
     line("give out 1 anonymous", &anonymous);
     let code = |issued: &Response| issued.json["coupons"][0]["code"].as_str().unwrap().to_owned();
     let (held, anonymous) = (code(&held), code(&anonymous));
-    reading_lines(api, (&member, &phone), &rule, &mut line).await;
+    reading_lines(api, (&member, &phone), rule, &mut line).await;
     line("get coupon", &api.get(&format!("/v1/coupons/{held}"), &keys.pos).await.expect(200));
-    till_lines(app, warm, (&rule, &member), (&held, &anonymous), &mut line).await;
+    till_lines(app, warm, (rule, &member), (&held, &anonymous), &mut line).await;
     table
 }
 

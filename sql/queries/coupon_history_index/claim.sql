@@ -1,4 +1,4 @@
--- coupon::import::write
+-- coupon::store::claim_legacy
 -- touches: coupon_history_index=1
 -- route: coupon_history_index=$1
 -- sample: select array[gen_random_uuid()], array[max(code_id)] from coupon having count(*) > 0

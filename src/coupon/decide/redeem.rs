@@ -34,7 +34,7 @@ pub struct Redeem {
     pub currency: Option<String>,
     /// Checked against the holder when both are given.
     pub member_id: Option<MemberId>,
-    /// When it was, as the till says, of a use that is sent afterwards: locks and validity are judged by it.
+    /// When it was, as the till says, of a use that is sent afterwards: validity is judged by it.
     pub occurred_at: Option<DateTime<Utc>>,
 }
 
@@ -90,7 +90,7 @@ pub fn redeem(world: &mut World, op: &Redeem, payable: i64) -> Result<Redeemed, 
     let (store_no, day) = (op.place.store_no, op.redemption_id.day());
     let at = op.occurred_at.unwrap_or(world.now);
     let this = Use { redemption_id: op.redemption_id, at, store_no, order_ref: op.order_ref.clone() };
-    let after = coupon.clone().redeem(this, rule.uses).map_err(|code| why_not(world, &coupon, code))?;
+    let after = coupon.clone().redeem(this, rule.uses, world.now).map_err(|code| why_not(world, &coupon, code))?;
     check_usable(world, &coupon, op.member_id, &op.place, Action::Redeem, op.occurred_at)?;
     coupon.check_business_day(day)?;
     world.check_month("redemption", "business_date", day)?;

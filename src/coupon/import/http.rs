@@ -74,7 +74,7 @@ struct Preview {
 /// `amount`, `discount`; `-` is passed over. Each coupon gets a code of ours besides, and every operation takes either. Rows
 /// that are wrong are named under `failures`; the others come in. Coupons count towards stock and limits of their rules,
 /// unless they are void. A file that is sent twice doubles nothing: rows of codes that came by another file are skipped,
-/// if rule, day and holder are the same. Checked in this order: query, number, type of the body, files at once, jobs that
+/// if rule, day and holder are the same and the file tells of no use that is unknown here. Checked in this order: query, number, type of the body, files at once, jobs that
 /// have not ended, columns, size.
 #[utoipa::path(post, path = "/v1/coupon-imports", tag = "coupon imports",
     params(ImportQuery, ("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number")),

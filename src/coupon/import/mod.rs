@@ -344,6 +344,9 @@ impl CouponImport {
                 coupon.rule_id == draft.rule.current.rule_id
                     && coupon.code_id.day() == draft.day
                     && (member_id.is_none() || coupon.holder == *member_id)
+                    // Used here since it came in, it stays; used there since, somebody must look.
+                    && draft.uses <= coupon.uses + coupon.cycles
+                    && (draft.why != Why::BringVoid || coupon.state == State::Void)
             });
             let (code, detail) = match (is_own, is_same) {
                 (true, _) => ("legacy_code_repeated", "an earlier row of the file has the same code"),
@@ -351,7 +354,9 @@ impl CouponImport {
                     progress.skipped += 1;
                     continue;
                 }
-                (false, false) => ("legacy_code_taken", "it stands for another coupon already"),
+                (false, false) => {
+                    ("legacy_code_taken", "it stands for another coupon already, or for this one as it was before")
+                }
             };
             let (code, detail) = (code.to_owned(), detail.to_owned());
             let (ordinal, line) = (draft.ordinal, draft.line);

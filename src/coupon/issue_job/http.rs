@@ -15,7 +15,7 @@ use crate::{
     },
     db::tx,
     http::{
-        Answer, ApiError, At, Caller, ETag, FileBody, FileOrJson, Number, Page, Query, Reply, Routes,
+        Answer, ApiError, At, Caller, ETag, FileBody, FileOrJson, Number, Page, Query, Reply, Routes, TillNumber,
         app::Shell,
         input::{Int, present},
         number::NumberText,
@@ -31,7 +31,7 @@ use crate::{
     },
     member::import::http::FileName,
     problem::{Code, Refusal},
-    request::{Operation, RequestNumber},
+    request::Operation,
 };
 
 /// Both are shown where the jobs of a rule are.
@@ -39,7 +39,7 @@ const KINDS: &[Kind] = &[Kind::IssueJob, Kind::IssueUndo];
 
 pub fn routes() -> Routes {
     crate::routes! {
-        create_issue_job(stream): RuleNotFound, FileInvalid, JobStateForbidden, JobLimitReached, IssueDayUnavailable;
+        create_issue_job(stream): RuleNotFound, FileInvalid, JobStateForbidden, JobLimitReached, IssueDayUnavailable, MonthRetired;
         list_issue_jobs: RuleNotFound;
         get_issue_job: JobNotFound;
         list_issue_job_failures: JobNotFound;
@@ -90,7 +90,7 @@ struct IssueQuery {
 /// have not ended, columns, size.
 #[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/issue-jobs", tag = "issue jobs",
     params(("rule_id" = RuleId, Path), IssueQuery,
-        ("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number")),
+        ("Idempotency-Key" = inline(NumberText), Header, description = "The request's number")),
     request_body(content((CountBody = "application/json"), (String = "text/csv"))),
     responses((status = 201, description = "The job", body = JobView, headers(("ETag" = String), ("Location" = String)))))]
 async fn create_issue_job(
@@ -105,11 +105,8 @@ async fn create_issue_job(
     if query.issued_on.is_some() {
         caller.must(&[Role::Admin])?;
     }
-    let number = number.0.as_ref().map(|source| {
-        RequestNumber::new(&caller.scope(), Operation::Import, source, &window(&app, &shell))
-            .map(|it| it.days.iter().map(|day| format!("{day}:{}", it.key)).collect::<Vec<_>>())
-    });
-    let numbers = number.transpose()?.unwrap_or_default();
+    let number = number.of(&caller, Operation::Import, TillNumber::default(), &window(&app, &shell))?;
+    let numbers: Vec<String> = number.days.iter().map(|day| format!("{day}:{}", number.key)).collect();
     let rule = app.desk.rule(rule_id).await?.ok_or(Code::RuleNotFound).map_err(Refusal::new)?;
     if let Some(day) = query.issued_on {
         app.desk.check_issue_day(day).await?;

@@ -121,7 +121,7 @@ pub struct IssueJob {
 
 /// Rows made ready.
 pub struct Slice {
-    rule: Arc<Rule>,
+    rule_id: RuleId,
     rows: Vec<Row>,
     failures: Vec<Failure>,
     day: Day,
@@ -217,6 +217,16 @@ impl IssueJob {
     }
 }
 
+impl IssueJob {
+    async fn active_rule(&self, rule_id: RuleId) -> Result<Arc<Rule>, JobError> {
+        let rule = self.desk.rule(rule_id).await.map_err(of_desk)?.ok_or(Code::RuleNotFound)?;
+        if rule.state != RuleState::Active {
+            return Err(Refusal::new(Code::RuleNotActive).with("rule_state", rule.state.name()).into());
+        }
+        Ok(rule)
+    }
+}
+
 impl Work for IssueJob {
     type Slice = Slice;
 
@@ -229,10 +239,8 @@ impl Work for IssueJob {
     ) -> Result<Slice, JobError> {
         let options = Options::of(job)?;
         let holding = self.desk.secrets.holding();
-        let rule = self.desk.rule(options.rule_id).await.map_err(of_desk)?.ok_or(Code::RuleNotFound)?;
-        if rule.state != RuleState::Active {
-            return Err(Refusal::new(Code::RuleNotActive).with("rule_state", rule.state.name()).into());
-        }
+        let rule_id = options.rule_id;
+        self.active_rule(rule_id).await?;
         let (rows, failures, end) = Box::pin(self.next_rows(job, &options, file, from, rows_max)).await?;
         let day = options.issued_on.unwrap_or_else(|| self.desk.zone.day_of(self.desk.clock.now()));
         let count = rows.iter().map(|row| row.count).sum::<i64>() as usize;
@@ -244,7 +252,7 @@ impl Work for IssueJob {
         let code_ids = tokio::task::spawn_blocking(mint).await.map_err(JobError::Panicked)??;
         let event_id = self.desk.event_id().await.map_err(of_desk)?;
         let issued_at = options.issued_on.map(|day| self.desk.zone.start_of(day));
-        Ok(Slice { rule, rows, failures, day, issued_at, first_no, code_ids, event_id, end, holding })
+        Ok(Slice { rule_id, rows, failures, day, issued_at, first_no, code_ids, event_id, end, holding })
     }
 
     fn end(slice: &Slice) -> (Checkpoint, bool) {
@@ -262,9 +270,11 @@ impl Work for IssueJob {
         if self.desk.secrets.holding() != slice.holding {
             return Err(JobError::KeysChanged);
         }
+        // The rule as it is now: it may have been paused, or its limits changed, since the slice was read.
+        let rule = self.active_rule(slice.rule_id).await?;
         let mut progress = Progress { failures: slice.failures.clone(), ..Progress::default() };
         let issued_at = slice.issued_at.unwrap_or(now);
-        let version = &slice.rule.current;
+        let version = &rule.current;
         let (valid_from, valid_until) = version.window(issued_at, self.desk.zone)?;
         let holders = slice.rows.iter().filter_map(|row| row.holder.as_ref());
         let owners = Box::pin(bulk::owners(conn, holders)).await?;
@@ -276,7 +286,7 @@ impl Work for IssueJob {
                 progress.failures.push(bulk::refused(row.ordinal, row.line, &refusal));
                 continue;
             }
-            let (rule, day) = (Arc::clone(&slice.rule), slice.day);
+            let (rule, day) = (Arc::clone(&rule), slice.day);
             wishes.push(Wish { rule, day, member_id, count: row.count, why: Why::Issue });
             rows.push(row);
         }

@@ -235,7 +235,7 @@ impl OfflineWriter {
             store::update_late(tx, &late).await?;
         }
         update_answers(tx, &decided).await?;
-        write(tx, world).await?;
+        write(tx, world).await.map_err(|error| self.coupons.doubt(error, &live))?;
         Ok(answers)
     }
 

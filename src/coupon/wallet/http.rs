@@ -124,11 +124,11 @@ struct HeldList {
     #[param(inline)]
     valid_until_before: Option<DateTime<Utc>>,
     #[param(inline)]
-    #[serde(skip_serializing)]
+    #[serde(serialize_with = "crate::http::input::nothing")]
     cursor: Option<Cursor>,
     /// Coupons a page; 50 if absent.
     #[param(inline)]
-    #[serde(skip_serializing)]
+    #[serde(serialize_with = "crate::http::input::nothing")]
     limit: Option<PageLimit>,
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     TestDb,
-    server::{Client, Response},
+    server::{Client, Response, fresh_number},
 };
 
 const SOON: Duration = Duration::from_secs(120);
@@ -20,7 +20,8 @@ pub fn jobs_of(rule: &str) -> String {
 /// Sends a file to a path as an admin.
 pub async fn send_file(api: &Client, path: &str, file: impl Into<reqwest::Body>) -> Response {
     let request = api.raw(Method::POST, path).bearer_auth(&api.keys.admin);
-    api.send(request.header("content-type", "text/csv").body(file)).await
+    let request = request.header("idempotency-key", fresh_number()).header("content-type", "text/csv");
+    api.send(request.body(file)).await
 }
 
 /// Begins a job over a file, which starts at once; gives its path.
@@ -32,7 +33,8 @@ pub async fn begin_file(api: &Client, rule: &str, query: &str, file: impl Into<r
 /// Begins a job over a count, which starts at once; gives its path.
 pub async fn begin_count(api: &Client, rule: &str, count: usize) -> String {
     let path = format!("{}?start=true", jobs_of(rule));
-    let made = api.post(&path, &api.keys.marketing, json!({ "count": count })).await.expect(201);
+    let made =
+        api.post_numbered(&path, &api.keys.marketing, &fresh_number(), json!({ "count": count })).await.expect(201);
     made.header("location").unwrap().to_owned()
 }
 
