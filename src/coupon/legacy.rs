@@ -167,7 +167,10 @@ impl ShapeBook {
     pub async fn get(&self) -> Result<Arc<Shapes>, pool::Error> {
         let load = async {
             let mut conn = self.office.get().await?;
-            Ok::<_, pool::Error>(Some(Shapes(list_shapes(&mut conn, None, SHAPES_MAX).await?)))
+            let mut shapes = list_shapes(&mut conn, None, SHAPES_MAX).await?;
+            // The oldest first: the key of a code stays the one it came in under, whatever shapes are registered later.
+            shapes.sort_by_key(|shape| shape.created_at);
+            Ok::<_, pool::Error>(Some(Shapes(shapes)))
         };
         Ok(self.cache.get(&(), load).await?.map(|(shapes, _)| shapes).unwrap_or_default())
     }

@@ -153,7 +153,8 @@ pub struct VoidBody {
 /// Make a coupon void
 ///
 /// For good. It goes back to the stock that it was taken from and no longer counts towards its holder's limit. One with a
-/// use that stands is reversed first. Checked in this order: code, request number, not found, void, already redeemed.
+/// use that stands is reversed first. Checked in this order: reason, code, request number,
+/// not found, void, already redeemed.
 #[utoipa::path(post, path = "/v1/coupons/{code}/void", tag = "coupons",
     params(("code" = inline(CodeText), Path), ("Idempotency-Key" = inline(NumberText), Header, description = "The request's number")),
     responses((status = 200, description = "The coupon, void", body = Voided)))]
@@ -165,6 +166,9 @@ async fn void_coupon(
     At(code): At<CodeText>,
     Json(body): Json<VoidBody>,
 ) -> Reply<Voided> {
+    if crate::member::names_somebody(body.reason.as_str()) {
+        return Err(ApiError::invalid_field("reason", "must not name a phone number or an e-mail"));
+    }
     let code_id = code.read(&app, &shell, &caller).await?;
     let number = number.of(&caller, Operation::Void, TillNumber::default(), &window(&app, &shell))?;
     let ticket = Ticket { number, digest: request::digest(&(code_id, &body)) };

@@ -1,7 +1,7 @@
 //! A rule's coupons over HTTP.
 
 use actix_web::web::Data;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -100,6 +100,14 @@ async fn list_rule_coupons(
         ),
         None => None,
     };
+    for (parameter, at) in
+        [("valid_until_from", list.valid_until_from), ("valid_until_before", list.valid_until_before)]
+    {
+        // Years that a database can hold.
+        if at.is_some_and(|at| !(1..=9999).contains(&at.year())) {
+            return Err(Refusal::new(Code::MalformedQuery).with("parameter", parameter).into());
+        }
+    }
     let filter = Filter {
         state: list.state,
         valid_until_from: list.valid_until_from,

@@ -238,3 +238,42 @@ async fn an_import_whose_process_is_killed_goes_on_elsewhere_with_nothing_twice(
     assert_eq!(db.count("select count(*) from coupon_history_index").await, count as i64);
     assert_exact(&db, count as i64).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shape_that_is_registered_later_changes_no_code_that_came_in_before() {
+    let app = TestApp::spawn().await;
+    let api = &app.client;
+    shape(api, "y2", (12, 12), "klKL0123456789_").await.expect(201);
+    let rule = api.rule(json!({})).await;
+    let (one, other) = (api.member("+8613800000001").await, api.member("+8613800000002").await);
+    let day = today();
+    let file = format!(
+        "code,rule_id,issued_on,member_id\nkl_L00000001,{rule},{day},{one}\nKL_L00000001,{rule},{day},{other}\n"
+    );
+    let job = begin_import(api, file.clone()).await;
+    assert_eq!(rows(&done_at(api, &job).await), (2, 0, 0));
+    // It sorts before, and minds no case.
+    shape(api, "y1", (12, 12), "KL0123456789_").await.expect(201);
+    let job = begin_import(api, file).await;
+    assert_eq!(rows(&done_at(api, &job).await), (0, 2, 0), "sent twice, nothing doubles");
+    assert_eq!(coupon(api, "kl_L00000001").await["member_id"], json!(one));
+    assert_eq!(coupon(api, "KL_L00000001").await["member_id"], json!(other));
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_tells_of_a_use_that_is_unknown_here_is_no_repetition() {
+    let app = TestApp::spawn().await;
+    let api = &app.client;
+    shape(api, "digits", (8, 8), "0123456789").await.expect(201);
+    let rule = api.rule(json!({})).await;
+    let day = today();
+    let file =
+        |state: &str| format!("code,rule_id,issued_on,state,redeemed_at,store_id\n00000001,{rule},{day},{state}\n");
+    let job = begin_import(api, file("issued,,")).await;
+    assert_eq!(rows(&done_at(api, &job).await), (1, 0, 0));
+    let job = begin_import(api, file(&format!("redeemed,{day},S0001"))).await;
+    assert_eq!(rows(&done_at(api, &job).await), (0, 0, 1));
+    assert_eq!(failed_rows(api, &job).await, [(1, "legacy_code_taken".to_owned())]);
+    app.stop().await;
+}

@@ -168,14 +168,23 @@ async fn admins_issue_as_of_a_day_of_the_past() {
     let first = today.first_of_month();
     let on = |day: tessera::id::Day| format!("{}?start=true&issued_on={day}", jobs_of(&rule));
     let body = json!({"count": 3});
-    let refused = api.post(&on(first), &api.keys.marketing, body.clone()).await.expect(403);
+    let refused = api.post_numbered(&on(first), &api.keys.marketing, &fresh_number(), body.clone()).await.expect(403);
     assert_eq!(refused.code(), "role_forbidden");
     let tomorrow = tessera::id::Day::from_date(today.to_date() + Days::new(1));
-    assert_eq!(api.post(&on(tomorrow), &api.keys.admin, body.clone()).await.expect(422).code(), "invalid_field");
+    assert_eq!(
+        api.post_numbered(&on(tomorrow), &api.keys.admin, &fresh_number(), body.clone()).await.expect(422).code(),
+        "invalid_field"
+    );
     let long_ago = "2009-05-01".parse().unwrap();
-    let refused = api.post(&on(long_ago), &api.keys.admin, body.clone()).await.expect(422);
+    let refused = api.post_numbered(&on(long_ago), &api.keys.admin, &fresh_number(), body.clone()).await.expect(422);
     assert_eq!(refused.code(), "issue_day_unavailable");
-    let job = api.post(&on(first), &api.keys.admin, body).await.expect(201).header("location").unwrap().to_owned();
+    let job = api
+        .post_numbered(&on(first), &api.keys.admin, &fresh_number(), body)
+        .await
+        .expect(201)
+        .header("location")
+        .unwrap()
+        .to_owned();
     done_at(api, &job).await;
     let code = &codes_of(api, &job).await[0].0;
     let coupon = api.get(&format!("/v1/coupons/{code}"), &api.keys.pos).await.expect(200).json;

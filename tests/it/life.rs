@@ -50,8 +50,11 @@ async fn a_coupon_is_locked_released_redeemed_and_returned_line_by_line() {
     let hold = json!({"store_id": "S0001", "order_ref": "o-1", "ttl_secs": 60});
     let held = once(api, &path(code, "lock"), pos, hold.clone(), 200).await;
     assert_eq!((&held.json["state"], &held.json["lock"]["order_ref"]), (&json!("locked"), &json!("o-1")));
+    // Which order holds it is told to operators: a till that knew could release the lock, and redeem under it.
     let shown = seen(api, code).await;
-    assert_eq!((&shown["state"], &shown["lock"]), (&json!("locked"), &held.json["lock"]));
+    assert_eq!((&shown["state"], &shown["lock"]), (&json!("locked"), &json!({"until": held.json["lock"]["until"]})));
+    let shown = api.get(&format!("/v1/coupons/{code}"), &api.keys.ops).await.expect(200).json;
+    assert_eq!(shown["lock"], held.json["lock"]);
     let other = api.post_numbered(&path(code, "redeem"), pos, &fresh_number(), sale("o-2")).await.expect(409);
     assert_eq!((other.code(), &other.json["locked_until"]), ("coupon_locked", &held.json["lock"]["until"]));
     let wrong = api.post_numbered(&path(code, "release"), pos, &fresh_number(), json!({"order_ref": "o-2"})).await;
@@ -392,5 +395,53 @@ async fn a_wallet_knows_where_the_sale_is() {
     let items = found.expect(200).json["coupons"]["items"].as_array().unwrap().clone();
     let not_here: Vec<&Value> = items.iter().filter(|item| item["applies"] == json!(false)).collect();
     assert_eq!((not_here.len(), &not_here[0]["name"]), (1, &json!("not here")));
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_basket_that_is_sent_again_as_offline_redemptions_is_that_basket() {
+    let app = TestApp::spawn().await;
+    let (api, pos) = (&app.client, &app.client.keys.pos);
+    let rule = api.rule(json!({"threshold": 0})).await;
+    let codes = api.issue(&rule, json!({"count": 2})).await;
+    let day = tessera::clock::Zone::DEFAULT.day_of(app.clock.now());
+    let coupons: Vec<Value> = codes.iter().map(|code| json!({"code": code})).collect();
+    let body = json!({"store_id": "S0001", "register": "b", "business_date": day, "sequence": 701, "order_ref": "B701",
+        "amount": 5000, "coupons": coupons});
+    let done = api.post("/v1/redemptions", pos, body).await.expect(200).json;
+    let item = |code: &String| {
+        json!({"business_date": day, "sequence": 701, "redeemed_at": app.clock.now(), "code": code, "amount": 5000,
+            "order_ref": "B701"})
+    };
+    let items: Vec<Value> = codes.iter().map(item).collect();
+    let upload = json!({"store_id": "S0001", "register": "b", "items": items});
+    let sent = api.post("/v1/pos/offline-redemptions", pos, upload).await.expect(200).json;
+    assert_eq!((&sent["accepted"], &sent["conflicts"]), (&json!(2), &json!(0)), "{sent}");
+    for (used, item) in done["redemptions"].as_array().unwrap().iter().zip(sent["items"].as_array().unwrap()) {
+        assert_eq!(item["redemption_id"], used["redemption_id"], "{sent}");
+    }
+    assert_eq!(app.db.count("select count(*) from redemption").await, 2);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reason_names_nobody_and_a_use_may_be_taken_back_for_days_after_it_was() {
+    let app = TestApp::spawn().await;
+    let (api, keys) = (&app.client, &app.client.keys);
+    let rule = api.rule(json!({"threshold": 0, "reverse": {"days": 1}})).await;
+    let codes = api.issue(&rule, json!({"count": 2})).await;
+    let reason = json!({"reason": "Lin, 13800000001, asked"});
+    let refused = api.post_numbered(&path(&codes[0], "void"), &keys.marketing, &fresh_number(), reason).await;
+    assert_eq!(refused.expect(422).code(), "invalid_field");
+    // Used three days ago, and sent today.
+    app.clock.set_offset_ms(3 * 86_400_000);
+    let used_at = app.clock.now() - TimeDelta::days(3);
+    let item = json!({"business_date": tessera::clock::Zone::DEFAULT.day_of(used_at), "sequence": 1,
+        "redeemed_at": used_at, "code": codes[1], "amount": 5000, "order_ref": "late"});
+    let upload = json!({"store_id": "S0001", "register": "9", "items": [item]});
+    let sent = api.post("/v1/pos/offline-redemptions", &keys.pos, upload).await.expect(200).json;
+    let body = json!({"store_id": "S0001", "redemption_id": sent["items"][0]["redemption_id"]});
+    let late = api.post_numbered(&path(&codes[1], "reverse"), &keys.pos, &fresh_number(), body).await.expect(422);
+    assert_eq!(late.code(), "reverse_too_late");
     app.stop().await;
 }

@@ -178,7 +178,7 @@ async fn issue_job(api: &Client, rule: &str, name: &str) -> String {
     let is_large = matches!(name, "pause" | "resume");
     let body = json!({"count": if is_large { 50_000 } else { 3 }});
     let path = format!("{}?start={}", jobs_of(rule), !matches!(name, "start" | "cancel"));
-    let made = api.post(&path, &api.keys.marketing, body).await.expect(201);
+    let made = api.post_numbered(&path, &api.keys.marketing, &fresh_number(), body).await.expect(201);
     let job = made.header("location").unwrap().to_owned();
     if is_large {
         act(api, &job, "pause").await.expect(200);

@@ -61,14 +61,17 @@ pub struct Bind {
 /// Who holds a coupon until when.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Hold {
-    pub order_ref: String,
+    /// Not shown to tills that look a coupon up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub order_ref: Option<String>,
     #[serde(serialize_with = "millis")]
     pub until: DateTime<Utc>,
 }
 
 impl From<&coupon::Lock> for Hold {
     fn from(lock: &coupon::Lock) -> Self {
-        Self { order_ref: lock.order_ref.clone(), until: lock.until }
+        Self { order_ref: Some(lock.order_ref.clone()), until: lock.until }
     }
 }
 

@@ -101,8 +101,8 @@ pub fn reverse(world: &mut World, op: &Reverse) -> Result<Reversed, Refusal> {
         return Err(Code::RedemptionAlreadyReversed.into());
     }
     let rule = rule_of(world, &coupon);
-    if let Some(until) =
-        rule.undo.days.and_then(|days| used.recorded_at.checked_add_days(Days::new(days.max(0) as u64)))
+    let used_at = used.occurred_at.unwrap_or(used.recorded_at);
+    if let Some(until) = rule.undo.days.and_then(|days| used_at.checked_add_days(Days::new(days.max(0) as u64)))
         && world.now > until
     {
         return Err(Refusal::new(Code::ReverseTooLate).with("reversible_until", instant(until)));

@@ -160,6 +160,11 @@ async fn upload_offline(
     Ok(Answer::rendered(200, json).metered(cost.into()))
 }
 
+/// A text without what people type in one way or another.
+fn plain(text: &str) -> String {
+    text.chars().filter(|letter| !matches!(letter, ' ' | '-')).flat_map(char::to_uppercase).collect()
+}
+
 /// The code of an item as it was read.
 struct ReadCode {
     code: Sent,
@@ -236,8 +241,11 @@ impl Till<'_> {
     /// A code of ours, one of an older system, or whatever it is. Costs its sender nothing: what it sends has happened.
     async fn read_code(&self, text: &str) -> Result<ReadCode, DeskError> {
         let desk = &self.app.desk;
-        let named =
-            desk.secrets.codes().parse(text).map_or_else(|_| format!("text:{text}"), |code_id| format!("id:{code_id}"));
+        let named = desk
+            .secrets
+            .codes()
+            .parse(text)
+            .map_or_else(|_| format!("text:{}", plain(text)), |code_id| format!("id:{code_id}"));
         let (code, refused) = match desk.resolve(text).await?.0 {
             Named::Coupon(code_id) => (Sent::Ours(code_id), None),
             Named::NoSuchLegacy => (Sent::Foreign(text.to_owned()), Some(Code::CouponNotFound)),

@@ -173,6 +173,13 @@ impl Item {
         }
         let done: Value = serde_json::from_str(&earlier.body).map_err(|_| reused())?;
         let code = self.code.code_id().map(|code_id| format!("id:{code_id}"));
+        // Of a basket, the use of this coupon; what was payable depends on the uses before it.
+        let is_this = |of: &Value| of["code"].as_str() == code.as_deref() && of["order_ref"] == self.order_ref.as_str();
+        if let Some(used) = done["redemptions"].as_array().and_then(|all| all.iter().find(|used| is_this(used))) {
+            let id = used["redemption_id"].as_str().and_then(|id| id.parse().ok());
+            let (id, discount) = id.zip(used["discount"].as_i64()).ok_or_else(reused)?;
+            return Ok(self.accepted(id, discount));
+        }
         let money = |name: &str| done[name].as_i64();
         let id = done["redemption_id"].as_str().and_then(|id| id.parse().ok());
         match (id, money("discount"), money("payable")) {
