@@ -3,7 +3,7 @@
 //! `text/csv` only (415), plain or `content-encoding: gzip`, bounded in size as it unpacks (413). What is bounded in time
 //! is the pause between two pieces (408), not the whole: a large file over a slow line is no fault.
 //!
-//! What is packed is unpacked a little at a time ([`STEP_BYTES`]), since a byte of it may stand for a thousand: so a
+//! What is packed is unpacked a little at a time (`STEP_BYTES`), since a byte of it may stand for a thousand: so a
 //! file made to burst holds neither a worker nor memory for long, and is refused as soon as it is too large.
 
 use std::future::{Ready, ready};
