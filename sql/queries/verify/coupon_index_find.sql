@@ -11,3 +11,4 @@ select
     i.referrer
 from unnest($1::bigint[], $2::bigint[]) as t (rule_id, code_id)
 join {coupon_index} i on i.rule_id = t.rule_id and i.code_id = t.code_id
+where i.rule_id = any($1::bigint[])

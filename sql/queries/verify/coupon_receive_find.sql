@@ -11,3 +11,4 @@ select
     i.rule_version
 from unnest($1::bigint[], $2::bigint[]) as t (member_id, code_id)
 join {coupon_receive} i on i.member_id = t.member_id and i.code_id = t.code_id
+where i.member_id = any($1::bigint[])
