@@ -20,8 +20,9 @@ use crate::{
 
 /// A rule and its versions weigh about this much, in bytes.
 const WEIGHT: u32 = 512;
-/// A pause reaches every node by the event; should that fail, by this.
-const HEAD_TTL: Duration = Duration::from_secs(5);
+/// A pause reaches every node by the event, and a node that falls behind those reads past its memory; this is for what both
+/// should miss.
+const HEAD_TTL: Duration = Duration::from_secs(60);
 const VERSION_TTL: Duration = Duration::from_secs(3600);
 
 #[derive(Clone)]
