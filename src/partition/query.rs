@@ -12,8 +12,14 @@
 //! ```
 //!
 //! A header goes on in lines that begin with `--` and two or more spaces. A query on unpartitioned tables says
-//! `touches: none` and needs no sample. A file that does not keep to this does not load. The texts handed out live as
-//! long as the process; there are no more of them than combinations of leaves that were asked for.
+//! `touches: none` and needs no sample. A file that does not keep to this does not load.
+//!
+//! Statements take arrays with an element for each row. A lone till makes batches of one, so a second text is derived
+//! that takes the same parameters and reads the first element of each ([`Query::for_one`]): it has no join, and
+//! PostgreSQL runs it as fast as a statement on one row.
+//!
+//! The texts handed out live as long as the process; there are no more of them than combinations of leaves that were
+//! asked for.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -84,8 +90,12 @@ pub struct Query {
     pub given: Option<String>,
     parts: Vec<Part>,
     parent: &'static str,
-    on_leaves: RwLock<HashMap<Box<[Leaf]>, &'static str>>,
+    on_leaves: RwLock<Texts>,
+    /// The same for one row.
+    one_on_leaves: RwLock<Texts>,
 }
+
+type Texts = HashMap<Box<[Leaf]>, &'static str>;
 
 /// How many leaves of a table a query may execute.
 #[derive(Debug, Clone)]
@@ -146,13 +156,12 @@ impl Query {
         if leaves.is_empty() {
             return self.parent;
         }
-        let poisoned = "no code panics while it holds this lock";
-        if let Some(text) = self.on_leaves.read().expect(poisoned).get(leaves) {
-            return text;
-        }
-        let mut texts = self.on_leaves.write().expect(poisoned);
-        // Asked again under the lock: a text that two tasks make at once would be leaked twice.
-        texts.entry(leaves.into()).or_insert_with(|| leak(render(&self.parts, leaves)))
+        text_of(&self.on_leaves, leaves, || render(&self.parts, leaves))
+    }
+
+    /// The text on these leaves for parameters of one element each, which stay arrays. No leaves: on the parents.
+    pub fn for_one(&self, leaves: &[Leaf]) -> &'static str {
+        text_of(&self.one_on_leaves, leaves, || narrow(&render(&self.parts, leaves)))
     }
 
     /// The parameter that is the partition key of this table.
@@ -188,6 +197,40 @@ fn render(parts: &[Part], leaves: &[Leaf]) -> String {
         }
     }
     text
+}
+
+fn text_of(texts: &RwLock<Texts>, leaves: &[Leaf], make: impl FnOnce() -> String) -> &'static str {
+    let poisoned = "no code panics while it holds this lock";
+    if let Some(text) = texts.read().expect(poisoned).get(leaves) {
+        return text;
+    }
+    let mut texts = texts.write().expect(poisoned);
+    // Asked again under the lock: a text that two tasks make at once would be leaked twice.
+    texts.entry(leaves.into()).or_insert_with(|| leak(make()))
+}
+
+/// A statement over arrays as one over their first elements, where all of them are written
+/// `unnest($1::type[]) as name`; any other stays as it is.
+fn narrow(text: &str) -> String {
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let (indent, code) = line.split_at(line.len() - line.trim_start().len());
+        // The order of one row, and how many there are of it.
+        if ["order by position", "order by t.position"].contains(&code) || code.starts_with("limit cardinality($") {
+            continue;
+        }
+        let first = |call: &str| {
+            let (array, name) = code.strip_prefix(call)?.split_once(')')?;
+            Some((array, name)).filter(|(array, name)| array.starts_with('$') && name.starts_with(" as "))
+        };
+        lines.push(match (first("unnest("), first("generate_subscripts(")) {
+            (Some((array, name)), _) => format!("{indent}({array})[1]{name}"),
+            (_, Some((_, name))) => format!("{indent}1{name}"),
+            _ => line.to_owned(),
+        });
+    }
+    let narrowed = lines.join("\n");
+    if narrowed.contains("unnest(") { text.to_owned() } else { narrowed }
 }
 
 fn leak(text: String) -> &'static str {
@@ -237,6 +280,7 @@ fn parse(name: &str, text: &str) -> Result<Query, String> {
         parts,
         parent,
         on_leaves: RwLock::default(),
+        one_on_leaves: RwLock::default(),
     })
 }
 
@@ -402,6 +446,32 @@ mod tests {
         assert!(std::ptr::eq(on, query.on(&[leaf])), "a text is made once");
         assert!(std::ptr::eq(query.on(&[]), query.parent()));
         assert_eq!(query.touches[1].claim, Claim::All { why: "every use, for the till's end of day".to_owned() });
+    }
+
+    #[test]
+    fn a_statement_over_arrays_is_narrowed_to_their_first_elements() {
+        let read = |text: &str| {
+            let head = "-- a\n-- touches: coupon=1\n-- sample: select 1\n";
+            Query::parse("a", &format!("{head}{text}")).unwrap()
+        };
+        let update = "update {coupon} c\nset state = t.state\nfrom (\n    select\n        unnest($1::bigint[]) as id,\n\
+                      \x20       unnest($2::smallint[]) as state\n    limit cardinality($1::bigint[])\n) as t\n\
+                      where c.code_id = t.id";
+        assert_eq!(
+            read(update).for_one(&[plan("coupon").leaf_i64(0)]),
+            "update coupon_m2000_01 c\nset state = t.state\nfrom (\n    select\n        ($1::bigint[])[1] as id,\n\
+             \x20       ($2::smallint[])[1] as state\n) as t\nwhere c.code_id = t.id"
+        );
+        let insert = "insert into {coupon} (code_id)\nselect t.id\nfrom (\n    select\n        \
+                      unnest($1::bigint[]) as id,\n        generate_subscripts($1::bigint[], 1) as position\n) as t\n\
+                      order by t.position\non conflict do nothing";
+        assert_eq!(
+            read(insert).for_one(&[]),
+            "insert into coupon (code_id)\nselect t.id\nfrom (\n    select\n        ($1::bigint[])[1] as id,\n\
+             \x20       1 as position\n) as t\non conflict do nothing"
+        );
+        let other = read("select c.code_id from unnest($1::bigint[]) as t (id) join {coupon} c on c.code_id = t.id");
+        assert_eq!(other.for_one(&[]), other.parent());
     }
 
     #[test]

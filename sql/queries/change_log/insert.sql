@@ -5,6 +5,15 @@
 --   array[now()], array[null::integer], array[1::smallint], array['sample'], array['{}'] from change_log
 insert into {change_log} (log_id, member_id, created_at, store_no, what, actor, body)
 select t.log_id, t.member_id, t.created_at, t.store_no, t.what, t.actor, t.body
-from unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::integer[], $5::smallint[], $6::text[], $7::text[])
-    with ordinality as t (log_id, member_id, created_at, store_no, what, actor, body, position)
+from (
+    select
+        unnest($1::bigint[]) as log_id,
+        unnest($2::bigint[]) as member_id,
+        unnest($3::timestamptz[]) as created_at,
+        unnest($4::integer[]) as store_no,
+        unnest($5::smallint[]) as what,
+        unnest($6::text[]) as actor,
+        unnest($7::text[]) as body,
+        generate_subscripts($1::bigint[], 1) as position
+) as t
 order by t.position

@@ -25,8 +25,36 @@ select
     c.order_ref,
     c.referrer,
     c.void_reason
-from unnest($1::bigint[]) with ordinality as t (code_id, position)
-join {coupon} c on c.code_id = t.code_id
-where c.code_id = any($1::bigint[])
-order by t.position
-for update of c
+from (
+    select
+        unnest($1::bigint[]) as code_id,
+        generate_subscripts($1::bigint[], 1) as position
+    order by position
+) as t
+cross join lateral (
+    select
+        c.code_id,
+        c.rule_id,
+        c.issued_at,
+        c.valid_from,
+        c.valid_until,
+        c.member_id,
+        c.redemption_id,
+        c.redeemed_at,
+        c.lock_until,
+        c.legacy_key,
+        c.rule_version,
+        c.issue_store_no,
+        c.redeemed_store_no,
+        c.state,
+        c.uses,
+        c.cycles,
+        c.counted,
+        c.lock_order,
+        c.order_ref,
+        c.referrer,
+        c.void_reason
+    from {coupon} c
+    where c.code_id = t.code_id
+    for update
+) as c

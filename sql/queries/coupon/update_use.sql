@@ -16,12 +16,20 @@ set
     order_ref = t.order_ref,
     member_id = t.member_id,
     void_reason = t.void_reason
-from unnest(
-    $1::bigint[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::integer[], $6::smallint[], $7::smallint[],
-    $8::smallint[], $9::text[], $10::text[], $11::bigint[], $12::text[]
-) as t (
-    code_id, redemption_id, redeemed_at, lock_until, redeemed_store_no, state, uses, cycles, lock_order, order_ref,
-    member_id, void_reason
-)
+from (
+    select
+        unnest($1::bigint[]) as code_id,
+        unnest($2::bigint[]) as redemption_id,
+        unnest($3::timestamptz[]) as redeemed_at,
+        unnest($4::timestamptz[]) as lock_until,
+        unnest($5::integer[]) as redeemed_store_no,
+        unnest($6::smallint[]) as state,
+        unnest($7::smallint[]) as uses,
+        unnest($8::smallint[]) as cycles,
+        unnest($9::text[]) as lock_order,
+        unnest($10::text[]) as order_ref,
+        unnest($11::bigint[]) as member_id,
+        unnest($12::text[]) as void_reason
+    limit cardinality($1::bigint[])
+) as t
 where c.code_id = t.code_id
-    and c.code_id = any($1::bigint[])

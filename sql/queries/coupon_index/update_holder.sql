@@ -4,7 +4,12 @@
 -- sample: select array[rule_id], array[code_id], array[member_id] from coupon_index limit 1
 update {coupon_index} i
 set member_id = t.member_id
-from unnest($1::bigint[], $2::bigint[], $3::bigint[]) as t (rule_id, code_id, member_id)
+from (
+    select
+        unnest($1::bigint[]) as rule_id,
+        unnest($2::bigint[]) as code_id,
+        unnest($3::bigint[]) as member_id
+    limit cardinality($1::bigint[])
+) as t
 where i.rule_id = t.rule_id
-    and i.rule_id = any($1::bigint[])
     and i.code_id = t.code_id

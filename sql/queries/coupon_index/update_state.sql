@@ -5,7 +5,12 @@
 update {coupon_index} i
 set
     state = t.state
-from unnest($1::bigint[], $2::bigint[], $3::smallint[]) as t (rule_id, code_id, state)
+from (
+    select
+        unnest($1::bigint[]) as rule_id,
+        unnest($2::bigint[]) as code_id,
+        unnest($3::smallint[]) as state
+    limit cardinality($1::bigint[])
+) as t
 where i.rule_id = t.rule_id
-    and i.rule_id = any($1::bigint[])
     and i.code_id = t.code_id

@@ -5,6 +5,14 @@
 --   from coupon_receive limit 1
 insert into {coupon_receive} (member_id, code_id, rule_id, valid_until, state, rule_version)
 select t.member_id, t.code_id, t.rule_id, t.valid_until, t.state, t.rule_version
-from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::smallint[], $6::integer[])
-    with ordinality as t (member_id, code_id, rule_id, valid_until, state, rule_version, position)
+from (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::bigint[]) as code_id,
+        unnest($3::bigint[]) as rule_id,
+        unnest($4::timestamptz[]) as valid_until,
+        unnest($5::smallint[]) as state,
+        unnest($6::integer[]) as rule_version,
+        generate_subscripts($1::bigint[], 1) as position
+) as t
 order by t.position

@@ -5,7 +5,12 @@
 update {coupon_receive} r
 set
     state = t.state
-from unnest($1::bigint[], $2::bigint[], $3::smallint[]) as t (member_id, code_id, state)
+from (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::bigint[]) as code_id,
+        unnest($3::smallint[]) as state
+    limit cardinality($1::bigint[])
+) as t
 where r.member_id = t.member_id
-    and r.member_id = any($1::bigint[])
     and r.code_id = t.code_id

@@ -9,6 +9,23 @@ select
     s.spent,
     s.period,
     s.store_no
-from unnest($1::bigint[], $2::integer[], $3::integer[]) as t (rule_id, period, store_no)
-join {coupon_stock} s on s.rule_id = t.rule_id and s.period = t.period and s.store_no = t.store_no
-where s.rule_id = any($1::bigint[])
+from (
+    select
+        unnest($1::bigint[]) as rule_id,
+        unnest($2::integer[]) as period,
+        unnest($3::integer[]) as store_no
+) as t
+cross join lateral (
+    select
+        s.rule_id,
+        s.issued,
+        s.voided,
+        s.spent,
+        s.period,
+        s.store_no
+    from {coupon_stock} s
+    where s.rule_id = t.rule_id
+        and s.period = t.period
+        and s.store_no = t.store_no
+    limit 1
+) as s

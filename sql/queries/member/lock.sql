@@ -26,10 +26,41 @@ select
     m.birthday,
     m.nickname,
     m.signature,
-    m.attributes::text as attributes,
-    m.avatar::text as avatar
-from unnest($1::bigint[]) with ordinality as t (member_id, position)
-join {member} m on m.member_id = t.member_id
-where m.member_id = any($1::bigint[])
-order by t.position
-for update of m
+    m.attributes,
+    m.avatar
+from (
+    select
+        unnest($1::bigint[]) as member_id,
+        generate_subscripts($1::bigint[], 1) as position
+    order by position
+) as t
+cross join lateral (
+    select
+        m.member_id,
+        m.created_at,
+        m.updated_at,
+        m.phone_bound_at,
+        m.email_bound_at,
+        m.phone_verified_at,
+        m.email_verified_at,
+        m.erased_at,
+        m.version,
+        m.home_store_no,
+        m.state,
+        m.kind,
+        m.gender,
+        m.source,
+        m.level,
+        m.muted,
+        m.phone,
+        m.email,
+        m.name,
+        m.birthday,
+        m.nickname,
+        m.signature,
+        m.attributes::text as attributes,
+        m.avatar::text as avatar
+    from {member} m
+    where m.member_id = t.member_id
+    for update
+) as m

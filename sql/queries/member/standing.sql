@@ -8,8 +8,19 @@ select
     m.state,
     m.kind,
     m.muted
-from unnest($1::bigint[]) with ordinality as t (member_id, position)
-join {member} m on m.member_id = t.member_id
-where m.member_id = any($1::bigint[])
-order by t.position
-for share of m
+from (
+    select
+        unnest($1::bigint[]) as member_id,
+        generate_subscripts($1::bigint[], 1) as position
+    order by position
+) as t
+cross join lateral (
+    select
+        m.member_id,
+        m.state,
+        m.kind,
+        m.muted
+    from {member} m
+    where m.member_id = t.member_id
+    for share
+) as m

@@ -30,16 +30,31 @@ set
     avatar = t.avatar::jsonb,
     phone_verified_at = t.phone_verified_at,
     email_verified_at = t.email_verified_at
-from unnest(
-    $1::bigint[], $2::integer[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[],
-    $7::integer[], $8::smallint[], $9::smallint[], $10::smallint[], $11::smallint[], $12::boolean[], $13::bytea[],
-    $14::bytea[], $15::bytea[], $16::bytea[], $17::text[], $18::text[], $19::text[], $20::text[],
-    $21::timestamptz[], $22::timestamptz[]
-) as t (
-    member_id, version, updated_at, phone_bound_at, email_bound_at, erased_at, home_store_no, state, kind, gender, level,
-    muted, phone, email, name, birthday, nickname, signature, attributes, avatar, phone_verified_at,
-    email_verified_at
-)
+from (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::integer[]) as version,
+        unnest($3::timestamptz[]) as updated_at,
+        unnest($4::timestamptz[]) as phone_bound_at,
+        unnest($5::timestamptz[]) as email_bound_at,
+        unnest($6::timestamptz[]) as erased_at,
+        unnest($7::integer[]) as home_store_no,
+        unnest($8::smallint[]) as state,
+        unnest($9::smallint[]) as kind,
+        unnest($10::smallint[]) as gender,
+        unnest($11::smallint[]) as level,
+        unnest($12::boolean[]) as muted,
+        unnest($13::bytea[]) as phone,
+        unnest($14::bytea[]) as email,
+        unnest($15::bytea[]) as name,
+        unnest($16::bytea[]) as birthday,
+        unnest($17::text[]) as nickname,
+        unnest($18::text[]) as signature,
+        unnest($19::text[]) as attributes,
+        unnest($20::text[]) as avatar,
+        unnest($21::timestamptz[]) as phone_verified_at,
+        unnest($22::timestamptz[]) as email_verified_at
+) as t
 where m.member_id = t.member_id
     and m.member_id = any($1::bigint[])
     and m.version = t.version

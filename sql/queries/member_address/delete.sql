@@ -5,7 +5,11 @@
 --   select max(member_id), 1, now(), now(), '\x00', '\x00' from member having count(*) > 0
 -- sample: select array[member_id], array[address_id] from member_address limit 1
 delete from {member_address} a
-using unnest($1::bigint[], $2::bigint[]) as t (member_id, address_id)
+using (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::bigint[]) as address_id
+) as t
 where a.member_id = t.member_id
     and a.member_id = any($1::bigint[])
     and a.address_id = t.address_id

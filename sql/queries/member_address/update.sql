@@ -24,13 +24,24 @@ set
     district = t.district,
     postcode = t.postcode,
     label = t.label
-from unnest(
-    $1::bigint[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::integer[], $6::boolean[], $7::bytea[],
-    $8::bytea[], $9::bytea[], $10::bytea[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[]
-) as t (
-    member_id, address_id, created_at, updated_at, version, is_default, receiver, phone,
-    detail, coordinates, province, city, district, postcode, label
-)
+from (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::bigint[]) as address_id,
+        unnest($3::timestamptz[]) as created_at,
+        unnest($4::timestamptz[]) as updated_at,
+        unnest($5::integer[]) as version,
+        unnest($6::boolean[]) as is_default,
+        unnest($7::bytea[]) as receiver,
+        unnest($8::bytea[]) as phone,
+        unnest($9::bytea[]) as detail,
+        unnest($10::bytea[]) as coordinates,
+        unnest($11::text[]) as province,
+        unnest($12::text[]) as city,
+        unnest($13::text[]) as district,
+        unnest($14::text[]) as postcode,
+        unnest($15::text[]) as label
+) as t
 where a.member_id = t.member_id
     and a.member_id = any($1::bigint[])
     and a.address_id = t.address_id

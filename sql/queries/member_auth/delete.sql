@@ -6,7 +6,11 @@
 -- sample: select array[member_id], array[key] from member_auth limit 1
 -- The member's row is locked.
 delete from {member_auth} a
-using unnest($1::bigint[], $2::uuid[]) as t (member_id, key)
+using (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::uuid[]) as key
+) as t
 where a.member_id = t.member_id
     and a.member_id = any($1::bigint[])
     and a.key = t.key

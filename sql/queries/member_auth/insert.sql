@@ -5,8 +5,16 @@
 --   array[0::smallint], array[''::bytea], array[null::timestamptz] from member limit 1
 insert into {member_auth} (member_id, bound_at, key, key_version, kind, source, identifier, verified_at)
 select t.member_id, t.bound_at, t.key, t.key_version, t.kind, t.source, t.identifier, t.verified_at
-from unnest(
-    $1::bigint[], $2::timestamptz[], $3::uuid[], $4::smallint[], $5::smallint[], $6::smallint[], $7::bytea[],
-    $8::timestamptz[]
-) with ordinality as t (member_id, bound_at, key, key_version, kind, source, identifier, verified_at, position)
+from (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::timestamptz[]) as bound_at,
+        unnest($3::uuid[]) as key,
+        unnest($4::smallint[]) as key_version,
+        unnest($5::smallint[]) as kind,
+        unnest($6::smallint[]) as source,
+        unnest($7::bytea[]) as identifier,
+        unnest($8::timestamptz[]) as verified_at,
+        generate_subscripts($1::bigint[], 1) as position
+) as t
 order by t.position

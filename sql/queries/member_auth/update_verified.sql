@@ -7,7 +7,12 @@
 -- The member's row is locked.
 update {member_auth} a
 set verified_at = t.verified_at
-from unnest($1::bigint[], $2::uuid[], $3::timestamptz[]) as t (member_id, key, verified_at)
+from (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::uuid[]) as key,
+        unnest($3::timestamptz[]) as verified_at
+) as t
 where a.member_id = t.member_id
     and a.member_id = any($1::bigint[])
     and a.key = t.key

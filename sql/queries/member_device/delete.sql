@@ -5,7 +5,11 @@
 --   select max(member_id), 1, now(), now(), '\x00' from member having count(*) > 0
 -- sample: select array[member_id], array[device_no] from member_device limit 1
 delete from {member_device} d
-using unnest($1::bigint[], $2::bigint[]) as t (member_id, device_no)
+using (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::bigint[]) as device_no
+) as t
 where d.member_id = t.member_id
     and d.member_id = any($1::bigint[])
     and d.device_no = t.device_no

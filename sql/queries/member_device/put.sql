@@ -13,13 +13,21 @@ insert into {member_device} (
 select
     t.member_id, t.device_no, t.created_at, t.seen_at, t.vendor, t.client, t.os, t.app_version, t.market,
     t.device_id, t.push_token
-from unnest(
-    $1::bigint[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::text[], $6::text[], $7::text[],
-    $8::text[], $9::text[], $10::bytea[], $11::bytea[]
-) with ordinality as t (
-    member_id, device_no, created_at, seen_at, vendor, client, os, app_version, market, device_id, push_token,
-    position
-)
+from (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::bigint[]) as device_no,
+        unnest($3::timestamptz[]) as created_at,
+        unnest($4::timestamptz[]) as seen_at,
+        unnest($5::text[]) as vendor,
+        unnest($6::text[]) as client,
+        unnest($7::text[]) as os,
+        unnest($8::text[]) as app_version,
+        unnest($9::text[]) as market,
+        unnest($10::bytea[]) as device_id,
+        unnest($11::bytea[]) as push_token,
+        generate_subscripts($1::bigint[], 1) as position
+) as t
 order by t.position
 on conflict (member_id, device_no) do update set
     seen_at = excluded.seen_at,

@@ -5,8 +5,15 @@
 -- Waits for one under way that has the same key.
 insert into {member_key} (key, member_id, bound_at, key_version, kind)
 select t.key, t.member_id, t.bound_at, t.key_version, t.kind
-from unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::smallint[], $5::smallint[])
-    with ordinality as t (key, member_id, bound_at, key_version, kind, position)
+from (
+    select
+        unnest($1::uuid[]) as key,
+        unnest($2::bigint[]) as member_id,
+        unnest($3::timestamptz[]) as bound_at,
+        unnest($4::smallint[]) as key_version,
+        unnest($5::smallint[]) as kind,
+        generate_subscripts($1::uuid[], 1) as position
+) as t
 order by t.position
 on conflict (key) do nothing
 returning key

@@ -4,7 +4,11 @@
 -- sample: select array[key], array[member_id] from member_key limit 1
 -- The member is named too: nobody deletes the key of another.
 delete from {member_key} k
-using unnest($1::uuid[], $2::bigint[]) as t (key, member_id)
+using (
+    select
+        unnest($1::uuid[]) as key,
+        unnest($2::bigint[]) as member_id
+) as t
 where k.key = t.key
     and k.key = any($1::uuid[])
     and k.member_id = t.member_id

@@ -7,7 +7,13 @@ update {member_key} k
 set
     member_id = t.to_member,
     bound_at = t.bound_at
-from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::timestamptz[]) as t (key, from_member, to_member, bound_at)
+from (
+    select
+        unnest($1::uuid[]) as key,
+        unnest($2::bigint[]) as from_member,
+        unnest($3::bigint[]) as to_member,
+        unnest($4::timestamptz[]) as bound_at
+) as t
 where k.key = t.key
     and k.key = any($1::uuid[])
     and k.member_id = t.from_member

@@ -12,11 +12,17 @@ insert into {member_location} (
 )
 select
     t.member_id, t.updated_at, t.coordinates, t.nation, t.province, t.city, t.district
-from unnest(
-    $1::bigint[], $2::timestamptz[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[]
-) with ordinality as t (
-    member_id, updated_at, coordinates, nation, province, city, district, position
-)
+from (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::timestamptz[]) as updated_at,
+        unnest($3::bytea[]) as coordinates,
+        unnest($4::text[]) as nation,
+        unnest($5::text[]) as province,
+        unnest($6::text[]) as city,
+        unnest($7::text[]) as district,
+        generate_subscripts($1::bigint[], 1) as position
+) as t
 order by t.position
 on conflict (member_id) do update set
     updated_at = excluded.updated_at,

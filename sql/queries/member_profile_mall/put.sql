@@ -13,13 +13,20 @@ insert into {member_profile_mall} (
 select
     t.member_id, t.created_at, t.updated_at, t.version, t.credit_score, t.user_type, t.state, t.mall_role,
     t.real_name, t.id_card
-from unnest(
-    $1::bigint[], $2::timestamptz[], $3::timestamptz[], $4::integer[], $5::integer[], $6::smallint[],
-    $7::smallint[], $8::smallint[], $9::bytea[], $10::bytea[]
-) with ordinality as t (
-    member_id, created_at, updated_at, version, credit_score, user_type, state, mall_role, real_name, id_card,
-    position
-)
+from (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::timestamptz[]) as created_at,
+        unnest($3::timestamptz[]) as updated_at,
+        unnest($4::integer[]) as version,
+        unnest($5::integer[]) as credit_score,
+        unnest($6::smallint[]) as user_type,
+        unnest($7::smallint[]) as state,
+        unnest($8::smallint[]) as mall_role,
+        unnest($9::bytea[]) as real_name,
+        unnest($10::bytea[]) as id_card,
+        generate_subscripts($1::bigint[], 1) as position
+) as t
 order by t.position
 on conflict (member_id) do update set
     updated_at = excluded.updated_at,

@@ -13,13 +13,22 @@ insert into {member_profile_sport} (
 select
     t.member_id, t.created_at, t.updated_at, t.version, t.weight_g, t.height_mm, t.sport_role, t.bio, t.region,
     t.school, t.grade, t.class
-from unnest(
-    $1::bigint[], $2::timestamptz[], $3::timestamptz[], $4::integer[], $5::integer[], $6::smallint[],
-    $7::smallint[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[]
-) with ordinality as t (
-    member_id, created_at, updated_at, version, weight_g, height_mm, sport_role, bio, region, school, grade, class,
-    position
-)
+from (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::timestamptz[]) as created_at,
+        unnest($3::timestamptz[]) as updated_at,
+        unnest($4::integer[]) as version,
+        unnest($5::integer[]) as weight_g,
+        unnest($6::smallint[]) as height_mm,
+        unnest($7::smallint[]) as sport_role,
+        unnest($8::text[]) as bio,
+        unnest($9::text[]) as region,
+        unnest($10::text[]) as school,
+        unnest($11::text[]) as grade,
+        unnest($12::text[]) as class,
+        generate_subscripts($1::bigint[], 1) as position
+) as t
 order by t.position
 on conflict (member_id) do update set
     updated_at = excluded.updated_at,

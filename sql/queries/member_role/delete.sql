@@ -5,7 +5,12 @@
 --   select max(member_id), now(), 'sample', 'sample', 'prove' from member having count(*) > 0
 -- sample: select array[member_id], array[system], array[role] from member_role limit 1
 delete from {member_role} r
-using unnest($1::bigint[], $2::text[], $3::text[]) as t (member_id, system, role)
+using (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::text[]) as system,
+        unnest($3::text[]) as role
+) as t
 where r.member_id = t.member_id
     and r.member_id = any($1::bigint[])
     and r.system = t.system

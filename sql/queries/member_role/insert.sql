@@ -11,9 +11,13 @@ insert into {member_role} (
 )
 select
     t.member_id, t.granted_at, t.system, t.role, t.granted_by
-from unnest(
-    $1::bigint[], $2::timestamptz[], $3::text[], $4::text[], $5::text[]
-) with ordinality as t (
-    member_id, granted_at, system, role, granted_by, position
-)
+from (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::timestamptz[]) as granted_at,
+        unnest($3::text[]) as system,
+        unnest($4::text[]) as role,
+        unnest($5::text[]) as granted_by,
+        generate_subscripts($1::bigint[], 1) as position
+) as t
 order by t.position

@@ -6,8 +6,20 @@ select
     m.member_id,
     m.rule_id,
     m.taken
-from unnest($1::bigint[], $2::bigint[]) with ordinality as t (member_id, rule_id, position)
-join {member_rule} m on m.member_id = t.member_id and m.rule_id = t.rule_id
-where m.member_id = any($1::bigint[])
-order by t.position
-for update of m
+from (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::bigint[]) as rule_id,
+        generate_subscripts($1::bigint[], 1) as position
+    order by position
+) as t
+cross join lateral (
+    select
+        m.member_id,
+        m.rule_id,
+        m.taken
+    from {member_rule} m
+    where m.member_id = t.member_id
+        and m.rule_id = t.rule_id
+    for update
+) as m

@@ -6,7 +6,13 @@ update {member_rule} m
 set
     taken = t.taken,
     last_taken_at = coalesce(t.last_taken_at, m.last_taken_at)
-from unnest($1::bigint[], $2::bigint[], $3::integer[], $4::timestamptz[]) as t (member_id, rule_id, taken, last_taken_at)
+from (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::bigint[]) as rule_id,
+        unnest($3::integer[]) as taken,
+        unnest($4::timestamptz[]) as last_taken_at
+    limit cardinality($1::bigint[])
+) as t
 where m.member_id = t.member_id
-    and m.member_id = any($1::bigint[])
     and m.rule_id = t.rule_id

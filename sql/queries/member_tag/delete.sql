@@ -5,7 +5,11 @@
 --   select max(member_id), now(), 'sample', 'prove' from member having count(*) > 0
 -- sample: select array[member_id], array[tag] from member_tag limit 1
 delete from {member_tag} g
-using unnest($1::bigint[], $2::text[]) as t (member_id, tag)
+using (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::text[]) as tag
+) as t
 where g.member_id = t.member_id
     and g.member_id = any($1::bigint[])
     and g.tag = t.tag

@@ -11,9 +11,12 @@ insert into {member_tag} (
 )
 select
     t.member_id, t.tagged_at, t.tag, t.tagged_by
-from unnest(
-    $1::bigint[], $2::timestamptz[], $3::text[], $4::text[]
-) with ordinality as t (
-    member_id, tagged_at, tag, tagged_by, position
-)
+from (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::timestamptz[]) as tagged_at,
+        unnest($3::text[]) as tag,
+        unnest($4::text[]) as tagged_by,
+        generate_subscripts($1::bigint[], 1) as position
+) as t
 order by t.position

@@ -11,12 +11,26 @@ select
     t.redemption_id, t.code_id, t.rule_id, t.recorded_at, t.amount, t.discount, t.member_id, t.reverses,
     t.rule_version, t.store_no, t.sequence, t.kind, t.register, t.order_ref, t.counted, t.lines,
     t.occurred_at, t.reversed_whole
-from unnest(
-    $1::bigint[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::bigint[], $6::bigint[], $7::bigint[],
-    $8::bigint[], $9::integer[], $10::integer[], $11::integer[], $12::smallint[], $13::text[], $14::text[],
-    $15::smallint[], $16::text[], $17::timestamptz[], $18::boolean[]
-) with ordinality as t (
-    redemption_id, code_id, rule_id, recorded_at, amount, discount, member_id, reverses, rule_version, store_no,
-    sequence, kind, register, order_ref, counted, lines, occurred_at, reversed_whole, position
-)
+from (
+    select
+        unnest($1::bigint[]) as redemption_id,
+        unnest($2::bigint[]) as code_id,
+        unnest($3::bigint[]) as rule_id,
+        unnest($4::timestamptz[]) as recorded_at,
+        unnest($5::bigint[]) as amount,
+        unnest($6::bigint[]) as discount,
+        unnest($7::bigint[]) as member_id,
+        unnest($8::bigint[]) as reverses,
+        unnest($9::integer[]) as rule_version,
+        unnest($10::integer[]) as store_no,
+        unnest($11::integer[]) as sequence,
+        unnest($12::smallint[]) as kind,
+        unnest($13::text[]) as register,
+        unnest($14::text[]) as order_ref,
+        unnest($15::smallint[]) as counted,
+        unnest($16::text[]) as lines,
+        unnest($17::timestamptz[]) as occurred_at,
+        unnest($18::boolean[]) as reversed_whole,
+        generate_subscripts($1::bigint[], 1) as position
+) as t
 order by t.position

@@ -9,7 +9,13 @@ set
     returned = t.returned,
     reversed_whole = t.reversed_whole,
     lines = t.lines
-from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::boolean[], $5::text[])
-    as t (redemption_id, reversed, returned, reversed_whole, lines)
+from (
+    select
+        unnest($1::bigint[]) as redemption_id,
+        unnest($2::bigint[]) as reversed,
+        unnest($3::bigint[]) as returned,
+        unnest($4::boolean[]) as reversed_whole,
+        unnest($5::text[]) as lines
+    limit cardinality($1::bigint[])
+) as t
 where r.redemption_id = t.redemption_id
-    and r.redemption_id = any($1::bigint[])

@@ -16,7 +16,13 @@ select
     c.amount,
     c.order_ref,
     c.reason
-from unnest($1::bigint[], $2::integer[], $3::text[], $4::integer[]) as t (first_id, store_no, register, sequence)
+from (
+    select
+        unnest($1::bigint[]) as first_id,
+        unnest($2::integer[]) as store_no,
+        unnest($3::text[]) as register,
+        unnest($4::integer[]) as sequence
+) as t
 join {redemption_conflict} c on c.store_no = t.store_no
     and c.conflict_id >= t.first_id
     and c.conflict_id < t.first_id + (1::bigint << 41)

@@ -5,6 +5,14 @@
 --   array[now()], array[null::integer], array[1::smallint], array['sample'] from register_log
 insert into {register_log} (log_id, member_id, created_at, store_no, source, actor)
 select t.log_id, t.member_id, t.created_at, t.store_no, t.source, t.actor
-from unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::integer[], $5::smallint[], $6::text[])
-    with ordinality as t (log_id, member_id, created_at, store_no, source, actor, position)
+from (
+    select
+        unnest($1::bigint[]) as log_id,
+        unnest($2::bigint[]) as member_id,
+        unnest($3::timestamptz[]) as created_at,
+        unnest($4::integer[]) as store_no,
+        unnest($5::smallint[]) as source,
+        unnest($6::text[]) as actor,
+        generate_subscripts($1::bigint[], 1) as position
+) as t
 order by t.position

@@ -8,7 +8,20 @@ select
     r.digest,
     r.status,
     r.answer
-from unnest($1::date[], $2::uuid[]) as t (day, key)
-join {request} r on r.day = t.day and r.key = t.key
-where r.day = any($1::date[])
-    and r.key = any($2::uuid[])
+from (
+    select
+        unnest($1::date[]) as day,
+        unnest($2::uuid[]) as key
+) as t
+cross join lateral (
+    select
+        r.day,
+        r.key,
+        r.digest,
+        r.status,
+        r.answer
+    from {request} r
+    where r.day = t.day
+        and r.key = t.key
+    limit 1
+) as r

@@ -6,8 +6,13 @@ update {request} r
 set
     status = t.status,
     answer = t.answer
-from unnest($1::date[], $2::uuid[], $3::smallint[], $4::text[]) as t (day, key, status, answer)
+from (
+    select
+        unnest($1::date[]) as day,
+        unnest($2::uuid[]) as key,
+        unnest($3::smallint[]) as status,
+        unnest($4::text[]) as answer
+    limit cardinality($1::date[])
+) as t
 where r.day = t.day
-    and r.day = any($1::date[])
     and r.key = t.key
-    and r.key = any($2::uuid[])

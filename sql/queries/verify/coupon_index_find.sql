@@ -9,6 +9,21 @@ select
     i.member_id,
     i.state,
     i.referrer
-from unnest($1::bigint[], $2::bigint[]) as t (rule_id, code_id)
-join {coupon_index} i on i.rule_id = t.rule_id and i.code_id = t.code_id
-where i.rule_id = any($1::bigint[])
+from (
+    select
+        unnest($1::bigint[]) as rule_id,
+        unnest($2::bigint[]) as code_id
+) as t
+cross join lateral (
+    select
+        i.rule_id,
+        i.code_id,
+        i.valid_until,
+        i.member_id,
+        i.state,
+        i.referrer
+    from {coupon_index} i
+    where i.rule_id = t.rule_id
+        and i.code_id = t.code_id
+    limit 1
+) as i

@@ -9,6 +9,21 @@ select
     i.valid_until,
     i.state,
     i.rule_version
-from unnest($1::bigint[], $2::bigint[]) as t (member_id, code_id)
-join {coupon_receive} i on i.member_id = t.member_id and i.code_id = t.code_id
-where i.member_id = any($1::bigint[])
+from (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::bigint[]) as code_id
+) as t
+cross join lateral (
+    select
+        i.member_id,
+        i.code_id,
+        i.rule_id,
+        i.valid_until,
+        i.state,
+        i.rule_version
+    from {coupon_receive} i
+    where i.member_id = t.member_id
+        and i.code_id = t.code_id
+    limit 1
+) as i

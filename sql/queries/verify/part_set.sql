@@ -6,8 +6,14 @@ update {coupon_stock} s
 set
     issued = t.issued,
     spent = t.spent
-from unnest($1::bigint[], $2::integer[], $3::integer[], $4::bigint[], $5::bigint[])
-    as t (rule_id, period, store_no, issued, spent)
+from (
+    select
+        unnest($1::bigint[]) as rule_id,
+        unnest($2::integer[]) as period,
+        unnest($3::integer[]) as store_no,
+        unnest($4::bigint[]) as issued,
+        unnest($5::bigint[]) as spent
+) as t
 where s.rule_id = t.rule_id
     and s.rule_id = any($1::bigint[])
     and s.period = t.period

@@ -7,5 +7,9 @@ select
     r.rule_id,
     r.taken,
     r.retired
-from unnest($1::bigint[], $2::bigint[]) as t (member_id, rule_id)
+from (
+    select
+        unnest($1::bigint[]) as member_id,
+        unnest($2::bigint[]) as rule_id
+) as t
 join {member_rule} r on r.member_id = t.member_id and r.rule_id = t.rule_id

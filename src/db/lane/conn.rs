@@ -9,6 +9,9 @@ use super::LaneSettings;
 /// How long a failed connect answers for the requests that follow it, so that a dead database costs them nothing.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Plans older than this are thrown away. One that was made while a leaf was empty may walk the whole leaf when it has
+/// grown; autovacuum's analysis would end it some day, and this ends it for certain.
+const PLANS_MAX_AGE: Duration = Duration::from_secs(60);
 
 /// Generic plans, index access only: a plan made on a young, small leaf must still serve it when it has grown.
 pub(super) fn with_settings(options: PgConnectOptions, settings: &LaneSettings) -> PgConnectOptions {
@@ -33,12 +36,13 @@ pub(super) fn with_settings(options: PgConnectOptions, settings: &LaneSettings) 
 pub struct LaneConn {
     options: PgConnectOptions,
     open: Option<PgConnection>,
+    planned_at: Instant,
     failed_at: Option<(Instant, std::sync::Arc<sqlx::Error>)>,
 }
 
 impl LaneConn {
     pub fn new(options: PgConnectOptions) -> Self {
-        Self { options, open: None, failed_at: None }
+        Self { options, open: None, planned_at: Instant::now(), failed_at: None }
     }
 
     /// The open connection, or a new one.
@@ -55,6 +59,7 @@ impl LaneConn {
             match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&self.options)).await {
                 Ok(Ok(conn)) => {
                     self.failed_at = None;
+                    self.planned_at = Instant::now();
                     self.open = Some(conn);
                 }
                 failed => {
@@ -68,6 +73,16 @@ impl LaneConn {
             }
         }
         Ok(self.open.as_mut().expect("it was opened above"))
+    }
+
+    /// Forgets plans that are too old. Between batches, never in one.
+    pub(super) async fn renew_plans(&mut self) {
+        let Some(open) = self.open.as_mut().filter(|_| self.planned_at.elapsed() >= PLANS_MAX_AGE) else { return };
+        self.planned_at = Instant::now();
+        let discarded = tokio::time::timeout(CONNECT_TIMEOUT, sqlx::raw_sql("discard plans").execute(open)).await;
+        if !matches!(discarded, Ok(Ok(_))) {
+            self.discard();
+        }
     }
 
     /// Drops the connection without a word: the server rolls back what was open on it.

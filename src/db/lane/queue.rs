@@ -101,6 +101,8 @@ impl Queue {
                     tracing::error!(queue = self.name, "a batch of the lane panicked; its connection was closed");
                 }
                 served.fetch_add(1, Ordering::SeqCst);
+                // After the batch: who is answered does not wait for it.
+                conn.renew_plans().await;
             }
             conn.close().await;
             self.workers.fetch_sub(1, Ordering::AcqRel);

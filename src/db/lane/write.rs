@@ -88,6 +88,8 @@ pub trait Writer: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     Leaf(Leaf),
+    /// A leaf for one row of it.
+    One(Leaf),
     /// With the number of leaves that the rows belong to.
     Parent(u32),
 }
@@ -115,6 +117,10 @@ impl Tx<'_> {
             Target::Leaf(leaf) => {
                 self.leaves += 1;
                 query.on(&[leaf])
+            }
+            Target::One(leaf) => {
+                self.leaves += 1;
+                query.for_one(&[leaf])
             }
             Target::Parent(leaves) => {
                 self.leaves += leaves;
@@ -164,7 +170,8 @@ fn split_by_leaf<T, K: Ord>(
         let leaves = groups.len() as u32;
         vec![(Target::Parent(leaves), groups.into_iter().flat_map(|(_, rows)| rows).collect())]
     } else {
-        groups.into_iter().map(|(leaf, rows)| (Target::Leaf(leaf), rows)).collect()
+        let target = |leaf, rows: &[T]| if rows.len() == 1 { Target::One(leaf) } else { Target::Leaf(leaf) };
+        groups.into_iter().map(|(leaf, rows)| (target(leaf, &rows), rows)).collect()
     }
 }
 
