@@ -24,7 +24,7 @@ use crate::{
     job::{
         Act, Failure, Job, JobError, JobView, Kind, State,
         file::{CHUNK_BYTES, FileReader, ROW_BYTES_MAX},
-        http::{self as jobs, FailureList, JobList},
+        http::{self as jobs, FailureList, JobList, json},
         range,
         store::{self, NewJob, Uploaded},
         upload::{Upload, state_after},
@@ -106,12 +106,11 @@ async fn create_issue_job(
         caller.must(&[Role::Admin])?;
     }
     let number = number.of(&caller, Operation::Import, TillNumber::default(), &window(&app, &shell))?;
-    let numbers: Vec<String> = number.days.iter().map(|day| format!("{day}:{}", number.key)).collect();
+    let numbers = jobs::numbers_of(&number);
     let rule = app.desk.rule(rule_id).await?.ok_or(Code::RuleNotFound).map_err(Refusal::new)?;
     if let Some(day) = query.issued_on {
         app.desk.check_issue_day(day).await?;
     }
-    let _place = app.jobs.upload_place()?;
     let mut options = Options {
         rule_id,
         columns: Vec::new(),
@@ -127,27 +126,14 @@ async fn create_issue_job(
         file_name: query.file_name.map(FileName::into_string),
         options: json(&options),
     };
-    let mut upload = Upload::begin(&app.office, &app.secrets, new, app.jobs.open_max(), shell.clock.now()).await?;
     let starts = query.start.unwrap_or(false);
-    let taken = Box::pin(take(&app, &shell, &rule, &mut options, body, &mut upload, numbers, starts)).await;
-    let (job, replayed) = match taken {
-        Ok(taken) => taken,
-        Err(error) => {
-            upload.abandon().await;
-            return Err(error);
-        }
-    };
-    app.jobs.wake();
-    let (location, etag) = (location_of(rule_id, job.job_id), ETag::version(job.version));
-    Ok(Answer::created(job.show(), location).etag(etag).replayed(replayed))
+    let take =
+        async |upload: &mut Upload<'_>| take(&app, &shell, &rule, &mut options, body, upload, numbers, starts).await;
+    jobs::create(&app, &shell, new, take, |job_id| location_of(rule_id, job_id)).await
 }
 
 fn location_of(rule_id: RuleId, job_id: JobId) -> String {
     format!("/v1/coupon-rules/{rule_id}/issue-jobs/{job_id}")
-}
-
-fn json<T: Serialize>(value: &T) -> serde_json::Value {
-    serde_json::to_value(value).expect("plain structs with string keys always serialise")
 }
 
 /// Takes in what the job is about, and has a look at it.
@@ -274,6 +260,7 @@ async fn get_issue_job(shell: Data<Shell>, At((rule_id, job_id)): At<(RuleId, Jo
 /// | `member_not_found`, `member_frozen`, `member_cancelled`, `member_kind_forbidden` | the member gets none |
 /// | `stock_exhausted` | the rule had not enough left for the row |
 /// | `member_limit_reached` | the member has as many of the rule as allowed |
+/// | `month_retired`, `issue_day_unavailable` | the month of `issued_on` was put away since the job was made |
 /// | `coupon_already_redeemed` | of an undo: a use of the coupon stands |
 /// | `coupon_not_found` | of an undo: its month was retired |
 #[utoipa::path(get, path = "/v1/coupon-rules/{rule_id}/issue-jobs/{job_id}/failures", tag = "issue jobs",
