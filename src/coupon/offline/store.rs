@@ -2,7 +2,7 @@
 //!
 //! Lock order: `redemption_late` before `request`, `redemption_conflict` as [`crate::coupon::store`] says.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::{FromRow, PgConnection};
@@ -168,15 +168,6 @@ pub async fn list_conflicts(
         None => asked.fetch_all(conn).await?,
     };
     rows.into_iter().map(ConflictRow::into_conflict).collect()
-}
-
-/// Of these leaves, those that are there.
-pub async fn find_leaves(tx: &mut Tx<'_>, leaves: HashSet<Leaf>) -> Result<HashSet<Leaf>, WriteError> {
-    let names: Vec<String> = leaves.iter().map(Leaf::to_string).collect();
-    tx.plain();
-    let found = sqlx::query_file_scalar!("sql/queries/redemption_late/leaves.sql", &names).fetch_all(tx.conn()).await?;
-    let found: HashSet<String> = found.into_iter().collect();
-    Ok(leaves.into_iter().filter(|leaf| found.contains(&leaf.to_string())).collect())
 }
 
 /// Claims the keys of items that have no other number; gives the answers of those that were claimed before.

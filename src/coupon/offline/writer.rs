@@ -1,7 +1,7 @@
 //! The batch of uploads: claim, lock, decide in order, write. As the writer of coupons, whose parts it uses.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     sync::Arc,
 };
 
@@ -19,7 +19,7 @@ use crate::{
     db::lane::{Tx, WriteError, Writer},
     event::{Kind, NewEvent},
     id::{DAY_END, Day},
-    partition::{Leaf, plan},
+    partition::{self, Leaf, plan},
     problem::{Code, Refusal},
     request::store::{Answer, Claim, Ticket, claim, find_answers, update_answers},
 };
@@ -133,14 +133,19 @@ impl OfflineWriter {
     async fn placed(&self, tx: &mut Tx<'_>, now: DateTime<Utc>, items: &[&Item]) -> Result<Vec<bool>, WriteError> {
         let today = self.coupons.zone.day_of(now);
         let sure = today.plus(-LEAVES_BACK)..=today.plus(1);
-        let mut unsure: HashSet<Leaf> = HashSet::new();
+        let mut unsure: BTreeSet<Leaf> = BTreeSet::new();
         for item in items.iter().filter(|item| item.number.is_some() && !sure.contains(&item.business_day)) {
             unsure.extend(leaves_of(item.business_day));
         }
-        let there = if unsure.is_empty() { HashSet::new() } else { store::find_leaves(tx, unsure).await? };
+        let mut closed = BTreeMap::new();
+        if !unsure.is_empty() {
+            tx.plain();
+            closed = partition::closed(tx.conn(), &unsure).await?;
+        }
         let has_place = |item: &&Item| {
             let day = item.business_day;
-            item.number.is_some() && (sure.contains(&day) || leaves_of(day).iter().all(|leaf| there.contains(leaf)))
+            item.number.is_some()
+                && (sure.contains(&day) || !leaves_of(day).iter().any(|leaf| closed.contains_key(leaf)))
         };
         Ok(items.iter().map(has_place).collect())
     }
