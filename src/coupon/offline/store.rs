@@ -160,8 +160,18 @@ pub async fn list_conflicts(
     range: Range,
     rows_max: i64,
 ) -> Result<Vec<Conflict>, sqlx::Error> {
-    let name = if range.store_no.is_some() { "redemption_conflict/list_of_store" } else { "redemption_conflict/list" };
-    let asked = sqlx::query_as(query(name).parent()).bind(range.from).bind(range.before).bind(range.resolved);
+    // Those that are open have indexes of their own.
+    let is_open = range.resolved == Some(false);
+    let name = match (is_open, range.store_no.is_some()) {
+        (true, true) => "redemption_conflict/list_open_of_store",
+        (true, false) => "redemption_conflict/list_open",
+        (false, true) => "redemption_conflict/list_of_store",
+        (false, false) => "redemption_conflict/list",
+    };
+    let mut asked = sqlx::query_as(query(name).parent()).bind(range.from).bind(range.before);
+    if !is_open {
+        asked = asked.bind(range.resolved);
+    }
     let asked = asked.bind(rows_max);
     let rows: Vec<ConflictRow> = match range.store_no {
         Some(store_no) => asked.bind(store_no.get()).fetch_all(conn).await?,
@@ -184,6 +194,11 @@ pub async fn claim_late(
     if keys.is_empty() {
         return Ok(HashMap::new());
     }
+    find_late(tx, keys).await
+}
+
+/// The answers of those of these items that were claimed so before.
+pub async fn find_late(tx: &mut Tx<'_>, keys: Vec<Uuid>) -> Result<HashMap<Uuid, Answer>, WriteError> {
     tx.plain();
     let rows = sqlx::query_file!("sql/queries/redemption_late/find.sql", &keys).fetch_all(tx.conn()).await?;
     let answer = |key: Uuid, text: Option<String>| match text {
