@@ -180,7 +180,8 @@ pub async fn migrate_and_upkeep(
         now,
         past: None,
         leaves_only: true,
-        pace: partition::expire::Pace::default(),
+        // Of no account: this retires nothing.
+        pace: partition::expire::Pace::of_window(0),
     };
     let mut locked = Locked::open(owner, partition::plans(), UPKEEP_PATIENCE).await?;
     upkeep::run(&mut locked, partition::plans(), &ask).await?;

@@ -16,7 +16,7 @@ use crate::{
         limit::{LimitSettings, Rate},
         meter, tls,
     },
-    partition::{DdlError, Locked, Plans, Retain, upkeep},
+    partition::{DdlError, Locked, Plans, Retain, expire::Pace, upkeep},
     secret::Secrets,
 };
 
@@ -71,7 +71,8 @@ pub async fn serve(args: NodeArgs, listener: TcpListener, stop: impl Future<Outp
     let metrics = meter::install()?;
     let app = App::start(settings, service, secrets, clock, holder).await?;
     if let Some(owner) = owner {
-        app.spawn(keep_partitions(owner, plans, app.clock.clone(), app.zone));
+        let pace = Pace::of_window(app.settings.chain.request_days_back);
+        app.spawn(keep_partitions(owner, plans, app.clock.clone(), app.zone, pace));
     }
     app.spawn(observe(Arc::clone(&app)));
     let mut shell = Shell::new(
@@ -134,16 +135,10 @@ fn http_settings(settings: &Settings) -> HttpSettings {
 }
 
 /// Makes leaves ahead, gathers statistics, freezes and expires.
-async fn keep_partitions(owner: PgConnectOptions, plans: &'static Plans, clock: Clock, zone: Zone) {
+async fn keep_partitions(owner: PgConnectOptions, plans: &'static Plans, clock: Clock, zone: Zone, pace: Pace) {
     loop {
         let now = clock.now();
-        let ask = upkeep::Ask {
-            today: zone.day_of(now).to_date(),
-            now,
-            past: None,
-            leaves_only: false,
-            pace: Default::default(),
-        };
+        let ask = upkeep::Ask { today: zone.day_of(now).to_date(), now, past: None, leaves_only: false, pace };
         let kept = async {
             let mut db = Locked::open(&owner, plans, UPKEEP_PATIENCE).await?;
             let report = upkeep::run(&mut db, plans, &ask).await;

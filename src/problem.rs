@@ -144,6 +144,7 @@ codes! {
     // Ours.
     Unavailable "unavailable" 503 "The service cannot answer at the moment; try again",
     Overloaded "overloaded" 503 "The service has more work waiting than it can do; try again",
+    ItemMalformed "item_malformed" 422 "An item of an upload is not of the documented shape",
     OutcomeUnknown "outcome_unknown" 503 "The outcome could not be learnt; ask for it by its request number or send it again",
     Internal "internal" 500 "Something went wrong on our side",
 }

@@ -73,7 +73,8 @@ pub(super) async fn partitions(
     let now = clock.now();
     let today = zone.day_of(now).to_date();
     let plans = settings.partitions.plans();
-    let ask = |past, leaves_only| upkeep::Ask { today, now, past, leaves_only, pace: Pace::default() };
+    let pace = Pace::of_window(settings.chain.request_days_back);
+    let ask = |past, leaves_only| upkeep::Ask { today, now, past, leaves_only, pace };
     match command {
         PartitionsCommand::List => {
             let mut conn = boot::connect(ground, settings).await?;
@@ -104,7 +105,7 @@ pub(super) async fn partitions(
         }
         PartitionsCommand::Expire => {
             let mut locked = Locked::open(&ground.owner, plans, UPKEEP_PATIENCE).await?;
-            let retired = expire::run(&mut locked, plans, today, now, &Pace::default()).await?;
+            let retired = expire::run(&mut locked, plans, today, now, &pace).await?;
             locked.close().await?;
             println!("{} leaves were due", retired.len());
             retired.iter().for_each(print_fate);
@@ -161,7 +162,8 @@ pub(super) async fn retire(
         return Err(Failure(format!("coupons are still issued in {leaf}; {first_open} and later months stay")));
     }
     let mut conn = boot::connect(ground, settings).await?;
-    let survey = expire::survey(&mut conn, leaf, now).await?;
+    let window = Pace::of_window(settings.chain.request_days_back);
+    let survey = expire::survey(&mut conn, leaf, now, window.late_days).await?;
     let traces = partition::closed(&mut conn, &BTreeSet::from([leaf])).await?.remove(&leaf);
     boot::disconnect(conn).await;
     if args.dry_run {
@@ -178,7 +180,7 @@ pub(super) async fn retire(
         };
     }
     let plans = settings.partitions.plans();
-    let pace = Pace { batch_rows: args.batch_rows, pause: Duration::from_millis(args.pause_ms) };
+    let pace = Pace { batch_rows: args.batch_rows, pause: Duration::from_millis(args.pause_ms), ..window };
     let mut locked = Locked::open(&ground.owner, plans, UPKEEP_PATIENCE).await?;
     let fate = expire::month(&mut locked, leaf, now, &pace).await?;
     // Another process may have come first.

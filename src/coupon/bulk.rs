@@ -4,9 +4,9 @@
 //!
 //! The job's row; the members, shared; old codes; `member_rule`; `coupon_stock`; each by (leaf, key), as everywhere. Rows
 //! that are new are nobody else's and are written in between. The stock rows of a rule are what every claim of it waits for,
-//! so they are locked last, when everything else of the slice is written, for as long as an update and the commit take. Should
-//! there turn out to be too little for all, what was written is taken back to a savepoint and the slice is decided row by
-//! row with the stock locked: that happens once at the end of a stock.
+//! so they are locked last, when everything else of the slice is written, for as long as an update and the commit take. Where
+//! a look beforehand says that there is too little for all, the slice is decided row by row with the stock locked from the
+//! beginning; should it turn out only afterwards, what was written is taken back to a savepoint first.
 
 use std::{
     borrow::Cow,
@@ -22,11 +22,12 @@ use super::{
     import::CouponImport,
     issue_job::{IssueJob, undo::IssueUndo},
     store,
-    world::{Changed, StockKey, World},
+    validate::read::FindStock,
+    world::{Changed, Stock, StockKey, World},
 };
 use crate::{
     db::{
-        lane::{Tx, WriteError},
+        lane::{Read, Tx, WriteError},
         pool::Office,
     },
     id::{MemberId, RuleId, lease_block},
@@ -144,13 +145,6 @@ pub async fn owners(
     Ok(found)
 }
 
-/// Which of these leaves there are.
-pub async fn standing_leaves(conn: &mut PgConnection, leaves: &[Leaf]) -> Result<BTreeSet<String>, sqlx::Error> {
-    let names: Vec<String> = leaves.iter().map(Leaf::to_string).collect();
-    let found = sqlx::query_file_scalar!("sql/queries/partition/standing.sql", &names).fetch_all(conn).await?;
-    Ok(found.into_iter().collect())
-}
-
 /// Numbers for so many codes, one after the other. Gives the first.
 pub async fn lease_serials(office: &Office, count: usize) -> Result<i64, JobError> {
     if count == 0 {
@@ -161,14 +155,11 @@ pub async fn lease_serials(office: &Office, count: usize) -> Result<i64, JobErro
 }
 
 /// What has been taken of a rule in all, and on single days, as it stands now.
-pub async fn find_stocks(
-    conn: &mut PgConnection,
-    rule_id: RuleId,
-) -> Result<HashMap<StockKey, super::world::Stock>, JobError> {
+pub async fn find_stocks(conn: &mut PgConnection, rule_id: RuleId) -> Result<HashMap<StockKey, Stock>, JobError> {
     let sql = query("coupon_stock/find_of_rules").on(&[plan("coupon_stock").leaf_i64(rule_id.get())]);
     let rows: Vec<(RuleId, i64, i64, i64, i32, i32)> =
         sqlx::query_as(sql).bind([rule_id.get()]).fetch_all(conn).await?;
-    let stock = |issued, voided, spent| super::world::Stock { issued, voided, spent };
+    let stock = |issued, voided, spent| Stock { issued, voided, spent };
     Ok(rows.into_iter().map(|(rule, i, v, s, period, store)| ((rule, period, store), stock(i, v, s))).collect())
 }
 
@@ -269,6 +260,34 @@ pub async fn load(tx: &mut Tx<'_>, world: &mut World, wishes: &[Wish]) -> Result
     Ok(())
 }
 
+/// Whether there is too little of some stock for all wishes, as it stands now and unlocked.
+async fn is_short(tx: &mut Tx<'_>, world: &mut World, wishes: &[Wish]) -> Result<bool, JobError> {
+    let limited = || wishes.iter().filter(|wish| !wish.rule.current.stock.is_unlimited());
+    look_at_stock(tx.conn(), world, &limited().collect::<Vec<_>>()).await?;
+    let is_short = limited().any(|wish| take_stock_of(world, wish).is_err());
+    world.stocks.clear();
+    world.changed = Changed::default();
+    Ok(is_short)
+}
+
+/// Reads the stock of wishes without a lock: for a look, nothing is given out by it.
+pub(super) async fn look_at_stock(
+    conn: &mut PgConnection,
+    world: &mut World,
+    wishes: &[&Wish],
+) -> Result<(), JobError> {
+    let keys: BTreeSet<StockKey> = wishes.iter().flat_map(|wish| wish.stocks()).collect();
+    world.stocks = keys.iter().map(|key| (*key, Stock::default())).collect();
+    let mut by_leaf: BTreeMap<Leaf, Vec<StockKey>> = BTreeMap::new();
+    for key in keys {
+        by_leaf.entry(FindStock.leaf(&key)).or_default().push(key);
+    }
+    for (leaf, keys) in by_leaf {
+        world.stocks.extend(FindStock.fetch(&mut *conn, leaf, &keys).await?);
+    }
+    Ok(())
+}
+
 /// Writes the coupons of wishes that are admitted, and says of each wish what became of it. `coupons_of` adds the coupons
 /// of a wish, by its place and the bits of what they are taken from, to those before it.
 ///
@@ -293,10 +312,13 @@ pub async fn place(
     let stocks = |of: &mut dyn Iterator<Item = &Wish>| -> Vec<StockKey> {
         of.flat_map(Wish::stocks).collect::<BTreeSet<_>>().into_iter().collect()
     };
-    for has_stock in [false, true] {
+    let is_short = Box::pin(is_short(tx, world, wishes)).await?;
+    for has_stock in [is_short, true] {
         if has_stock {
-            tx.conn().execute("rollback to savepoint place").await?;
-            metrics::counter!("tessera_job_slices_short_of_stock_total").increment(1);
+            if !is_short {
+                tx.conn().execute("rollback to savepoint place").await?;
+                metrics::counter!("tessera_job_slices_short_of_stock_total").increment(1);
+            }
             world.member_rules = before.clone();
             world.changed = Changed::default();
             world.stocks = Box::pin(store::lock_stocks(tx, stocks(&mut wishes.iter()))).await?;

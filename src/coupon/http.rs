@@ -312,6 +312,12 @@ till_body! {
 }
 
 impl RedeemBody {
+    /// Told by code, amount and order of this till's number: what else it says makes another request of the same core.
+    pub(super) fn digest<C: Serialize>(&self, code: &C) -> i64 {
+        let core = Self { lines: None, currency: None, member_id: None, ..self.clone() };
+        request::digest_with_core(&(code, &core), &(code, self))
+    }
+
     /// What a till would have sent for a redemption that it sends afterwards: so both have one digest.
     pub(super) fn afterwards(
         store_id: crate::chain::StoreId,
@@ -355,7 +361,7 @@ async fn redeem_coupon(
 ) -> Reply<Redeemed> {
     let code_id = code.read(&app, &shell, &caller).await?;
     let (till, number, refusal) = body.till().read(&app, &shell, &caller, &number, Operation::Redeem).await?;
-    let ticket = Ticket { number, digest: request::digest(&(code_id, &body)) };
+    let ticket = Ticket { number, digest: body.digest(&code_id) };
     if let Some(refusal) = refusal {
         let (answer, cost) = app.desk.refuse(ticket, refusal).await?;
         return answer.reply(cost);

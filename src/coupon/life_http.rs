@@ -250,7 +250,7 @@ async fn claim_coupon(
 }
 
 /// A coupon of a sale.
-#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BasketCoupon {
     /// Its spellings are many: the id stands in the request's digest instead.

@@ -85,13 +85,18 @@ pub struct FixedValidity {
     until: DateTime<Utc>,
 }
 
+/// As the database keeps an instant: in microseconds, and a leap second as the one after it.
+pub fn whole(at: DateTime<Utc>) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(at.timestamp_micros()).unwrap_or(at)
+}
+
 impl ValidityBody {
     /// # Errors
     /// `invalid_field`
     fn read(&self) -> Result<Validity, Refusal> {
         let (from, until) = match self {
             Self::Relative(relative) => return Ok(Validity::DaysAfterIssue(relative.days_after_issue.get() as i32)),
-            Self::Fixed(FixedValidity { from, until }) => (*from, *until),
+            Self::Fixed(FixedValidity { from, until }) => (from.map(whole), whole(*until)),
         };
         if from.is_some_and(|from| from >= until) {
             return Err(Refusal::invalid_field("validity.until", "must be after from"));

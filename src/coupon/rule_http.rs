@@ -30,9 +30,9 @@ use crate::{
 pub fn routes() -> Routes {
     crate::routes! {
         list_rules;
-        create_rule: StoreNotFound, RegionNotFound;
+        create_rule(body 1048576): StoreNotFound, RegionNotFound;
         get_rule: RuleNotFound;
-        update_rule: RuleNotFound, StoreNotFound, RegionNotFound, RuleStateForbidden;
+        update_rule(body 1048576): RuleNotFound, StoreNotFound, RegionNotFound, RuleStateForbidden;
         list_rule_versions: RuleNotFound;
         pause_rule: RuleNotFound, RuleStateForbidden, PreconditionRequired;
         resume_rule: RuleNotFound, RuleStateForbidden, PreconditionRequired;

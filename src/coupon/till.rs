@@ -31,7 +31,7 @@ macro_rules! till_body {
         { $($after:tt)* }
     ) => {
         $(#[$doc])*
-        #[derive(Debug, Deserialize, Serialize, ToSchema)]
+        #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
         #[serde(deny_unknown_fields)]
         pub struct $name {
             $($before)*

@@ -28,7 +28,7 @@ use crate::{
 /// A row of `coupon_stock`: rule, period (0 or business day) and store (0 is all).
 pub type StockKey = (RuleId, i32, i32);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stock {
     pub issued: i64,
     pub voided: i64,

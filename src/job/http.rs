@@ -6,16 +6,21 @@ use actix_web::{
     web::{Bytes, Data},
 };
 use futures_util::stream;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
-use super::{Act, Failure, JobError, JobView, Kind, State, line, store};
+use super::{
+    Act, Failure, Job, JobError, JobView, Kind, State, line,
+    store::{self, NewJob},
+    upload::Upload,
+};
 use crate::{
     app::App,
     db::pool::Office,
-    http::{Answer, ApiError, Cursor, ETag, Page, PageLimit, Reply, app::Shell, page::limit_of},
+    http::{Answer, ApiError, Caller, Cursor, ETag, Number, Page, PageLimit, Reply, app::Shell, page::limit_of},
     id::{JobId, RuleId},
     problem::{Code, Refusal},
+    request::{Operation, RequestNumber, Window},
 };
 
 /// Failures that are read at once for a file.
@@ -49,26 +54,79 @@ fn bad_cursor() -> Refusal {
     Refusal::new(Code::MalformedQuery).with("parameter", "cursor")
 }
 
+/// Makes a job of a request that brings a file or a count: takes it in by `take`, which says what the job became and whether
+/// it is one that was made before. What was taken in before an error is taken back. `location` is the job's path.
+///
+/// # Errors
+/// In this order: files at once, jobs that have not ended, those of `take`.
+pub async fn create(
+    app: &App,
+    shell: &Shell,
+    new: NewJob,
+    take: impl AsyncFnOnce(&mut Upload<'_>) -> Result<(Job, bool), ApiError>,
+    location: impl FnOnce(JobId) -> String,
+) -> Reply<JobView> {
+    let _place = app.jobs.upload_place()?;
+    let mut upload = Upload::begin(&app.office, &app.secrets, new, app.jobs.open_max(), shell.clock.now()).await?;
+    // In a box: what takes in a file is a large future.
+    let (job, replayed) = match Box::pin(take(&mut upload)).await {
+        Ok(taken) => taken,
+        Err(error) => {
+            upload.abandon().await;
+            return Err(error);
+        }
+    };
+    app.jobs.wake();
+    let etag = ETag::version(job.version);
+    Ok(Answer::created(job.show(), location(job.job_id)).etag(etag).replayed(replayed))
+}
+
+/// As jobs keep a caller's number: its day and its key, for each day on which it may stand.
+pub fn numbers_of(number: &RequestNumber) -> Vec<String> {
+    number.days.iter().map(|day| format!("{day}:{}", number.key)).collect()
+}
+
+/// The number of a request to import, as jobs keep it; nothing where the caller sent none.
+///
+/// # Errors
+/// `request_number_expired` and the like.
+pub fn numbers_if_given(number: &Number, caller: &Caller, window: &Window) -> Result<Vec<String>, Refusal> {
+    let Some(source) = &number.0 else { return Ok(Vec::new()) };
+    Ok(numbers_of(&RequestNumber::new(&caller.scope(), Operation::Import, source, window)?))
+}
+
+/// What a job keeps as JSON.
+pub fn json<T: Serialize>(value: &T) -> serde_json::Value {
+    serde_json::to_value(value).expect("plain structs with string keys always serialise")
+}
+
 /// A page of the jobs of a kind, the newest first.
 pub async fn list(shell: &Shell, kind: Kind, list: JobList) -> Reply<Page<JobView>> {
-    let (filter, limit) = ((kind, list.state), limit_of(list.limit));
-    let before = list.cursor.map(|cursor| cursor.key(&filter)).transpose()?;
-    let before = before.map(|key| key.parse::<JobId>().map_err(|_| bad_cursor())).transpose()?;
-    let mut conn = shell.conn().await?;
-    let rows = store::list_jobs(&mut conn, &[kind], None, list.state, before, limit + 1).await?;
-    let rows = rows.iter().map(super::Job::show).collect();
-    Ok(Answer::ok(Page::new(rows, limit, &filter, |job: &JobView| job.job_id.to_string())).metered(conn.meter()))
+    let filter = (kind, list.state);
+    page(shell, &[kind], None, &filter, list).await
 }
 
 /// A page of the jobs of some kinds that are about a rule, the newest first.
 pub async fn list_of_rule(shell: &Shell, kinds: &[Kind], rule_id: RuleId, list: JobList) -> Reply<Page<JobView>> {
-    let (filter, limit) = ((rule_id, list.state), limit_of(list.limit));
-    let before = list.cursor.map(|cursor| cursor.key(&filter)).transpose()?;
+    let filter = (rule_id, list.state);
+    page(shell, kinds, Some(rule_id), &filter, list).await
+}
+
+/// The page that a cursor bound to `filter` leads to.
+async fn page(
+    shell: &Shell,
+    kinds: &[Kind],
+    rule_id: Option<RuleId>,
+    filter: &impl Serialize,
+    list: JobList,
+) -> Reply<Page<JobView>> {
+    let limit = limit_of(list.limit);
+    let before = list.cursor.map(|cursor| cursor.key(filter)).transpose()?;
     let before = before.map(|key| key.parse::<JobId>().map_err(|_| bad_cursor())).transpose()?;
     let mut conn = shell.conn().await?;
-    let rows = store::list_jobs(&mut conn, kinds, Some(rule_id), list.state, before, limit + 1).await?;
-    let rows = rows.iter().map(super::Job::show).collect();
-    Ok(Answer::ok(Page::new(rows, limit, &filter, |job: &JobView| job.job_id.to_string())).metered(conn.meter()))
+    let rows = store::list_jobs(&mut conn, kinds, rule_id, list.state, before, limit + 1).await?;
+    let rows = rows.iter().map(Job::show).collect();
+    Ok(Answer::ok(Page::new(rows, limit, filter, |job: &JobView| job.job_id.to_string())).metered(conn.meter()))
 }
 
 /// One job.

@@ -86,6 +86,12 @@ pub struct NewJob {
     pub options: serde_json::Value,
 }
 
+/// Locks what a caller's jobs are counted under: before any job, in the lock order.
+pub async fn lock_caller(conn: &mut PgConnection, caller: &str, now: DateTime<Utc>) -> Result<(), JobError> {
+    sqlx::query_file!("sql/queries/job/lock_caller.sql", caller, now).execute(conn).await?;
+    Ok(())
+}
+
 /// Makes a job whose file is on the way. Wants a transaction: the caller's open jobs are counted under a lock that it
 /// holds to its end, so that of two that ask at once the second sees the first.
 ///
@@ -97,7 +103,7 @@ pub async fn insert_job(
     open_max: i64,
     now: DateTime<Utc>,
 ) -> Result<(), JobError> {
-    sqlx::query_file!("sql/queries/job/lock_caller.sql", new.created_by, now).execute(&mut *conn).await?;
+    lock_caller(&mut *conn, &new.created_by, now).await?;
     // Another statement, and so another snapshot, than the one that waited.
     let insert = sqlx::query_file!(
         "sql/queries/job/insert.sql",
@@ -208,16 +214,28 @@ pub async fn list_jobs(
     before: Option<JobId>,
     rows_max: i64,
 ) -> Result<Vec<Job>, JobError> {
-    let list = sqlx::query_file_as!(
-        JobRow,
-        "sql/queries/job/list.sql",
-        &kinds.iter().map(|kind| kind.number()).collect::<Vec<_>>(),
-        state.map(State::number),
-        before.map(JobId::get),
-        rows_max,
-        rule_id.map(|rule_id| rule_id.to_string()),
-    );
-    list.fetch_all(conn).await?.into_iter().map(Job::try_from).collect()
+    let kinds: Vec<i16> = kinds.iter().map(|kind| kind.number()).collect();
+    let (state, before) = (state.map(State::number), before.map(JobId::get));
+    let rows = match rule_id {
+        None => {
+            let list = sqlx::query_file_as!(JobRow, "sql/queries/job/list.sql", &kinds, state, before, rows_max);
+            list.fetch_all(conn).await?
+        }
+        Some(rule_id) => {
+            let rule_id = rule_id.to_string();
+            let file = sqlx::query_file_as!(
+                JobRow,
+                "sql/queries/job/list_of_rule.sql",
+                &kinds,
+                state,
+                before,
+                rows_max,
+                rule_id
+            );
+            file.fetch_all(conn).await?
+        }
+    };
+    rows.into_iter().map(Job::try_from).collect()
 }
 
 /// Failures of a job in the order of its rows, from after the row `after`.

@@ -23,19 +23,20 @@ use super::router::Leaf;
 use super::walk::{self, Walked};
 
 pub(super) const PAUSE_BETWEEN_TRIES: Duration = Duration::from_millis(50);
-/// A till that was cut off sends its uses so many days later at most.
-const LATE_DAYS: i64 = 36;
 
-/// How hard the walk may work beside the tills.
+/// How hard the walk may work beside the tills, and how long it waits for those that are cut off.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     pub batch_rows: i64,
     pub pause: Duration,
+    /// A till that was cut off sends its uses so many days later at most.
+    pub late_days: i64,
 }
 
-impl Default for Pace {
-    fn default() -> Self {
-        Self { batch_rows: 1_000, pause: Duration::from_millis(20) }
+impl Pace {
+    /// Where request numbers are accepted so many days back: the day itself may be over elsewhere already.
+    pub fn of_window(days_back: u16) -> Self {
+        Self { batch_rows: 1_000, pause: Duration::from_millis(20), late_days: i64::from(days_back) + 1 }
     }
 }
 
@@ -141,13 +142,18 @@ pub async fn month(db: &mut Locked, leaf: Leaf, now: DateTime<Utc>, pace: &Pace)
 ///
 /// # Errors
 /// Those of the database.
-pub async fn survey(conn: &mut PgConnection, leaf: Leaf, now: DateTime<Utc>) -> Result<Option<Survey>, DdlError> {
+pub async fn survey(
+    conn: &mut PgConnection,
+    leaf: Leaf,
+    now: DateTime<Utc>,
+    late_days: i64,
+) -> Result<Option<Survey>, DdlError> {
     if !ddl::attached(conn, leaf.plan).await?.iter().any(|attached| attached.leaf == Some(leaf)) {
         return Ok(None);
     }
     let text = format!("select count(*) from {leaf}");
     let coupons = sqlx::query_scalar(AssertSqlSafe(text)).fetch_one(&mut *conn).await?;
-    Ok(Some(Survey { coupons, alive: alive(conn, leaf, now).await? }))
+    Ok(Some(Survey { coupons, alive: alive(conn, leaf, now, late_days).await? }))
 }
 
 async fn retire(
@@ -166,7 +172,7 @@ async fn retire(
                 if fenced {
                     fence(db, leaf).await?;
                 }
-                let alive = alive(db.conn(), leaf, now).await?;
+                let alive = alive(db.conn(), leaf, now, pace.late_days).await?;
                 if alive != Alive::default() {
                     if fenced || attached.fenced {
                         unfence(db, leaf).await?;
@@ -204,7 +210,7 @@ async fn is_empty(conn: &mut PgConnection, leaf: Leaf) -> Result<bool, DdlError>
     Ok(sqlx::query_scalar(AssertSqlSafe(text)).fetch_one(conn).await?)
 }
 
-async fn alive(conn: &mut PgConnection, leaf: Leaf, now: DateTime<Utc>) -> Result<Alive, DdlError> {
+async fn alive(conn: &mut PgConnection, leaf: Leaf, now: DateTime<Utc>, late_days: i64) -> Result<Alive, DdlError> {
     // Hours, not days: a day of the session's zone is not always 24 of them, and one of a rule is.
     let text = format!(
         "with rows as (
@@ -220,7 +226,7 @@ async fn alive(conn: &mut PgConnection, leaf: Leaf, now: DateTime<Utc>) -> Resul
          select count(*) filter (where valid), count(*) filter (where reversible and not valid) from rows"
     );
     let (valid, reversible) =
-        sqlx::query_as(AssertSqlSafe(text)).bind(now).bind(now - TimeDelta::days(LATE_DAYS)).fetch_one(conn).await?;
+        sqlx::query_as(AssertSqlSafe(text)).bind(now).bind(now - TimeDelta::days(late_days)).fetch_one(conn).await?;
     Ok(Alive { valid, reversible })
 }
 

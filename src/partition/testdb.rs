@@ -90,7 +90,7 @@ pub fn ask() -> Ask {
 }
 
 pub fn pace() -> Pace {
-    Pace { batch_rows: 7, pause: Duration::ZERO }
+    Pace { batch_rows: 7, pause: Duration::ZERO, late_days: 36 }
 }
 
 pub fn today() -> NaiveDate {

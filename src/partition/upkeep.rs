@@ -3,7 +3,7 @@
 //! Every part can be repeated and picks up what a crash left. Nothing here waits for a lock in a queue (see `ddl`).
 //! Leaves come first, since a missing leaf is an outage and the rest is not.
 
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, TimeDelta, Utc};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row};
 
@@ -16,6 +16,8 @@ use super::router::Leaf;
 const ANALYSE_EVERY_HOURS: i64 = 24;
 /// `vacuum (freeze)` reads a whole leaf: a few in each run.
 const FREEZE_LEAVES_MAX: usize = 2;
+/// Rows of `redemption_late` that one statement forgets.
+const LATE_ROWS: i64 = 1_000;
 const FROZEN: &str = "tessera: frozen";
 const IDENTIFIER_BYTES_MAX: usize = 63;
 
@@ -59,6 +61,8 @@ pub struct Report {
     pub analysed: Vec<String>,
     pub frozen: Vec<Leaf>,
     pub expired: Vec<Retired>,
+    /// Rows of `redemption_late` whose conflicts are put away.
+    pub late_forgotten: u64,
     pub ahead: Vec<Ahead>,
 }
 
@@ -97,12 +101,39 @@ pub async fn run(db: &mut Locked, plans: &Plans, ask: &Ask) -> Result<Report, Dd
             analyse(db, plan, &mut report).await?;
         }
         report.expired = expire::run(db, plans, ask.today, ask.now, &ask.pace).await?;
+        report.late_forgotten = forget_late(db, plans, ask.today).await?;
         for plan in plans.iter() {
             freeze(db, plan, ask.today, &mut report).await?;
         }
     }
     report.ahead = ahead(db.conn(), plans, ask.today).await?;
     Ok(report)
+}
+
+/// Forgets keys of items that no leaf had a place for, with the conflicts that they were answered with. They have no leaves
+/// of their own: a key must be found whatever day it is sent on.
+async fn forget_late(db: &mut Locked, plans: &Plans, today: NaiveDate) -> Result<u64, DdlError> {
+    let conflicts = plans.get("redemption_conflict").and_then(|plan| plan.range());
+    let Some(retain) = conflicts.and_then(|range| range.retain) else { return Ok(0) };
+    // As whole months go, so that none is forgotten before its conflict.
+    let before = retain.cutoff(today).with_day(1).and_then(|day| day.and_hms_opt(0, 0, 0)).map(|at| at.and_utc());
+    let Some(before) = before else { return Ok(0) };
+    let mut forgotten = 0;
+    loop {
+        let deleted = sqlx::query(
+            "delete from redemption_late l using (
+                 select f.key from redemption_late f where f.recorded_at < $1 order by f.recorded_at limit $2
+             ) as old where l.key = old.key",
+        )
+        .bind(before)
+        .bind(LATE_ROWS)
+        .execute(db.conn())
+        .await?;
+        if deleted.rows_affected() == 0 {
+            return Ok(forgotten);
+        }
+        forgotten += deleted.rows_affected();
+    }
 }
 
 /// How far the leaves reach: the alarm before the outage. Any role may ask.

@@ -285,9 +285,32 @@ pub fn digest<T: Serialize>(meaning: &T) -> i64 {
     xxh3_64(&text).cast_signed()
 }
 
+/// The half of a digest that tells what a request is about.
+const CORE: i64 = !0xffff_ffff;
+
+/// The digest of a request that says more than its core: one half of the core's, one of the whole. So requests of one core
+/// can be told ([`is_of_one_core`]), and one that says no more than its core has the plain digest.
+pub fn digest_with_core<C: Serialize, T: Serialize>(core: &C, whole: &T) -> i64 {
+    (digest(core) & CORE) | (digest(whole) & !CORE)
+}
+
+/// Whether two digests, of [`digest`] or of [`digest_with_core`], are of requests with the same core.
+pub fn is_of_one_core(one: i64, other: i64) -> bool {
+    (one ^ other) & CORE == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_of_one_core_are_told_and_still_differ() {
+        let [plain, more, other] =
+            [("a", "a"), ("a", "a and more"), ("b", "b")].map(|(core, whole)| digest_with_core(&core, &whole));
+        assert_eq!(plain, digest(&"a"));
+        assert!(is_of_one_core(plain, more) && plain != more);
+        assert!(!is_of_one_core(plain, other) && !is_of_one_core(more, other));
+    }
 
     fn at(text: &str) -> DateTime<Utc> {
         text.parse().unwrap()

@@ -190,8 +190,12 @@ async fn find(tx: &mut Tx<'_>, rows: Vec<Row>) -> Result<HashMap<Row, (i64, Answ
     Ok(found)
 }
 
-/// What was answered under these numbers; a claim that is being decided has no answer yet and is left out.
-pub async fn find_answers(tx: &mut Tx<'_>, rows: Vec<(NaiveDate, Uuid)>) -> Result<HashMap<Row, Answer>, WriteError> {
+/// What was answered under these numbers, with the digest of what was asked; a claim that is being decided has no answer
+/// yet and is left out.
+pub async fn find_answers(
+    tx: &mut Tx<'_>,
+    rows: Vec<(NaiveDate, Uuid)>,
+) -> Result<HashMap<Row, (i64, Answer)>, WriteError> {
     let mut found = HashMap::with_capacity(rows.len());
     for (target, rows) in tx.targets(rows, leaf) {
         let sql = tx.sql(query("request/find"), target);
@@ -200,8 +204,8 @@ pub async fn find_answers(tx: &mut Tx<'_>, rows: Vec<(NaiveDate, Uuid)>) -> Resu
             .bind(column(&rows, |row| row.1))
             .fetch_all(tx.conn())
             .await?;
-        found.extend(read.into_iter().filter_map(|(day, key, _, status, body)| {
-            Some(((day, key), Answer { status: status? as u16, body: body?.into(), replayed: true }))
+        found.extend(read.into_iter().filter_map(|(day, key, digest, status, body)| {
+            Some(((day, key), (digest, Answer { status: status? as u16, body: body?.into(), replayed: true })))
         }));
     }
     Ok(found)

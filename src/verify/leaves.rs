@@ -10,15 +10,17 @@ use sqlx::PgConnection;
 
 use crate::partition::{Leaf, plan};
 
-const RANGED: [&str; 2] = ["coupon", "redemption"];
+const RANGED: [&str; 3] = ["coupon", "redemption", "redemption_conflict"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     Standing,
     Retiring,
+    /// Detached; its rows are kept under another name.
+    Retired,
 }
 
-/// The months of `coupon` and `redemption`. Leaves of hash tables always stand.
+/// The months of `coupon`, `redemption` and `redemption_conflict`. Leaves of hash tables always stand.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Leaves(BTreeMap<Leaf, State>);
 
@@ -26,8 +28,8 @@ impl Leaves {
     pub async fn load(conn: &mut PgConnection) -> Result<Self, sqlx::Error> {
         let mut leaves = BTreeMap::new();
         for table in RANGED {
-            let rows: Vec<(String, bool, bool)> = sqlx::query_as(
-                "select c.relname::text, i.inhrelid is not null and not i.inhdetachpending, exists (
+            let rows: Vec<(String, bool, bool, bool)> = sqlx::query_as(
+                "select c.relname::text, i.inhrelid is not null and not i.inhdetachpending, i.inhrelid is null, exists (
                      select from pg_constraint k
                      where k.conrelid = c.oid and k.contype = 'c' and not k.convalidated
                          and pg_get_constraintdef(k.oid) like 'CHECK (false)%'
@@ -39,11 +41,15 @@ impl Leaves {
             .bind(table)
             .fetch_all(&mut *conn)
             .await?;
-            for (name, attached, fenced) in rows {
+            for (name, attached, detached, fenced) in rows {
                 let renamed = name.strip_suffix("_retired");
                 let Some(leaf) = plan(table).leaf_of_name(renamed.unwrap_or(&name)) else { continue };
-                let standing = attached && !fenced && renamed.is_none();
-                leaves.insert(leaf, if standing { State::Standing } else { State::Retiring });
+                let state = match renamed {
+                    None if attached && !fenced => State::Standing,
+                    Some(_) if detached => State::Retired,
+                    _ => State::Retiring,
+                };
+                leaves.insert(leaf, state);
             }
         }
         Ok(Self(leaves))
@@ -56,7 +62,7 @@ impl Leaves {
 
     /// Whether the leaf is fenced, detached or kept as retired.
     pub fn retiring(&self, leaf: Leaf) -> bool {
-        self.0.get(&leaf) == Some(&State::Retiring)
+        matches!(self.0.get(&leaf), Some(State::Retiring | State::Retired))
     }
 
     /// The leaves of a table that stand, in key order.
@@ -65,13 +71,21 @@ impl Leaves {
         if plan.range().is_none() {
             return plan.hash_leaves().collect();
         }
-        let ours = self.0.iter().filter(|(leaf, state)| leaf.plan.table == table && **state == State::Standing);
-        ours.map(|(leaf, _)| *leaf).collect()
+        self.of(table, &[State::Standing])
     }
 
-    /// The leaves of a table that are on their way out.
+    /// The leaves of a table that are on their way out, or kept as retired.
     pub fn skipped(&self, table: &str) -> Vec<Leaf> {
-        let ours = self.0.iter().filter(|(leaf, state)| leaf.plan.table == table && **state == State::Retiring);
+        self.of(table, &[State::Retiring, State::Retired])
+    }
+
+    /// Those of them that are on their way.
+    pub fn on_their_way(&self, table: &str) -> Vec<Leaf> {
+        self.of(table, &[State::Retiring])
+    }
+
+    fn of(&self, table: &str, states: &[State]) -> Vec<Leaf> {
+        let ours = self.0.iter().filter(|(leaf, state)| leaf.plan.table == table && states.contains(state));
         ours.map(|(leaf, _)| *leaf).collect()
     }
 }

@@ -28,7 +28,7 @@ const REDEEM: i16 = 1;
 const ISSUED: i16 = 1;
 const REDEEMED: i16 = 2;
 const VOID: i16 = 3;
-/// A business day may lie this many months before the issue day: tills send what is up to 35 days old.
+/// A business day may be the one before the issue day and so of the month before; one month more for days of other zones.
 const MONTHS_BEFORE_ISSUE: i32 = 2;
 
 #[derive(Debug, Clone, FromRow)]

@@ -14,6 +14,7 @@
 //! role; it goes neither through the lane nor through the office. Not compared: `request`, `event`, and
 //! `coupon.cycles`.
 
+mod conflict;
 mod count;
 mod leaves;
 mod ledger;
@@ -121,8 +122,9 @@ pub async fn run(
     }
     let mut conn = with_settings(options).connect().await?;
     let leaves = Leaves::load(&mut conn).await?;
-    let skipped = plans().iter().flat_map(|plan| leaves.skipped(&plan.table)).map(|leaf| leaf.to_string()).collect();
-    let mut report = Report { skipped, ..Report::default() };
+    // Of months that are gone there is nothing to say.
+    let skipped = plans().iter().flat_map(|plan| leaves.on_their_way(&plan.table)).map(|leaf| leaf.to_string());
+    let mut report = Report { skipped: skipped.collect(), ..Report::default() };
     let mut run = Run { settings, conn, sight: Sight { secrets, leaves } };
     for pair in PAIRS {
         let wanted = |table: &String| pair.tables().contains(&table.as_str());

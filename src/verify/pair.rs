@@ -7,7 +7,7 @@
 use sqlx::PgConnection;
 
 use super::{
-    count,
+    conflict, count,
     leaves::Leaves,
     ledger, member_key, part,
     projection::{HISTORY, INDEX, Projection, RECEIVE},
@@ -24,6 +24,7 @@ pub(super) enum Pair {
     Part,
     Taken,
     MemberKey,
+    Conflict,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +80,7 @@ impl Chunk {
 
 /// In the order in which they are to be mended: the ledger decides over coupons, coupons over their index rows, and
 /// index rows over counts, coupons and uses over their parts.
-pub(super) const PAIRS: [Pair; 8] = [
+pub(super) const PAIRS: [Pair; 9] = [
     Pair::Ledger,
     Pair::Projection(&RECEIVE),
     Pair::Projection(&INDEX),
@@ -88,6 +89,7 @@ pub(super) const PAIRS: [Pair; 8] = [
     Pair::Part,
     Pair::Taken,
     Pair::MemberKey,
+    Pair::Conflict,
 ];
 
 impl Pair {
@@ -99,6 +101,7 @@ impl Pair {
             Self::Part => "coupon, redemption / coupon_stock by day, store and money",
             Self::Taken => "coupon_receive / member_rule",
             Self::MemberKey => "member / member_key",
+            Self::Conflict => "redemption_conflict / redemption",
         }
     }
 
@@ -115,6 +118,7 @@ impl Pair {
             Self::Part => &["coupon", "redemption", "coupon_stock"],
             Self::Taken => &["coupon_receive", "member_rule"],
             Self::MemberKey => &["member", "member_auth", "member_key"],
+            Self::Conflict => &["redemption_conflict", "redemption"],
         }
     }
 
@@ -130,6 +134,7 @@ impl Pair {
             (Self::Taken, Direction::Back) => "coupon_receive",
             (Self::MemberKey, Direction::Forward) => "member",
             (Self::MemberKey, Direction::Back) => "member_key",
+            (Self::Conflict, _) => "redemption_conflict",
         }
     }
 
@@ -151,6 +156,9 @@ impl Pair {
             Self::Part => part::chunk(conn, leaves, direction, leaf, after, limit).await,
             Self::Taken => count::taken_chunk(conn, direction, leaf, after, limit).await,
             Self::MemberKey => member_key::chunk(conn, sight, direction, leaf, after, limit).await,
+            // One walk says it both ways: a use without a conflict is as it should be.
+            Self::Conflict if direction == Direction::Back => Ok(Chunk::default()),
+            Self::Conflict => conflict::chunk(conn, leaves, leaf, after, limit).await,
         }
     }
 
@@ -168,6 +176,7 @@ impl Pair {
             Self::Part => part::examine(conn, &sight.leaves, subjects).await,
             Self::Taken => count::examine_taken(conn, subjects).await,
             Self::MemberKey => member_key::examine(conn, sight, subjects).await,
+            Self::Conflict => conflict::examine(conn, &sight.leaves, subjects).await,
         }
     }
 
@@ -185,6 +194,7 @@ impl Pair {
             Self::Part => part::mend(conn, &sight.leaves, subject).await,
             Self::Taken => count::mend_taken(conn, subject).await,
             Self::MemberKey => member_key::mend(conn, sight, subject).await,
+            Self::Conflict => Ok(conflict::mend()),
         }
     }
 }

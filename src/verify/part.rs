@@ -28,7 +28,7 @@ const COUNTED_ROWS_MAX: i64 = 200_000;
 const WHOLE: i16 = 1;
 const DAY: i16 = 2;
 const STORE: i16 = 4;
-/// A business day may lie this many months before a rule was made: tills send what is up to 35 days old.
+/// A business day may be the one before its rule was made and so of the month before; one month more for other zones.
 const MONTHS_BEFORE_RULE: i32 = 2;
 
 /// Period and store.

@@ -2,6 +2,7 @@
 
 mod chain;
 mod coherence;
+mod cost;
 mod coupon_imports;
 mod crash;
 mod erase;
@@ -20,6 +21,8 @@ mod logs;
 mod numbers;
 mod office;
 mod offline;
+mod offline_races;
+mod offline_totals;
 mod prove;
 mod races;
 mod reading;

@@ -450,6 +450,9 @@ expected-statuses = ["400", "401", "403", "406", "415", "422", "428"]
     text.push_str("[[operations]]\ninclude-operation-id = \"upload_offline\"\n");
     text.push_str("[operations.checks.positive_data_acceptance]\n");
     text.push_str("expected-statuses = [\"2xx\", \"400\", \"404\", \"422\"]\n");
+    // An item of another shape is taken in, as a conflict.
+    text.push_str("[operations.checks.negative_data_rejection]\n");
+    text.push_str("expected-statuses = [\"200\", \"400\", \"401\", \"403\", \"404\", \"406\", \"413\", \"415\", \"422\", \"428\"]\n");
     for (operation, parts) in paths(rows) {
         text.push_str(&format!("[[operations]]\ninclude-operation-id = \"{operation}\"\n"));
         // A till's number may stand in the body or in the header, but one of them must; a cursor is opaque.

@@ -1,4 +1,4 @@
--- coupon::store::find
+-- coupon::read::FindCoupon
 -- touches: coupon=1
 -- route: coupon=$1
 -- sample: select array[code_id] from coupon limit 1

@@ -1,4 +1,4 @@
--- coupon::import::write
+-- coupon::store::release_legacy
 -- touches: coupon_history_index=1
 -- route: coupon_history_index=$1
 -- given: update coupon set legacy_key = gen_random_uuid() where code_id = (select max(code_id) from coupon);

@@ -25,7 +25,6 @@ select
     j.preview::text as "preview?"
 from job j
 where j.kind = any($1)
-    and ($5::text is null or j.options ->> 'rule_id' = $5)
     and ($2::smallint is null or j.state = $2)
     and ($3::bigint is null or j.job_id < $3)
 order by j.job_id desc

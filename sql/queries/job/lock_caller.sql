@@ -1,4 +1,4 @@
--- job::store::insert_job
+-- job::store::lock_caller
 -- touches: none
 -- Holds the caller's row until the transaction ends; what is counted after it has waited is all that was made before.
 insert into job_caller (created_by, asked_at)

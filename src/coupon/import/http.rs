@@ -8,20 +8,16 @@ use super::{CouponImport, Options, row};
 use crate::{
     app::App,
     coupon::{bulk, http::window, issue_job::http::take_file},
-    http::{
-        Answer, ApiError, At, Caller, ETag, FileBody, Number, Page, Query, Reply, Routes, app::Shell,
-        number::NumberText,
-    },
+    http::{ApiError, At, Caller, FileBody, Number, Page, Query, Reply, Routes, app::Shell, number::NumberText},
     id::JobId,
     job::{
         Act, Checkpoint, Failure, Job, JobError, JobView, Kind,
         file::FileReader,
-        http::{self as jobs, FailureList, JobList},
+        http::{self as jobs, FailureList, JobList, json},
         store::{NewJob, Uploaded},
         upload::{Upload, state_after},
     },
     member::import::http::FileName,
-    request::{Operation, RequestNumber},
 };
 
 const KIND: Kind = Kind::CouponImport;
@@ -74,8 +70,8 @@ struct Preview {
 /// `amount`, `discount`; `-` is passed over. Each coupon gets a code of ours besides, and every operation takes either. Rows
 /// that are wrong are named under `failures`; the others come in. Coupons count towards stock and limits of their rules,
 /// unless they are void. A file that is sent twice doubles nothing: rows of codes that came by another file are skipped,
-/// if rule, day and holder are the same and the file tells of no use that is unknown here. Checked in this order: query, number, type of the body, files at once, jobs that
-/// have not ended, columns, size.
+/// if rule, day and holder are the same and the file tells of no use that is unknown here. Checked in this order: query,
+/// number, type of the body, files at once, jobs that have not ended, columns, size.
 #[utoipa::path(post, path = "/v1/coupon-imports", tag = "coupon imports",
     params(ImportQuery, ("Idempotency-Key" = inline(Option<NumberText>), Header, description = "The request's number")),
     request_body(content = String, content_type = "text/csv"),
@@ -88,12 +84,7 @@ async fn create_coupon_import(
     number: Number,
     mut body: FileBody,
 ) -> Reply<JobView> {
-    let number = number.0.as_ref().map(|source| {
-        RequestNumber::new(&caller.scope(), Operation::Import, source, &window(&app, &shell))
-            .map(|it| it.days.iter().map(|day| format!("{day}:{}", it.key)).collect::<Vec<_>>())
-    });
-    let numbers = number.transpose()?.unwrap_or_default();
-    let _place = app.jobs.upload_place()?;
+    let numbers = jobs::numbers_if_given(&number, &caller, &window(&app, &shell))?;
     let new = NewJob {
         job_id: app.minter.mint_job().map_err(JobError::from)?,
         kind: KIND,
@@ -101,24 +92,9 @@ async fn create_coupon_import(
         file_name: query.file_name.map(FileName::into_string),
         options: json(&Options { columns: Vec::new() }),
     };
-    let mut upload = Upload::begin(&app.office, &app.secrets, new, app.jobs.open_max(), shell.clock.now()).await?;
-    let starts = query.start.unwrap_or(true);
-    let import = &app.jobs.coupons().import;
-    let taken = Box::pin(take(&shell, import, &mut body, &mut upload, numbers, starts)).await;
-    let (job, replayed) = match taken {
-        Ok(taken) => taken,
-        Err(error) => {
-            upload.abandon().await;
-            return Err(error);
-        }
-    };
-    app.jobs.wake();
-    let (location, etag) = (format!("/v1/coupon-imports/{}", job.job_id), ETag::version(job.version));
-    Ok(Answer::created(job.show(), location).etag(etag).replayed(replayed))
-}
-
-fn json<T: Serialize>(value: &T) -> serde_json::Value {
-    serde_json::to_value(value).expect("plain structs with string keys always serialise")
+    let (import, starts) = (&app.jobs.coupons().import, query.start.unwrap_or(true));
+    let take = async |upload: &mut Upload<'_>| take(&shell, import, &mut body, upload, numbers, starts).await;
+    jobs::create(&app, &shell, new, take, |job_id| format!("/v1/coupon-imports/{job_id}")).await
 }
 
 async fn take(
@@ -185,6 +161,7 @@ async fn get_coupon_import(shell: Data<Shell>, At(job_id): At<JobId>) -> Reply<J
 /// | `date_invalid` | a day or a time is none, is to come, or does not fit the others |
 /// | `value_invalid` | another field, or the state with the uses |
 /// | `issue_day_unavailable` | there is no room for a coupon, or a use, of that day |
+/// | `month_retired` | nor will there be any: the month was retired, or is being so |
 /// | `member_not_found`, `member_cancelled`, `member_kind_forbidden` | the holder may not hold it |
 /// | `stock_exhausted`, `member_limit_reached` | as for a coupon that is issued |
 #[utoipa::path(get, path = "/v1/coupon-imports/{job_id}/failures", tag = "coupon imports",

@@ -18,7 +18,7 @@ pub mod http;
 pub mod row;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -52,7 +52,7 @@ use crate::{
         store::Progress,
     },
     member::{import::Stores, key::Region},
-    partition::{Leaf, plan},
+    partition::{self, Closed, Leaf},
     problem::{Code, Refusal},
     secret::Holding,
 };
@@ -146,12 +146,12 @@ impl CouponImport {
                 Err(bad) => failures.push(bulk::failure(ordinal, line, &names, bad)),
             }
         }
-        let standing = self.standing(&drafts).await?;
+        let closed = self.closed(&drafts).await?;
         let mut seen = HashSet::with_capacity(drafts.len());
         let mut good = Vec::with_capacity(drafts.len());
         for draft in drafts {
             let repeated: Bad = (None, "legacy_code_repeated", "an earlier row of the file has the same code".into());
-            let checked = reading.check_leaves(&draft, &standing);
+            let checked = draft.check_leaves(&closed);
             let checked = checked.and_then(|()| if seen.insert(draft.legacy_key) { Ok(()) } else { Err(repeated) });
             match checked {
                 Ok(()) => good.push(draft),
@@ -181,17 +181,14 @@ impl CouponImport {
         }
     }
 
-    /// Which of the leaves that drafts belong to there are.
-    async fn standing(&self, drafts: &[Draft]) -> Result<HashSet<String>, JobError> {
-        let issued = drafts.iter().map(|draft| plan("coupon").leaf_i64(draft.day.first_id()));
-        let used = drafts.iter().filter_map(|draft| draft.last.as_ref());
-        let used = used.map(|last| plan("redemption").leaf_i64(last.day.first_id()));
-        let leaves: Vec<Leaf> = issued.chain(used).collect::<BTreeSet<_>>().into_iter().collect();
+    /// Which of the leaves that drafts belong to take no rows.
+    async fn closed(&self, drafts: &[Draft]) -> Result<BTreeMap<Leaf, Closed>, JobError> {
+        let leaves: BTreeSet<Leaf> = drafts.iter().flat_map(Draft::leaves).collect();
         if leaves.is_empty() {
-            return Ok(HashSet::new());
+            return Ok(BTreeMap::new());
         }
         let mut conn = self.desk.office.get().await?;
-        Ok(bulk::standing_leaves(&mut conn, &leaves).await?.into_iter().collect())
+        Ok(partition::closed(&mut conn, &leaves).await?)
     }
 }
 

@@ -13,12 +13,13 @@
 //! | `date_invalid` | a day or a time is none, is to come, or does not fit the others |
 //! | `value_invalid` | another field, or the state with the uses |
 //! | `issue_day_unavailable` | there is no room for a coupon, or a use, of that day |
+//! | `month_retired` | nor will there be any: the month was retired, or is being so |
 //! | `member_not_found`, `member_cancelled`, `member_kind_forbidden` | the holder may not hold it |
 //! | `stock_exhausted`, `member_limit_reached` | as for a coupon that is issued |
 
 use std::{
     borrow::Cow,
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -39,7 +40,7 @@ use crate::{
     id::{Day, RuleId, StoreNo},
     job::file::Raw,
     member::key::Region,
-    partition::plan,
+    partition::{Closed, Leaf, plan},
     problem::{Code, Refusal},
     secret::Secrets,
 };
@@ -146,6 +147,26 @@ pub struct Draft {
     pub valid_until: DateTime<Utc>,
     /// Of the last use; those before it are of the same.
     pub last: Option<LastUse>,
+}
+
+impl Draft {
+    /// Where its coupon lies, and its uses.
+    pub fn leaves(&self) -> impl Iterator<Item = Leaf> + use<> {
+        let of_use = self.last.as_ref().map(|last| plan("redemption").leaf_i64(last.day.first_id()));
+        [plan("coupon").leaf_i64(self.day.first_id())].into_iter().chain(of_use)
+    }
+
+    /// Whether its leaves take rows.
+    ///
+    /// # Errors
+    /// `issue_day_unavailable`, `month_retired`
+    pub fn check_leaves(&self, closed: &BTreeMap<Leaf, Closed>) -> Result<(), Bad> {
+        match self.leaves().find_map(|leaf| closed.get(&leaf)) {
+            None => Ok(()),
+            Some(Closed::Absent) => Err((None, "issue_day_unavailable", "there is no partition for that month".into())),
+            Some(Closed::Retired) => Err((None, "month_retired", "that month was retired, or is being so".into())),
+        }
+    }
 }
 
 /// A use as the file tells of it.
@@ -314,20 +335,6 @@ impl Reading<'_> {
         };
         let holder = fields.holder;
         Ok(Draft { ordinal, line, legacy_key, rule, day, holder, why, uses, valid_from, valid_until, last })
-    }
-
-    /// Whether the leaves that a draft belongs to are there.
-    ///
-    /// # Errors
-    /// `issue_day_unavailable`
-    pub fn check_leaves(&self, draft: &Draft, standing: &HashSet<String>) -> Result<(), Bad> {
-        let of_use = draft.last.as_ref().map(|last| ("redemption", last.day));
-        for (table, day) in [("coupon", draft.day)].into_iter().chain(of_use) {
-            if !standing.contains(&plan(table).leaf_i64(day.first_id()).to_string()) {
-                return Err((None, "issue_day_unavailable", "there is no partition for that month".into()));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
     job::{
         Act, Failure, Job, JobError, JobView, Kind, State,
         file::{CHUNK_BYTES, FileReader, ROW_BYTES_MAX},
-        http::{self as jobs, FailureList, JobList},
+        http::{self as jobs, FailureList, JobList, json},
         range,
         store::{self, NewJob, Uploaded},
         upload::{Upload, state_after},
@@ -34,6 +34,10 @@ use crate::{
     request::Operation,
 };
 
+/// Coupons that an undo left alone, looked at together when it is asked for again.
+const UNDO_LOOK_ROWS: i64 = 200;
+/// So many times.
+const UNDO_LOOK_PAGES: usize = 25;
 /// Both are shown where the jobs of a rule are.
 const KINDS: &[Kind] = &[Kind::IssueJob, Kind::IssueUndo];
 
@@ -106,12 +110,11 @@ async fn create_issue_job(
         caller.must(&[Role::Admin])?;
     }
     let number = number.of(&caller, Operation::Import, TillNumber::default(), &window(&app, &shell))?;
-    let numbers: Vec<String> = number.days.iter().map(|day| format!("{day}:{}", number.key)).collect();
+    let numbers = jobs::numbers_of(&number);
     let rule = app.desk.rule(rule_id).await?.ok_or(Code::RuleNotFound).map_err(Refusal::new)?;
     if let Some(day) = query.issued_on {
         app.desk.check_issue_day(day).await?;
     }
-    let _place = app.jobs.upload_place()?;
     let mut options = Options {
         rule_id,
         columns: Vec::new(),
@@ -127,27 +130,14 @@ async fn create_issue_job(
         file_name: query.file_name.map(FileName::into_string),
         options: json(&options),
     };
-    let mut upload = Upload::begin(&app.office, &app.secrets, new, app.jobs.open_max(), shell.clock.now()).await?;
     let starts = query.start.unwrap_or(false);
-    let taken = Box::pin(take(&app, &shell, &rule, &mut options, body, &mut upload, numbers, starts)).await;
-    let (job, replayed) = match taken {
-        Ok(taken) => taken,
-        Err(error) => {
-            upload.abandon().await;
-            return Err(error);
-        }
-    };
-    app.jobs.wake();
-    let (location, etag) = (location_of(rule_id, job.job_id), ETag::version(job.version));
-    Ok(Answer::created(job.show(), location).etag(etag).replayed(replayed))
+    let take =
+        async |upload: &mut Upload<'_>| take(&app, &shell, &rule, &mut options, body, upload, numbers, starts).await;
+    jobs::create(&app, &shell, new, take, |job_id| location_of(rule_id, job_id)).await
 }
 
 fn location_of(rule_id: RuleId, job_id: JobId) -> String {
     format!("/v1/coupon-rules/{rule_id}/issue-jobs/{job_id}")
-}
-
-fn json<T: Serialize>(value: &T) -> serde_json::Value {
-    serde_json::to_value(value).expect("plain structs with string keys always serialise")
 }
 
 /// Takes in what the job is about, and has a look at it.
@@ -274,6 +264,7 @@ async fn get_issue_job(shell: Data<Shell>, At((rule_id, job_id)): At<(RuleId, Jo
 /// | `member_not_found`, `member_frozen`, `member_cancelled`, `member_kind_forbidden` | the member gets none |
 /// | `stock_exhausted` | the rule had not enough left for the row |
 /// | `member_limit_reached` | the member has as many of the rule as allowed |
+/// | `month_retired`, `issue_day_unavailable` | the month of `issued_on` was put away since the job was made |
 /// | `coupon_already_redeemed` | of an undo: a use of the coupon stands |
 /// | `coupon_not_found` | of an undo: its month was retired |
 #[utoipa::path(get, path = "/v1/coupon-rules/{rule_id}/issue-jobs/{job_id}/failures", tag = "issue jobs",
@@ -349,12 +340,45 @@ async fn cancel_issue_job(app: Data<App>, shell: Data<Shell>, At(path): At<(Rule
     act(&app, &shell, path, Act::Cancel).await
 }
 
+/// The undo of a job, if it has ended and one of the first coupons that it left alone is not used any more.
+async fn came_back(app: &App, shell: &Shell, job_id: JobId) -> Result<Option<JobId>, ApiError> {
+    let known = {
+        let mut conn = shell.conn().await?;
+        let of = store::get_job(&mut conn, Kind::IssueJob, job_id).await?;
+        let known = Options::of(&of)?.undone_by.and_then(|known| known.parse::<JobId>().ok());
+        let Some(known) = known else { return Ok(None) };
+        match store::get_job(&mut conn, Kind::IssueUndo, known).await {
+            Ok(known) if known.state == State::Done && known.rows_failed > 0 => known.job_id,
+            Ok(_) | Err(JobError::Refused(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let mut after = 0;
+    for _ in 0..UNDO_LOOK_PAGES {
+        let mut conn = shell.conn().await?;
+        let failures = store::list_failures(&mut conn, known, after, UNDO_LOOK_ROWS).await?;
+        let Some(last) = failures.last() else { return Ok(None) };
+        after = last.ordinal;
+        let mut codes = Vec::with_capacity(failures.len());
+        for failure in failures.iter().filter(|failure| failure.code == Code::CouponAlreadyRedeemed.name()) {
+            codes.extend(undo::code_ids(&app.desk, &mut conn, job_id, failure.ordinal - 1, 1).await?);
+        }
+        drop(conn);
+        let coupons = app.desk.find_coupons(codes).await?;
+        if coupons.into_values().any(|coupon| coupon.void(String::new()).is_ok()) {
+            return Ok(Some(known));
+        }
+    }
+    Ok(None)
+}
+
 /// Undo an issue job
 ///
 /// The coupons that it made are made void, as a job of its own, which this gives and which is looked at, paused and cancelled
 /// as any other: `rows_ok` are now void and back in the stock and off their holders' limits, `rows_skipped` were void,
 /// and `failures` lists those of which a use stands. Only of a job that has ended; one that runs is cancelled first. Asked
-/// again, the same undo is given, or a new one if that was cancelled. Checked in this order: the job exists, its state.
+/// again, the same undo is given, or a new one if that was cancelled, or if one of the first 5,000 uses that it met was
+/// taken back since. Checked in this order: the job exists, its state.
 #[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/issue-jobs/{job_id}/undo", tag = "issue jobs",
     params(("rule_id" = RuleId, Path), ("job_id" = JobId, Path)),
     responses((status = 201, description = "The job that undoes it", body = JobView,
@@ -376,7 +400,10 @@ async fn undo_issue_job(
     };
     let digest = app.secrets.legacy(&format!("\0job\0undo\0{job_id}"));
     let new = &new;
+    let came_back = came_back(&app, &shell, job_id).await?;
     let (job, replayed) = tx::run(&shell.office, "undo_issue_job", async move |conn: &mut PgConnection| {
+        // In the order of locks: who asks, then the job.
+        store::lock_caller(conn, &new.created_by, now).await?;
         let of = store::get_job_for_update(conn, Kind::IssueJob, job_id).await?;
         if !of.state.has_ended() {
             let refusal = Refusal::new(Code::JobStateForbidden).detail("it is cancelled first");
@@ -384,6 +411,7 @@ async fn undo_issue_job(
         }
         if let Some(known) = Options::of(&of)?.undone_by.and_then(|known| known.parse().ok()) {
             match store::get_job(conn, Kind::IssueUndo, known).await {
+                Ok(known) if came_back == Some(known.job_id) => {}
                 Ok(known) if !matches!(known.state, State::Cancelled | State::Failed) => return Ok((known, true)),
                 Ok(_) => {}
                 Err(JobError::Refused(_)) => {}

@@ -23,8 +23,8 @@ use sqlx::PgConnection;
 use super::{
     Coupon, State,
     bulk::{self, Bad, Holder, HolderColumn},
-    decide::{Why, Wish},
-    desk::Desk,
+    decide::{Why, Wish, take_stock_of},
+    desk::{Desk, DeskError},
     rule::{Rule, RuleState},
     world::World,
 };
@@ -129,6 +129,9 @@ pub struct Slice {
     first_no: i64,
     /// For the coupons of all rows; those of refused rows go to rows after them, and what is left over is a gap.
     code_ids: Vec<CodeId>,
+    /// What stands against all rows, and against `alike` coupons of a count after them.
+    refusal: Option<Refusal>,
+    alike: i64,
     event_id: EventId,
     end: (Checkpoint, bool),
     holding: Holding,
@@ -225,6 +228,24 @@ impl IssueJob {
         }
         Ok(rule)
     }
+
+    /// What refuses the coupons of a day, whoever is to have them: their month was put away while the job ran, or of a count,
+    /// which has nobody else to go on with, the stock is empty. A month that is fenced between this and the write refuses
+    /// the slice, which is then made ready again.
+    async fn stands_against(&self, rule: &Arc<Rule>, day: Day, is_count: bool) -> Result<Option<Refusal>, JobError> {
+        match self.desk.check_issue_day(day).await {
+            Ok(()) => {}
+            Err(DeskError::Refused(refusal)) => return Ok(Some(refusal)),
+            Err(error) => return Err(of_desk(error)),
+        }
+        if !is_count || rule.current.stock.is_unlimited() {
+            return Ok(None);
+        }
+        let mut world = World::new(self.desk.clock.now(), self.desk.zone);
+        let wish = Wish { rule: Arc::clone(rule), day, member_id: None, count: 1, why: Why::Issue };
+        bulk::look_at_stock(&mut *self.desk.office.get().await?, &mut world, &[&wish]).await?;
+        Ok(take_stock_of(&mut world, &wish).err())
+    }
 }
 
 impl Work for IssueJob {
@@ -240,10 +261,20 @@ impl Work for IssueJob {
         let options = Options::of(job)?;
         let holding = self.desk.secrets.holding();
         let rule_id = options.rule_id;
-        self.active_rule(rule_id).await?;
-        let (rows, failures, end) = Box::pin(self.next_rows(job, &options, file, from, rows_max)).await?;
+        let rule = self.active_rule(rule_id).await?;
         let day = options.issued_on.unwrap_or_else(|| self.desk.zone.day_of(self.desk.clock.now()));
-        let count = rows.iter().map(|row| row.count).sum::<i64>() as usize;
+        let refusal = self.stands_against(&rule, day, options.count.is_some()).await?;
+        let (rows, failures, mut end) = Box::pin(self.next_rows(job, &options, file, from, rows_max)).await?;
+        let (mut count, mut alike) = (rows.iter().map(|row| row.count).sum::<i64>() as usize, 0);
+        if refusal.is_some() {
+            count = 0;
+            if options.count.is_some() {
+                // What is left of a count fares alike, to its end.
+                alike = job.bytes - end.0.bytes;
+                let last = |at: i64| at + alike;
+                end = (Checkpoint { bytes: job.bytes, lines: last(end.0.lines), rows: last(end.0.rows) }, true);
+            }
+        }
         let first_no = bulk::lease_serials(&self.desk.office, count).await?;
         let codes = self.desk.secrets.codes();
         let mint = move || -> Result<Vec<CodeId>, JobError> {
@@ -252,7 +283,20 @@ impl Work for IssueJob {
         let code_ids = tokio::task::spawn_blocking(mint).await.map_err(JobError::Panicked)??;
         let event_id = self.desk.event_id().await.map_err(of_desk)?;
         let issued_at = options.issued_on.map(|day| self.desk.zone.start_of(day));
-        Ok(Slice { rule_id, rows, failures, day, issued_at, first_no, code_ids, event_id, end, holding })
+        Ok(Slice {
+            rule_id,
+            rows,
+            failures,
+            day,
+            issued_at,
+            first_no,
+            code_ids,
+            refusal,
+            alike,
+            event_id,
+            end,
+            holding,
+        })
     }
 
     fn end(slice: &Slice) -> (Checkpoint, bool) {
@@ -286,10 +330,15 @@ impl Work for IssueJob {
                 progress.failures.push(bulk::refused(row.ordinal, row.line, &refusal));
                 continue;
             }
+            if let Some(refusal) = &slice.refusal {
+                refuse(&mut progress, row, refusal);
+                continue;
+            }
             let (rule, day) = (Arc::clone(&rule), slice.day);
             wishes.push(Wish { rule, day, member_id, count: row.count, why: Why::Issue });
             rows.push(row);
         }
+        progress.failed_alike += slice.alike;
         let mut world = World::new(now, self.desk.zone);
         let mut tx = Tx::of_job(conn);
         Box::pin(bulk::load(&mut tx, &mut world, &wishes)).await?;
@@ -316,13 +365,10 @@ impl Work for IssueJob {
             }
         };
         let (verdicts, coupons) = Box::pin(bulk::place(&mut tx, &mut world, &wishes, coupons_of)).await?;
-        let is_count = job.bytes > 0 && slice.rows.iter().all(|row| row.holder.is_none());
         for (row, verdict) in rows.iter().zip(verdicts) {
             match verdict {
                 Ok(()) => progress.ok += 1,
-                // One is named for all that follow.
-                Err(_) if is_count && !progress.failures.is_empty() => progress.failed_alike += 1,
-                Err(refusal) => progress.failures.push(bulk::refused(row.ordinal, row.line, &refusal)),
+                Err(refusal) => refuse(&mut progress, row, &refusal),
             }
         }
         progress.failures.sort_by_key(|failure| failure.ordinal);
@@ -346,9 +392,17 @@ impl Work for IssueJob {
     }
 }
 
+/// Notes that a row is refused. Of a count one coupon stands for those after it in the slice.
+fn refuse(progress: &mut Progress, row: &Row, refusal: &Refusal) {
+    if row.holder.is_none() && !progress.failures.is_empty() {
+        progress.failed_alike += 1;
+    } else {
+        progress.failures.push(bulk::refused(row.ordinal, row.line, refusal));
+    }
+}
+
 /// What the desk could not say.
 pub(super) fn of_desk(error: super::desk::DeskError) -> JobError {
-    use super::desk::DeskError;
     match error {
         DeskError::Refused(refusal) => JobError::Refused(refusal),
         DeskError::Office(error) => JobError::Database(error),

@@ -24,6 +24,7 @@ use crate::{
     event::{self, Kind as EventKind, NewEvent},
     id::{CodeId, EventId, JobId, MemberId, RuleId},
     job::{Checkpoint, Failure, Job, JobError, file::FileReader, range, runner::Work, store::Progress},
+    partition::{self, Closed, Leaf, plan},
 };
 
 /// What is to be taken back.
@@ -45,6 +46,8 @@ pub struct Slice {
     options: Options,
     first: i64,
     code_ids: Vec<CodeId>,
+    /// Months among theirs that take no rows any more.
+    closed: BTreeMap<Leaf, Closed>,
     event_id: EventId,
     end: (Checkpoint, bool),
 }
@@ -77,6 +80,10 @@ pub(super) async fn code_ids(
     Ok(found)
 }
 
+fn month_of(code_id: &CodeId) -> Leaf {
+    plan("coupon").leaf_i64(code_id.get())
+}
+
 impl Work for IssueUndo {
     type Slice = Slice;
 
@@ -89,16 +96,20 @@ impl Work for IssueUndo {
     ) -> Result<Slice, JobError> {
         let bad = |_| JobError::Inconsistent { table: "job", column: "options", key: job.job_id.to_string() };
         let options: Options = serde_json::from_value(job.options.clone()).map_err(bad)?;
-        let code_ids = {
+        let (code_ids, closed) = {
             let mut conn = self.desk.office.get().await?;
-            code_ids(&self.desk, &mut conn, options.of, from.bytes, rows_max).await?
+            let code_ids = code_ids(&self.desk, &mut conn, options.of, from.bytes, rows_max).await?;
+            let months: BTreeSet<Leaf> = code_ids.iter().map(month_of).collect();
+            // One that is fenced between this and the write refuses the slice, which is made ready again.
+            let closed = partition::closed(&mut conn, &months).await?;
+            (code_ids, closed)
         };
         let count = code_ids.len() as i64;
         let end = Checkpoint { bytes: from.bytes + count, lines: from.lines + count, rows: from.rows + count };
         let is_last = end.bytes >= job.bytes || count == 0;
         let end = if is_last { Checkpoint { bytes: job.bytes, ..end } } else { end };
         let event_id = self.desk.event_id().await.map_err(of_desk)?;
-        Ok(Slice { options, first: from.rows + 1, code_ids, event_id, end: (end, is_last) })
+        Ok(Slice { options, first: from.rows + 1, code_ids, closed, event_id, end: (end, is_last) })
     }
 
     fn end(slice: &Slice) -> (Checkpoint, bool) {
@@ -114,7 +125,8 @@ impl Work for IssueUndo {
     ) -> Result<Progress, JobError> {
         let mut world = World::new(now, self.desk.zone);
         let mut tx = Tx::of_job(conn);
-        world.coupons = Box::pin(store::lock_coupons(&mut tx, slice.code_ids.clone())).await?;
+        let living = slice.code_ids.iter().filter(|code_id| !slice.closed.contains_key(&month_of(code_id)));
+        world.coupons = Box::pin(store::lock_coupons(&mut tx, living.copied().collect())).await?;
         let counts: BTreeSet<(MemberId, RuleId)> = world
             .coupons
             .values()

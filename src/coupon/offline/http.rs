@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use actix_web::web::Data;
-use chrono::{DateTime, Datelike, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use futures_util::future::try_join_all;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
+use serde_json::{Value, value::RawValue};
 use utoipa::ToSchema;
 
 use super::{
@@ -26,17 +27,18 @@ use crate::{
         desk::DeskError,
         http::{Amount, OrderRef, RedeemBody, window},
         legacy::Named,
-        rule_body::Currency,
+        rule_body::{Currency, whole},
         till::{Register, Sequence},
     },
     http::{
-        Answer, ApiError, Caller, Json, Reply, Routes,
+        self, Answer, ApiError, Caller, Json, Reply, Routes,
         app::Shell,
         input::{invalid, present},
     },
     id::{DAY_END, Day, EventId, MemberId},
+    member::names_somebody,
     problem::{Code, Refusal},
-    request::{self, Operation, RequestNumber, Source, Window, store::Ticket},
+    request::{Operation, RequestNumber, Source, Window, store::Ticket},
 };
 
 /// Items of one transaction: few enough to hold their coupons for a moment only.
@@ -80,10 +82,14 @@ pub struct OfflineItem {
     currency: Option<Currency>,
 }
 
+fn is_keepable(at: DateTime<Utc>) -> bool {
+    (1..=9999).contains(&at.year())
+}
+
 /// An instant of a year that a database can hold.
 fn till_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DateTime<Utc>, D::Error> {
     let at = DateTime::<Utc>::deserialize(deserializer)?;
-    if (1..=9999).contains(&at.year()) { Ok(at) } else { Err(invalid("must be of the years 1 to 9999")) }
+    if is_keepable(at) { Ok(whole(at)) } else { Err(invalid("must be of the years 1 to 9999")) }
 }
 
 /// What a till did while it was cut off, in the order in which it did it.
@@ -92,8 +98,8 @@ fn till_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DateTime<Utc>
 pub struct UploadBody {
     store_id: StoreId,
     register: Register,
-    #[schema(min_items = 1, max_items = 500)]
-    items: Vec<OfflineItem>,
+    #[schema(value_type = Vec<OfflineItem>, min_items = 1, max_items = 500)]
+    items: Vec<Box<RawValue>>,
 }
 
 const _: () = assert!(ITEMS_MAX == 500, "the schema above says so");
@@ -118,8 +124,10 @@ pub struct Uploaded {
 /// in part, or broken off at any point, and nothing happens twice. The same number with other content is a conflict
 /// (`request_number_reused`), and so is what lies outside the window of request numbers (`request_number_expired`). What
 /// was redeemed online under the number is accepted as that redemption. Items are decided in their order; a store that is
-/// closed may send what it did before. Checked in this order: body, store; then of each item: business date, register,
-/// store closed by then, the till's time (a day from the business date at most, 5 minutes ahead at most), code, number,
+/// closed may send what it did before. An item that is not of the documented shape is a conflict as well (`item_malformed`,
+/// filed under today), with what could be read of it; only a body that is no list of items is refused. Codes that fail
+/// their check count against the caller's other requests. Checked in this order: body, store; then of each item: shape,
+/// business date, register, store closed by then, the till's time (a day from the business date at most, 5 minutes ahead at most), code, number,
 /// and as redeeming online, at the till's time; a rule's pause counts if the rule has not changed since the redemption.
 #[utoipa::path(post, path = "/v1/pos/offline-redemptions", tag = "tills",
     responses((status = 200, description = "What became of each", body = Uploaded)))]
@@ -139,9 +147,13 @@ async fn upload_offline(
     shop.may(Deed::Upload, window.today())?;
     let numbers = app.desk.numbers_of_items(body.items.len()).await?;
     let till = Till { app: &app, shop: &shop, window: &window, register: &body.register };
-    let codes = try_join_all(body.items.iter().map(|item| till.read_code(&item.code))).await?;
-    let items = body.items.into_iter().zip(codes).zip(numbers);
-    let items = items.map(|((item, code), number)| till.item(item, code, number)).collect();
+    let sent: Vec<SentItem> = body.items.iter().map(|text| SentItem::read(text)).collect();
+    let codes = try_join_all(sent.iter().map(|item| till.read_code(item.code()))).await?;
+    let items = sent.into_iter().zip(codes).zip(numbers).map(|((item, code), number)| match item {
+        SentItem::Whole(item) => till.item(item, code, number),
+        SentItem::Malformed(item) => till.malformed(item, code, number),
+    });
+    let items = items.collect();
     let chunk = app.settings.lane.lane().write_batch_max.clamp(1, CHUNK_MAX);
     let (answers, cost) = app.desk.take_offline(items, chunk).await?;
 
@@ -150,6 +162,10 @@ async fn upload_offline(
         let counted: Counted = serde_json::from_str(&answer.body).map_err(ApiError::internal)?;
         accepted += usize::from(counted.outcome == Outcome::Accepted);
         repeated += usize::from(answer.replayed);
+        // What a till has to send is taken in, whatever its codes; the caller's other requests pay for them.
+        if !answer.replayed && counted.reason.as_deref() == Some(Code::CouponCodeInvalid.name()) {
+            shell.limits.bad_code(&caller);
+        }
     }
     let conflicts = answers.len() - accepted;
     let texts: Vec<&str> = answers.iter().map(|answer| &*answer.body).collect();
@@ -158,6 +174,80 @@ async fn upload_offline(
         texts.join(",")
     );
     Ok(Answer::rendered(200, json).metered(cost.into()))
+}
+
+/// An item as it was sent.
+enum SentItem {
+    Whole(OfflineItem),
+    Malformed(Malformed),
+}
+
+/// An item that is not of the documented shape, with what can be read of it: what a till did is not lost.
+struct Malformed {
+    text: String,
+    refusal: Refusal,
+    code: String,
+    business_date: Option<Day>,
+    sequence: Option<Sequence>,
+    redeemed_at: Option<DateTime<Utc>>,
+    amount: Option<Amount>,
+    order_ref: Option<OrderRef>,
+    currency: Option<Currency>,
+    member_id: Option<MemberId>,
+}
+
+/// Characters that are kept of a field that cannot be read.
+const SENT_CHARS_KEPT: usize = 100;
+
+impl SentItem {
+    fn read(text: &RawValue) -> Self {
+        match http::extract::parse(text.get().as_bytes()) {
+            Ok(item) => Self::Whole(item),
+            Err(refusal) => Self::Malformed(Malformed::salvage(text.get(), &refusal)),
+        }
+    }
+
+    fn code(&self) -> &str {
+        match self {
+            Self::Whole(item) => &item.code,
+            Self::Malformed(item) => &item.code,
+        }
+    }
+}
+
+impl Malformed {
+    fn salvage(text: &str, why: &Refusal) -> Self {
+        let value: Value = serde_json::from_str(text).unwrap_or_default();
+        let field = why.extra.get("field").and_then(Value::as_str).unwrap_or_default();
+        let mut refusal = Refusal::new(Code::ItemMalformed).with("field", field);
+        if let Some(detail) = &why.detail {
+            refusal = refusal.with("detail", detail.as_str());
+        }
+        // A code or a name in the place of another field may be somebody's number.
+        if let Some(sent) = value.get(field).map(Value::to_string).filter(|sent| !names_somebody(sent)) {
+            refusal = refusal.with("sent", sent.chars().take(SENT_CHARS_KEPT).collect::<String>());
+        }
+        Self {
+            text: text.to_owned(),
+            refusal,
+            code: match value.get("code") {
+                None => String::new(),
+                Some(Value::String(code)) => code.clone(),
+                Some(other) => other.to_string(),
+            },
+            business_date: field_of(&value, "business_date").filter(|day: &Day| (0..DAY_END).contains(&day.number())),
+            sequence: field_of(&value, "sequence"),
+            redeemed_at: field_of(&value, "redeemed_at").filter(|at| is_keepable(*at)).map(whole),
+            amount: field_of(&value, "amount"),
+            order_ref: field_of(&value, "order_ref"),
+            currency: field_of(&value, "currency"),
+            member_id: field_of(&value, "member_id"),
+        }
+    }
+}
+
+fn field_of<T: DeserializeOwned>(value: &Value, name: &str) -> Option<T> {
+    T::deserialize(value.get(name)?).ok()
 }
 
 /// A text without what people type in one way or another.
@@ -187,12 +277,7 @@ impl Till<'_> {
         let (store_id, date) = (&self.shop.store_id, item.business_date.to_date());
         // The store's, whoever sends for it: an item is the same from its till and from an operator.
         let scope = format!("store:{store_id}");
-        let source = Source::Till {
-            store_id: store_id.to_string(),
-            register: self.register.to_string(),
-            business_date: date,
-            sequence: item.sequence.get() as u32,
-        };
+        let source = self.source(date, item.sequence.get() as u32);
         let ReadCode { code, named, refused } = read;
         let content = format!("{} {} {named}", item.amount.get(), item.order_ref);
         let identity = RequestNumber::of_item(&scope, Operation::Redeem, &source, &content, date);
@@ -208,15 +293,8 @@ impl Till<'_> {
         let sale = (item.order_ref.clone(), item.amount, item.currency.clone(), item.member_id);
         let body = RedeemBody::afterwards(store_id.clone(), self.register.clone(), item.sequence, date, sale);
         let digest = match &code {
-            Sent::Ours(code_id) => request::digest(&(code_id, &body)),
-            Sent::Foreign(text) => request::digest(&(text, &body)),
-        };
-        let place = Place {
-            store_no: self.shop.store_no,
-            store_id: store_id.as_str().into(),
-            regions: Arc::clone(&self.shop.regions),
-            register: Some(self.register.to_string()),
-            sequence: Some(sequence),
+            Sent::Ours(code_id) => body.digest(code_id),
+            Sent::Foreign(text) => body.digest(text),
         };
         Item {
             identity: Ticket { number: identity, digest: 0 },
@@ -232,9 +310,56 @@ impl Till<'_> {
             order_ref: item.order_ref.into_string(),
             currency: item.currency.map(Currency::into_string),
             member_id: item.member_id,
-            place,
+            place: self.place(sequence),
             register: self.register.to_string(),
             sequence,
+        }
+    }
+
+    /// An item that nobody can decide: known by its text alone, whenever it is sent, it goes to the conflicts of today, once.
+    fn malformed(&self, item: Malformed, read: ReadCode, (serial, event_id): (i64, EventId)) -> Item {
+        let scope = format!("store:{}", self.shop.store_id);
+        let nowhere = Day::EPOCH.to_date();
+        let content = format!("malformed {}", item.text);
+        let identity =
+            RequestNumber::of_item(&scope, Operation::Redeem, &self.source(nowhere, 0), &content, nowhere);
+        let sequence = item.sequence.map_or(0, |sequence| sequence.get() as i32);
+        Item {
+            identity: Ticket { number: identity, digest: 0 },
+            number: None,
+            refusal: Some(item.refusal),
+            code: read.code,
+            serial,
+            event_id,
+            business_day: item.business_date.unwrap_or_else(|| Day::from_date(self.window.today())),
+            redeemed_at: item.redeemed_at.unwrap_or(self.window.now),
+            amount: item.amount.map_or(0, Amount::get),
+            discount: None,
+            order_ref: item.order_ref.map(OrderRef::into_string).unwrap_or_default(),
+            currency: item.currency.map(Currency::into_string),
+            member_id: item.member_id,
+            place: self.place(sequence),
+            register: self.register.to_string(),
+            sequence,
+        }
+    }
+
+    fn source(&self, business_date: NaiveDate, sequence: u32) -> Source {
+        Source::Till {
+            store_id: self.shop.store_id.to_string(),
+            register: self.register.to_string(),
+            business_date,
+            sequence,
+        }
+    }
+
+    fn place(&self, sequence: i32) -> Place {
+        Place {
+            store_no: self.shop.store_no,
+            store_id: self.shop.store_id.as_str().into(),
+            regions: Arc::clone(&self.shop.regions),
+            register: Some(self.register.to_string()),
+            sequence: Some(sequence),
         }
     }
 

@@ -7,11 +7,15 @@
 //! - An item is known by its till's number *and* its content (code, amount, order), claimed as one key in `request`.
 //!   Sent again, it is answered as it was first, whatever became of the coupon meanwhile.
 //! - Besides, it claims the till's number as an online redemption does. What was redeemed online under that number with
-//!   the same content is the same redemption, and accepted; what was refused online is a conflict with that refusal;
-//!   anything else under that number is a conflict of its own reason, `request_number_reused`.
+//!   the same content is the same redemption, and accepted; what was refused online is a conflict with that refusal,
+//!   whatever else (lines, say) was said online; anything else under that number is a conflict of its own reason,
+//!   `request_number_reused`. Of one coupon in two spellings, ours and an old one, the second is answered as the first.
 //! - The day of an item whose leaf of `request` is not there any more, or not yet, can claim nothing. Such an item is
 //!   looked for in the ledger and among the conflicts of its day, and goes, once, to the conflicts of today: its key
-//!   stands in `redemption_late` for good.
+//!   stands in `redemption_late` for as long as conflicts are kept. Should its day have a place later, it is found there.
+//!
+//! An item that is not of the documented shape claims no till's number: it is known by its text, stands in
+//! `redemption_late` as well, and goes to the conflicts of today with what could be read of it.
 //!
 //! # How an item is decided
 //!
@@ -169,7 +173,10 @@ impl Item {
         let reused = || Refusal::from(Code::RequestNumberReused);
         let earlier = earlier.ok_or_else(reused)?;
         if earlier.status >= 400 {
-            return Err(serde_json::from_str(&earlier.body).unwrap_or_else(|_| reused()));
+            let refusal: Refusal = serde_json::from_str(&earlier.body).unwrap_or_else(|_| reused());
+            // It was sent before in another spelling of its coupon, and stands among the conflicts.
+            let known = refusal.extra.get("conflict_id").and_then(|id| id.as_str()?.parse().ok());
+            return known.map(|conflict_id| self.refused(conflict_id, &refusal)).ok_or(refusal);
         }
         let done: Value = serde_json::from_str(&earlier.body).map_err(|_| reused())?;
         let code = self.code.code_id().map(|code_id| format!("id:{code_id}"));
@@ -245,6 +252,7 @@ impl ItemDone {
 #[derive(Deserialize)]
 struct Counted {
     outcome: Outcome,
+    reason: Option<String>,
 }
 
 #[expect(clippy::ref_option, reason = "serde hands a reference to the field")]

@@ -2,7 +2,7 @@
 //!
 //! Lock order: `redemption_late` before `request`, `redemption_conflict` as [`crate::coupon::store`] says.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::{FromRow, PgConnection};
@@ -160,23 +160,24 @@ pub async fn list_conflicts(
     range: Range,
     rows_max: i64,
 ) -> Result<Vec<Conflict>, sqlx::Error> {
-    let name = if range.store_no.is_some() { "redemption_conflict/list_of_store" } else { "redemption_conflict/list" };
-    let asked = sqlx::query_as(query(name).parent()).bind(range.from).bind(range.before).bind(range.resolved);
+    // Those that are open have indexes of their own.
+    let is_open = range.resolved == Some(false);
+    let name = match (is_open, range.store_no.is_some()) {
+        (true, true) => "redemption_conflict/list_open_of_store",
+        (true, false) => "redemption_conflict/list_open",
+        (false, true) => "redemption_conflict/list_of_store",
+        (false, false) => "redemption_conflict/list",
+    };
+    let mut asked = sqlx::query_as(query(name).parent()).bind(range.from).bind(range.before);
+    if !is_open {
+        asked = asked.bind(range.resolved);
+    }
     let asked = asked.bind(rows_max);
     let rows: Vec<ConflictRow> = match range.store_no {
         Some(store_no) => asked.bind(store_no.get()).fetch_all(conn).await?,
         None => asked.fetch_all(conn).await?,
     };
     rows.into_iter().map(ConflictRow::into_conflict).collect()
-}
-
-/// Of these leaves, those that are there.
-pub async fn find_leaves(tx: &mut Tx<'_>, leaves: HashSet<Leaf>) -> Result<HashSet<Leaf>, WriteError> {
-    let names: Vec<String> = leaves.iter().map(Leaf::to_string).collect();
-    tx.plain();
-    let found = sqlx::query_file_scalar!("sql/queries/redemption_late/leaves.sql", &names).fetch_all(tx.conn()).await?;
-    let found: HashSet<String> = found.into_iter().collect();
-    Ok(leaves.into_iter().filter(|leaf| found.contains(&leaf.to_string())).collect())
 }
 
 /// Claims the keys of items that have no other number; gives the answers of those that were claimed before.
@@ -193,6 +194,11 @@ pub async fn claim_late(
     if keys.is_empty() {
         return Ok(HashMap::new());
     }
+    find_late(tx, keys).await
+}
+
+/// The answers of those of these items that were claimed so before.
+pub async fn find_late(tx: &mut Tx<'_>, keys: Vec<Uuid>) -> Result<HashMap<Uuid, Answer>, WriteError> {
     tx.plain();
     let rows = sqlx::query_file!("sql/queries/redemption_late/find.sql", &keys).fetch_all(tx.conn()).await?;
     let answer = |key: Uuid, text: Option<String>| match text {

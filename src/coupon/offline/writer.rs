@@ -1,7 +1,7 @@
 //! The batch of uploads: claim, lock, decide in order, write. As the writer of coupons, whose parts it uses.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     sync::Arc,
 };
 
@@ -19,9 +19,12 @@ use crate::{
     db::lane::{Tx, WriteError, Writer},
     event::{Kind, NewEvent},
     id::{DAY_END, Day},
-    partition::{Leaf, plan},
+    partition::{self, Leaf, plan},
     problem::{Code, Refusal},
-    request::store::{Answer, Claim, Ticket, claim, find_answers, update_answers},
+    request::{
+        self,
+        store::{Answer, Claim, Ticket, claim, find_answers, update_answers},
+    },
 };
 
 /// A part of an upload, decided in one transaction.
@@ -57,7 +60,7 @@ impl Writer for OfflineWriter {
         let items: Vec<&Item> = op.items.iter().collect();
         let now = self.coupons.clock.now();
         let placed = self.placed(tx, now, &items).await?;
-        let claims = claim_items(tx, now, &items, &placed).await?;
+        let claims = claim_items(tx, now, &items, &placed, self.always(now)).await?;
         let answers: Vec<Option<Answer>> = (0..items.len()).map(|position| answer_of(&claims, position)).collect();
         Ok(answers.into_iter().collect())
     }
@@ -77,12 +80,13 @@ fn answer_of(claims: &[Claim], position: usize) -> Option<Answer> {
 }
 
 /// Claims items by number and content: those that have a place by a row of `request`, the others by one of
-/// `redemption_late`.
+/// `redemption_late`. From the day `always` on, every window has had a place for an item.
 async fn claim_items(
     tx: &mut Tx<'_>,
     now: DateTime<Utc>,
     items: &[&Item],
     placed: &[bool],
+    always: Day,
 ) -> Result<Vec<Claim>, WriteError> {
     let mut late: HashMap<Uuid, usize> = HashMap::new();
     let mut follows: Vec<(usize, usize)> = Vec::new();
@@ -96,12 +100,19 @@ async fn claim_items(
     if !late.is_empty() {
         answered = store::claim_late(tx, now, late.keys().copied().collect()).await?;
     }
+    // One that came when its day had no place, and has one now, since the window is wider or leaves were made.
+    let key = |position: usize| items[position].identity.number.key;
+    let old: Vec<usize> = (0..items.len()).filter(|at| placed[*at] && items[*at].business_day < always).collect();
+    if !old.is_empty() {
+        answered.extend(store::find_late(tx, old.iter().map(|position| key(*position)).collect()).await?);
+    }
+    let is_open = |position: usize| placed[position] && !answered.contains_key(&key(position));
     let tickets: Vec<Option<&Ticket>> =
-        items.iter().zip(placed).map(|(item, placed)| placed.then_some(&item.identity)).collect();
+        items.iter().enumerate().map(|(position, item)| is_open(position).then_some(&item.identity)).collect();
     let mut claims = claim(tx, now, &tickets).await?;
-    for (key, position) in late {
-        if let Some(answer) = answered.remove(&key) {
-            claims[position] = Claim::Answered(answer);
+    for position in late.into_values().chain(old) {
+        if let Some(answer) = answered.get(&key(position)) {
+            claims[position] = Claim::Answered(answer.clone());
         }
     }
     for (position, leader) in follows {
@@ -129,18 +140,28 @@ impl Known {
 }
 
 impl OfflineWriter {
+    /// The narrowest window goes back a day.
+    fn always(&self, now: DateTime<Utc>) -> Day {
+        self.coupons.zone.day_of(now).plus(-1)
+    }
+
     /// Whether the leaves are there that an item's day needs. Those of the last weeks are.
     async fn placed(&self, tx: &mut Tx<'_>, now: DateTime<Utc>, items: &[&Item]) -> Result<Vec<bool>, WriteError> {
         let today = self.coupons.zone.day_of(now);
         let sure = today.plus(-LEAVES_BACK)..=today.plus(1);
-        let mut unsure: HashSet<Leaf> = HashSet::new();
+        let mut unsure: BTreeSet<Leaf> = BTreeSet::new();
         for item in items.iter().filter(|item| item.number.is_some() && !sure.contains(&item.business_day)) {
             unsure.extend(leaves_of(item.business_day));
         }
-        let there = if unsure.is_empty() { HashSet::new() } else { store::find_leaves(tx, unsure).await? };
+        let mut closed = BTreeMap::new();
+        if !unsure.is_empty() {
+            tx.plain();
+            closed = partition::closed(tx.conn(), &unsure).await?;
+        }
         let has_place = |item: &&Item| {
             let day = item.business_day;
-            item.number.is_some() && (sure.contains(&day) || leaves_of(day).iter().all(|leaf| there.contains(leaf)))
+            item.number.is_some()
+                && (sure.contains(&day) || !leaves_of(day).iter().any(|leaf| closed.contains_key(leaf)))
         };
         Ok(items.iter().map(has_place).collect())
     }
@@ -148,7 +169,7 @@ impl OfflineWriter {
     /// Claims all numbers: of the items first, then those of the redemptions that they would be.
     async fn claims(&self, tx: &mut Tx<'_>, now: DateTime<Utc>, items: &[&Item]) -> Result<Known, WriteError> {
         let placed = self.placed(tx, now, items).await?;
-        let claims = claim_items(tx, now, items, &placed).await?;
+        let claims = claim_items(tx, now, items, &placed, self.always(now)).await?;
         let tickets: Vec<Option<&Ticket>> = (0..items.len())
             .map(|position| {
                 items[position].number.as_ref().filter(|_| placed[position] && claims[position] == Claim::Won)
@@ -169,9 +190,14 @@ impl OfflineWriter {
         }
         if !other.is_empty() {
             let found = find_answers(tx, other.values().copied().collect()).await?;
-            // A refusal of another body says nothing of this one.
-            let of = |row| found.get(row).filter(|answer| answer.status < 400).cloned();
-            earlier.extend(other.iter().filter_map(|(position, row)| Some((*position, of(row)?))));
+            // A refusal says nothing of another redemption, and everything of the same that was said with more.
+            let of = |position: &usize, row| {
+                let (digest, answer) = found.get(row)?;
+                let ticket = tickets[*position]?;
+                let tells = answer.status < 400 || request::is_of_one_core(*digest, ticket.digest);
+                tells.then(|| (*position, answer.clone()))
+            };
+            earlier.extend(other.iter().filter_map(|(position, row)| of(position, row)));
         }
         let late: Vec<usize> = (0..items.len())
             .filter(|position| !placed[*position] && claims[*position] == Claim::Won)
@@ -212,11 +238,16 @@ impl OfflineWriter {
                 Claim::Answered(answer) => answer.clone(),
                 Claim::Follows(leader) => Answer { replayed: true, ..answers[*leader].clone() },
                 Claim::Won => {
-                    let (done, of_number) = self.decide(&mut world, &known, position, item)?;
-                    if let (Some(of_number), Some(number)) = (of_number, &item.number) {
-                        numbered.push((number, of_number));
+                    // The same redemption in another spelling of its coupon.
+                    if let (true, Claim::Follows(leader)) = (known.placed[position], &known.numbers[position]) {
+                        Answer { replayed: false, ..answers[*leader].clone() }
+                    } else {
+                        let (done, of_number) = self.decide(&mut world, &known, position, item)?;
+                        if let (Some(of_number), Some(number)) = (of_number, &item.number) {
+                            numbered.push((number, of_number));
+                        }
+                        done.answer()
                     }
-                    done.answer()
                 }
             };
             answers.push(answer);
@@ -306,7 +337,8 @@ fn conflict(world: &mut World, item: &Item, filed: Day, refusal: &Refusal) -> Re
         recorded_at: world.now,
         redeemed_at: item.redeemed_at,
         amount: item.amount,
-        discount: item.discount.or(rule),
+        // A till took off no more than was to be paid, whatever it says.
+        discount: item.discount.filter(|discount| *discount <= item.amount).or(rule),
         code: item.code.clone(),
         member_id: item.member_id,
         business_day: item.business_day,

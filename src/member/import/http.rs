@@ -8,21 +8,17 @@ use super::{DateFormat, Encoding, MemberImport, OnTaken, Options, column::BadCol
 use crate::{
     app::App,
     coupon::http::window,
-    http::{
-        Answer, ApiError, At, Caller, ETag, FileBody, Number, Page, Query, Reply, Routes, app::Shell,
-        number::NumberText,
-    },
+    http::{ApiError, At, Caller, FileBody, Number, Page, Query, Reply, Routes, app::Shell, number::NumberText},
     id::JobId,
     job::{
         Act, Failure, Job, JobView, Kind,
         file::{CHUNK_BYTES, FileReader, ROW_BYTES_MAX},
-        http::{self as jobs, FailureList, JobList},
+        http::{self as jobs, FailureList, JobList, json},
         store::{NewJob, Uploaded},
         upload::{Upload, state_after},
     },
     member::Source,
     problem::{Code, Refusal},
-    request::{Operation, RequestNumber},
     text_type,
 };
 
@@ -144,12 +140,7 @@ async fn create_member_import(
     mut body: FileBody,
 ) -> Reply<JobView> {
     let mut options = query.options()?;
-    let number = number.0.as_ref().map(|source| {
-        RequestNumber::new(&caller.scope(), Operation::Import, source, &window(&app, &shell)).map(|it| numbers_of(&it))
-    });
-    let numbers = number.transpose()?.unwrap_or_default();
-    let _place = app.jobs.upload_place()?;
-    let import = app.jobs.member_import();
+    let numbers = jobs::numbers_if_given(&number, &caller, &window(&app, &shell))?;
     let new = NewJob {
         job_id: app.minter.mint_job().map_err(crate::job::JobError::from)?,
         kind: KIND,
@@ -157,27 +148,10 @@ async fn create_member_import(
         file_name: query.file_name.map(FileName::into_string),
         options: json(&options),
     };
-    let mut upload = Upload::begin(&app.office, &app.secrets, new, app.jobs.open_max(), shell.clock.now()).await?;
-    let taken = take(&shell, import, &mut options, &mut body, &mut upload, numbers, query.start.unwrap_or(true)).await;
-    let (job, replayed) = match taken {
-        Ok(taken) => taken,
-        Err(error) => {
-            upload.abandon().await;
-            return Err(error);
-        }
-    };
-    app.jobs.wake();
-    let (location, etag) = (format!("/v1/member-imports/{}", job.job_id), ETag::version(job.version));
-    Ok(Answer::created(job.show(), location).etag(etag).replayed(replayed))
-}
-
-fn json<T: Serialize>(value: &T) -> serde_json::Value {
-    serde_json::to_value(value).expect("plain structs with string keys always serialise")
-}
-
-/// As jobs keep a number: its day and its key, for each day on which it may stand.
-fn numbers_of(number: &RequestNumber) -> Vec<String> {
-    number.days.iter().map(|day| format!("{day}:{}", number.key)).collect()
+    let (import, starts) = (app.jobs.member_import(), query.start.unwrap_or(true));
+    let take =
+        async |upload: &mut Upload<'_>| take(&shell, import, &mut options, &mut body, upload, numbers, starts).await;
+    jobs::create(&app, &shell, new, take, |job_id| format!("/v1/member-imports/{job_id}")).await
 }
 
 /// Takes the file in: first enough of it to see its columns, then the rest, then a look at its rows.

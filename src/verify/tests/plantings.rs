@@ -183,7 +183,29 @@ pub(super) fn ledger_plantings() -> Vec<Planting> {
     };
     let without = format!("delete from redemption where redemption_id = {more}");
     let reversal = used(11) + 100_000;
+    let conflict = used(600_001);
+    let of_till = format!("update redemption set register = '1', sequence = 1 where redemption_id = {r5}");
+    let recorded = |code: i64, amount: i64| {
+        format!(
+            "insert into redemption_conflict (conflict_id, recorded_at, redeemed_at, amount, code_id, business_date,
+                 store_no, sequence, register, order_ref, reason)
+             values ({conflict}, now(), now(), {amount}, {code}, '2026-11-22', 1, 1, '1', 'o', 'coupon_void')"
+        )
+    };
+    let forgotten = format!("delete from redemption_conflict where conflict_id = {conflict}");
     vec![
+        // Of another coupon or amount under the same number it is as it should be.
+        plant(
+            "conflict, of what the ledger has",
+            format!(
+                "{of_till}; {}; {forgotten}; {}; {forgotten}; {}",
+                recorded(c1, 8000),
+                recorded(c5, 1),
+                recorded(c5, 8000)
+            ),
+            &[format!("extra redemption_conflict ({conflict})")],
+        )
+        .left(forgotten.clone()),
         plant(
             "coupon, uses altered",
             format!("update coupon set uses = 3 where code_id = {c5}"),

@@ -10,6 +10,7 @@ use super::{
     server::{Client, Response, fresh_number},
 };
 
+/// A job that has not moved for so long is not waited for.
 const SOON: Duration = Duration::from_secs(120);
 
 /// The jobs of a rule.
@@ -54,13 +55,16 @@ pub async fn act(api: &Client, path: &str, act: &str) -> Response {
 
 /// Waits until a job is as the condition wants it; gives it.
 pub async fn until_at(api: &Client, path: &str, condition: impl Fn(&Value) -> bool) -> Value {
-    let started = Instant::now();
+    let mut moved = (Instant::now(), Value::Null);
     loop {
         let job = job_at(api, path).await;
         if condition(&job) {
             return job;
         }
-        assert!(started.elapsed() < SOON, "{job}");
+        if moved.1 != job["rows_done"] {
+            moved = (Instant::now(), job["rows_done"].clone());
+        }
+        assert!(moved.0.elapsed() < SOON, "{job}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -11,6 +11,7 @@ use super::{
     server::{Client, Response},
 };
 
+/// A job that has not moved for so long is not waited for.
 const SOON: Duration = Duration::from_secs(120);
 
 /// Sends a file; gives the answer.
@@ -30,13 +31,16 @@ pub async fn job(api: &Client, job_id: &str) -> Value {
 
 /// Waits until a job is in a state that the condition takes; gives it.
 pub async fn until(api: &Client, job_id: &str, condition: impl Fn(&Value) -> bool) -> Value {
-    let started = Instant::now();
+    let mut moved = (Instant::now(), Value::Null);
     loop {
         let job = job(api, job_id).await;
         if condition(&job) {
             return job;
         }
-        assert!(started.elapsed() < SOON, "{job}");
+        if moved.1 != job["rows_done"] {
+            moved = (Instant::now(), job["rows_done"].clone());
+        }
+        assert!(moved.0.elapsed() < SOON, "{job}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -5,6 +5,7 @@ pub mod db;
 pub mod coupon_job;
 mod dump;
 pub mod job;
+pub mod offline;
 pub mod pair;
 pub mod proxy;
 pub mod server;

@@ -1,0 +1,125 @@
+//! Conflicts of offline uploads against the ledger: what a till did stands in one of the two, once.
+//!
+//! A conflict and a use are of one item when the till's number, the code, the amount and the order are the same, as an
+//! upload compares them. Whichever of the two is the truth, somebody has to say: nothing is taken away here. A conflict
+//! whose code fails its check has no use to be held against.
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::NaiveDate;
+use sqlx::{FromRow, PgConnection};
+
+use super::{
+    leaves::Leaves,
+    pair::{Chunk, Found, Subject},
+    report::{Difference, Kind, Repair},
+    row::{Key, Value},
+};
+use crate::{
+    id::Day,
+    partition::{Leaf, plan, query},
+};
+
+#[derive(Debug, FromRow)]
+struct ConflictRow {
+    conflict_id: i64,
+    code_id: Option<i64>,
+    amount: i64,
+    business_date: NaiveDate,
+    store_no: i32,
+    sequence: i32,
+    register: String,
+    order_ref: String,
+}
+
+impl ConflictRow {
+    fn first_id(&self) -> i64 {
+        Day::from_date(self.business_date).first_id()
+    }
+}
+
+#[derive(Debug, FromRow)]
+struct UseRow {
+    redemption_id: i64,
+    store_no: i32,
+    register: Option<String>,
+    sequence: Option<i32>,
+    code_id: i64,
+    amount: i64,
+    order_ref: String,
+}
+
+impl UseRow {
+    fn is_of(&self, conflict: &ConflictRow) -> bool {
+        (Some(self.code_id), self.amount, &self.order_ref) == (conflict.code_id, conflict.amount, &conflict.order_ref)
+            && (self.store_no, self.sequence) == (conflict.store_no, Some(conflict.sequence))
+            && self.register.as_deref() == Some(&conflict.register)
+            && Day::from_code(self.redemption_id) == Day::from_date(conflict.business_date)
+    }
+}
+
+/// The next conflicts of a leaf.
+pub(super) async fn chunk(
+    conn: &mut PgConnection,
+    leaves: &Leaves,
+    leaf: Leaf,
+    after: Option<&Key>,
+    limit: i64,
+) -> Result<Chunk, sqlx::Error> {
+    let after = after.map_or(i64::MIN, |key| key[0].as_i64());
+    let sql = query("verify/conflict_walk").on(&[leaf]);
+    let rows: Vec<ConflictRow> = sqlx::query_as(sql).bind(after).bind(limit).fetch_all(&mut *conn).await?;
+    let mut chunk = Chunk::ending(rows.len(), limit, rows.last().map(|row| vec![Value::I64(row.conflict_id)]));
+    let twice = in_ledger(conn, leaves, &rows).await?;
+    chunk.suspects = twice.into_iter().map(|conflict_id| Subject { base: conflict_id, index: None }).collect();
+    chunk.differed = !chunk.suspects.is_empty();
+    Ok(chunk)
+}
+
+pub(super) async fn examine(
+    conn: &mut PgConnection,
+    leaves: &Leaves,
+    subjects: &[Subject],
+) -> Result<Vec<Found>, sqlx::Error> {
+    let mut by_leaf: BTreeMap<Leaf, Vec<i64>> = BTreeMap::new();
+    for subject in subjects {
+        by_leaf.entry(plan("redemption_conflict").leaf_i64(subject.base)).or_default().push(subject.base);
+    }
+    let mut rows: Vec<ConflictRow> = Vec::new();
+    for (leaf, ids) in by_leaf.into_iter().filter(|(leaf, _)| leaves.stands(*leaf)) {
+        let sql = query("verify/conflict_find").on(&[leaf]);
+        rows.extend(sqlx::query_as::<_, ConflictRow>(sql).bind(ids).fetch_all(&mut *conn).await?);
+    }
+    let twice = in_ledger(conn, leaves, &rows).await?;
+    let found = twice.into_iter().map(|conflict_id| Found {
+        subject: Subject { base: conflict_id, index: None },
+        difference: Difference::new(Kind::Extra, "redemption_conflict", vec![Value::I64(conflict_id)], Vec::new()),
+    });
+    Ok(found.collect())
+}
+
+pub(super) fn mend() -> Repair {
+    Repair::Left("what a till did stands in the ledger too; which of the two holds, somebody must say")
+}
+
+/// Of these conflicts, those that stand in the ledger as well.
+async fn in_ledger(conn: &mut PgConnection, leaves: &Leaves, rows: &[ConflictRow]) -> Result<Vec<i64>, sqlx::Error> {
+    let mut by_leaf: HashMap<Leaf, Vec<&ConflictRow>> = HashMap::new();
+    for row in rows.iter().filter(|row| row.code_id.is_some()) {
+        by_leaf.entry(plan("redemption").leaf_i64(row.first_id())).or_default().push(row);
+    }
+    let mut twice = Vec::new();
+    for (leaf, rows) in by_leaf.into_iter().filter(|(leaf, _)| leaves.stands(*leaf)) {
+        let uses: Vec<UseRow> = sqlx::query_as(query("redemption/of_till").on(&[leaf]))
+            .bind(rows.iter().map(|row| row.first_id()).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.store_no).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.register.clone()).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.sequence).collect::<Vec<_>>())
+            .fetch_all(&mut *conn)
+            .await?;
+        let stands = |row: &&&ConflictRow| uses.iter().any(|used| used.is_of(row));
+        twice.extend(rows.iter().filter(stands).map(|row| row.conflict_id));
+    }
+    twice.sort_unstable();
+    Ok(twice)
+}
