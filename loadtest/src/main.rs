@@ -1,15 +1,15 @@
-//! `loadtest`: fills a Tessera with rows, sends it load as tills do, and proves afterwards that nothing was lost.
+//! The command line of `loadtest`.
 
 #![forbid(unsafe_code)]
 
-mod build;
-mod drive;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use loadtest::{build, drive};
 
 /// Datasets, load and proof for Tessera at any size.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -19,14 +19,22 @@ struct Cli {
 enum Command {
     /// Fills the tables of a database with members and coupons.
     Build(build::Args),
-    /// Sends load to a Tessera that runs, and proves afterwards that its books agree with the answers.
-    Run(drive::Args),
+    #[command(flatten)]
+    Drive(drive::Command),
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
-        Command::Build(args) => build::run(args).await,
-        Command::Run(args) => drive::run(args).await,
+async fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Build(args) => build::run(args).await.map(|()| drive::Verdict::Passed),
+        Command::Drive(command) => drive::run(command).await,
+    };
+    match outcome {
+        Ok(drive::Verdict::Passed) => ExitCode::SUCCESS,
+        Ok(drive::Verdict::Failed) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("loadtest: {error:#}");
+            ExitCode::from(2)
+        }
     }
 }
