@@ -1,9 +1,9 @@
 -- Of those who asked for the last use of a coupon one got it: the use that the coupon names stands in the ledger under the
--- same order and store, and no single-use coupon has two. $1 rules.
+-- same order and store, and no single-use coupon has two. $1 codes.
 with standing as (
     select u.code_id, count(*) as uses
     from redemption u
-    where u.rule_id = any($1) and u.kind = 1 and not u.reversed_whole
+    where u.code_id = any($1) and u.kind = 1 and not u.reversed_whole
     group by u.code_id
 )
 select format('coupon %s: %s uses stand, it names %s of order %s', c.code_id, s.uses, coalesce(c.redemption_id::text, 'none'),

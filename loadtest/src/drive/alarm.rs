@@ -20,10 +20,14 @@ mod precise {
     impl Alarm {
         /// # Errors
         /// When the process has as many open files as it may.
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe for types that lie about their descriptor; an OwnedFd does not"
+        )]
         pub fn new() -> io::Result<Self> {
             let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
             let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-            Ok(Self(AsyncFd::register_with_interest(timer, Interest::READABLE)?))
+            Ok(Self(AsyncFd::with_interest(timer, Interest::READABLE)?))
         }
 
         /// Sleeps until the instant; at once when it is past.

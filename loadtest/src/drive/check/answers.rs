@@ -202,9 +202,10 @@ async fn nothing_else(
         .collect();
     let mut broken = Vec::new();
     let mut looked_at = 0;
-    for run in &books.runs {
+    let codes: Vec<i64> = books.codes()?.into_iter().collect();
+    for (run, codes) in books.runs.iter().flat_map(|run| codes.chunks(BATCH).map(move |codes| (run, codes))) {
         let rows: Vec<(i64, i64, i16, String)> = sqlx::query_as(include_str!("../../../sql/effects.sql"))
-            .bind(rules)
+            .bind(codes)
             .bind(format!("{run}-"))
             .fetch_all(&mut *conn)
             .await?;

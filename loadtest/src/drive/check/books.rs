@@ -47,6 +47,28 @@ impl Books {
         let rules: BTreeSet<i64> = self.jobs.values().map(|(rule, _)| *rule).chain(issued).collect();
         rules.into_iter().collect()
     }
+
+    /// Every coupon that an answer named.
+    ///
+    /// # Errors
+    /// When the journal has something else where a code is.
+    pub fn codes(&self) -> anyhow::Result<BTreeSet<i64>> {
+        let mut codes: BTreeSet<i64> = self.job_coupons.iter().map(|(_, code)| *code).collect();
+        for sent in &self.sent {
+            match (sent.op, &sent.done) {
+                (Op::Claim | Op::Issue, Some(done)) => {
+                    for code in done.result.split(',') {
+                        codes.insert(code_id(code)?);
+                    }
+                }
+                (Op::Claim | Op::Issue | Op::Register, _) => {}
+                _ => {
+                    codes.insert(code_id(&sent.subject)?);
+                }
+            }
+        }
+        Ok(codes)
+    }
 }
 
 /// The id in a coupon's code: the first 56 of its 80 bits.

@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
-pub use books::Books;
+pub use books::{Books, code_id};
 
 use super::{Verdict, result::Run};
 
@@ -43,12 +43,24 @@ impl Finding {
     }
 }
 
-/// Invariants of rules: name, sentence, statement over rule ids that gives what is broken.
-const OF_RULES: [(&str, &str, &str); 8] = [
+/// Name, sentence, and a statement over ids that gives what is broken.
+type Invariant = (&'static str, &'static str, &'static str);
+
+/// Invariants of rules, by rule.
+const OF_RULES: [Invariant; 5] = [
     ("stock-agrees", "a rule's stock row counts the coupons that live", include_str!("../../../sql/stock_agrees.sql")),
     ("stock-kept", "no more coupons are issued than the rule's stock", include_str!("../../../sql/stock_kept.sql")),
     ("money-agrees", "a budget has spent what the ledger gave", include_str!("../../../sql/money_agrees.sql")),
     ("money-kept", "no more money is given than the rule's budget", include_str!("../../../sql/money_kept.sql")),
+    (
+        "member-limit",
+        "a member has taken what they hold, within the limit",
+        include_str!("../../../sql/member_limit.sql"),
+    ),
+];
+
+/// Invariants of coupons, by code.
+const OF_COUPONS: [Invariant; 3] = [
     (
         "uses-kept",
         "a coupon is used as often as the ledger says, within its limit",
@@ -58,11 +70,6 @@ const OF_RULES: [(&str, &str, &str); 8] = [
         "one-winner",
         "each use of a coupon has one winner, whom the coupon names",
         include_str!("../../../sql/one_winner.sql"),
-    ),
-    (
-        "member-limit",
-        "a member has taken what they hold, within the limit",
-        include_str!("../../../sql/member_limit.sql"),
     ),
     ("index-agrees", "a coupon and its index rows say the same", include_str!("../../../sql/index_agrees.sql")),
 ];
@@ -125,16 +132,33 @@ pub async fn of_run(conn: &mut PgConnection, run: &Run) -> anyhow::Result<Vec<Fi
 pub async fn examine(conn: &mut PgConnection, books: &Books, now: DateTime<Utc>) -> anyhow::Result<Vec<Finding>> {
     let rules = books.rules();
     let mut findings = vec![jobs(conn, books, now).await?];
-    for (name, says, sql) in OF_RULES {
-        let broken: Vec<String> = sqlx::query_scalar(sql)
-            .bind(&rules)
-            .fetch_all(&mut *conn)
-            .await
-            .with_context(|| format!("looking at {name}; does the role of the database URL read all tables?"))?;
-        findings.push(Finding::new(name, says, rules.len(), broken));
+    for invariant in OF_RULES {
+        findings.push(broken_of(conn, invariant, &rules).await?);
+    }
+    let mut codes = books.codes()?;
+    codes.extend(issued(conn, &rules).await?);
+    let codes: Vec<i64> = codes.into_iter().collect();
+    for invariant in OF_COUPONS {
+        findings.push(broken_of(conn, invariant, &codes).await?);
     }
     findings.extend(answers::examine(conn, books, &rules).await?);
     Ok(findings)
+}
+
+async fn broken_of(conn: &mut PgConnection, (name, says, sql): Invariant, ids: &[i64]) -> anyhow::Result<Finding> {
+    let mut broken: Vec<String> = Vec::new();
+    for batch in ids.chunks(BATCH) {
+        let found = sqlx::query_scalar(sql).bind(batch).fetch_all(&mut *conn).await;
+        let found =
+            found.with_context(|| format!("looking at {name}; may the role of the database URL read all tables?"))?;
+        broken.extend::<Vec<String>>(found);
+    }
+    Ok(Finding::new(name, says, ids.len(), broken))
+}
+
+/// Codes of all coupons of these rules, as their index has them.
+async fn issued(conn: &mut PgConnection, rules: &[i64]) -> anyhow::Result<Vec<i64>> {
+    Ok(sqlx::query_scalar(include_str!("../../../sql/issued.sql")).bind(rules).fetch_all(conn).await?)
 }
 
 /// issued = free + locked + used + expired + void, for each job.
