@@ -2,9 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-mod build;
+
 mod drive;
 
+use loadtest::build;
 use clap::{Parser, Subcommand};
 
 /// Datasets, load and proof for Tessera at any size.
