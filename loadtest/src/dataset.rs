@@ -51,7 +51,7 @@ use serde::{Deserialize, Serialize};
 use tessera::{clock::Zone, id::Day};
 
 use chance::{Shuffle, Weighted, draw};
-pub use coupon::{Coupon, Fate, LEGACY_ALPHABET, LEGACY_LENGTH, LEGACY_SHAPE, Rule, UseOf};
+pub use coupon::{Coupon, Fate, LEGACY_ALPHABET, LEGACY_LENGTH, LEGACY_SHAPE, Rule, USE_DAYS_MAX, UseOf};
 pub use people::{External, Member, store_id};
 pub use time::{Month, instant};
 use time::{Days, months};
@@ -273,9 +273,9 @@ impl Dataset {
         self.held
     }
 
-    /// Who has the slot of a coupon.
+    /// Who holds a coupon, by number.
     #[inline]
-    fn holder_of(&self, n: u64) -> Option<u64> {
+    pub fn holder_of(&self, n: u64) -> Option<u64> {
         let slot = self.slots.of(n);
         if slot >= self.held {
             return None;

@@ -2,11 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-
 mod drive;
 
-use loadtest::build;
 use clap::{Parser, Subcommand};
+use loadtest::build;
 
 /// Datasets, load and proof for Tessera at any size.
 #[derive(Parser)]
@@ -20,6 +19,8 @@ struct Cli {
 enum Command {
     /// Fills the tables of a database with members and coupons.
     Build(build::Args),
+    /// Takes away what `build` made.
+    Drop(build::DropArgs),
     /// Sends load to a Tessera that runs, and proves afterwards that its books agree with the answers.
     Run(drive::Args),
 }
@@ -28,6 +29,7 @@ enum Command {
 async fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Build(args) => build::run(args).await,
+        Command::Drop(args) => build::clear(args).await,
         Command::Run(args) => drive::run(args).await,
     }
 }

@@ -27,7 +27,7 @@ pub(super) const LEGACY_CODES: u64 = 10_000_000_000_000;
 const VOID_PERCENT: u64 = 2;
 const REVERSED_PERCENT: u64 = 1;
 /// What is not used within so many days is not used at all.
-const USE_DAYS_MAX: i64 = 45;
+pub const USE_DAYS_MAX: i64 = 45;
 /// No rule says more than that many coupons or that much money.
 const AMPLE: i64 = 1_000_000_000_000;
 
@@ -64,7 +64,6 @@ pub struct Coupon {
     pub referrer: Option<u32>,
     /// The bits of the stocks that it was taken from.
     pub counted: i16,
-    holder_may_redeem: bool,
 }
 
 /// What became of a coupon up to [`Shape::at`].
@@ -101,9 +100,9 @@ impl UseOf {
 }
 
 impl Coupon {
-    /// Whether a till may redeem it at that time.
+    /// Whether a till may redeem it at that time, if its holder may.
     pub fn is_usable(&self, at: DateTime<Utc>) -> bool {
-        matches!(self.fate, Fate::Issued | Fate::Reversed(..)) && self.valid_until > at && self.holder_may_redeem
+        matches!(self.fate, Fate::Issued | Fate::Reversed(..)) && self.valid_until > at
     }
 
     /// The number that the row carries.
@@ -187,8 +186,22 @@ impl Dataset {
             issue_store,
             referrer: ((chance >> 8) % 10 == 0).then(|| below(chance.rotate_left(40), 5_000) as u32),
             counted: stocks(rule, issue_store),
-            holder_may_redeem: holder.is_none_or(|member| self.member(member).state == State::Normal),
         }
+    }
+
+    /// The day of the issue, which never goes back from one number to the next.
+    pub fn issue_day(&self, n: u64) -> Day {
+        self.months[self.months.partition_point(|month| month.coupons.end <= n)].issued(n).0
+    }
+
+    /// The first coupon that was issued on that day or later.
+    pub fn first_issued(&self, day: Day) -> u64 {
+        let (mut from, mut until) = (0, self.shape.coupons);
+        while from < until {
+            let middle = from + (until - from) / 2;
+            if self.issue_day(middle) < day { from = middle + 1 } else { until = middle }
+        }
+        from
     }
 
     /// The rule of a coupon, of `Dataset::rules`.
@@ -270,7 +283,8 @@ impl Dataset {
     /// try the next.
     pub fn usable(&self, ticket: u64, at: DateTime<Utc>) -> Option<Coupon> {
         let n = self.tickets.of(ticket % self.shape.coupons);
-        Some(self.coupon(n)).filter(|coupon| coupon.is_usable(at))
+        let may = |coupon: &Coupon| coupon.holder.is_none_or(|member| self.state_of(member) == State::Normal);
+        Some(self.coupon(n)).filter(|coupon| coupon.is_usable(at) && may(coupon))
     }
 }
 

@@ -60,12 +60,14 @@ impl Dataset {
     pub fn member(&self, n: u64) -> Member<'_> {
         let created = self.registered(n);
         let chance = self.draw(stream::MEMBER, n);
-        let state = match chance % 200 {
-            0 => State::Frozen,
-            1 => State::Cancelled,
-            _ => State::Normal,
-        };
+        let state = state_of(chance);
         Member { of: self, n, member_id: self.id_at(created, n), created_at: instant(created), state, chance }
+    }
+
+    /// Their states alone.
+    #[inline]
+    pub fn state_of(&self, n: u64) -> State {
+        state_of(self.draw(stream::MEMBER, n))
     }
 
     /// Their ids alone.
@@ -79,6 +81,14 @@ impl Dataset {
         MemberId::new(minted(created, n)).expect("not negative")
     }
 
+    /// The members that may have registered between two instants: those in the range that did, and few others.
+    pub fn registered_between(&self, from: DateTime<Utc>, until: DateTime<Utc>) -> std::ops::Range<u64> {
+        let members = self.shape.members;
+        let step = ((self.until - self.before.1) / (members as i64 + 1)).max(1);
+        let at = |instant: DateTime<Utc>| (instant.timestamp_micros() - self.before.1) / step;
+        (at(from) - 1).clamp(0, members as i64) as u64..(at(until) + 2).clamp(0, members as i64) as u64
+    }
+
     /// In the order of their numbers; holders before the first coupon, the others since.
     #[inline]
     pub(super) fn registered(&self, n: u64) -> i64 {
@@ -86,6 +96,14 @@ impl Dataset {
         let step = (until - from) / (self.shape.members as i64 + 1);
         let jitter = below(self.draw(stream::REGISTERED, n), step.max(1) as u64) as i64;
         from + step * n as i64 + jitter
+    }
+}
+
+fn state_of(chance: u64) -> State {
+    match chance % 200 {
+        0 => State::Frozen,
+        1 => State::Cancelled,
+        _ => State::Normal,
     }
 }
 
