@@ -5,7 +5,10 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use loadtest::{build, drive};
+use loadtest::{
+    build,
+    drive::{self, Verdict},
+};
 
 /// Datasets, load and proof for Tessera at any size.
 #[derive(Parser)]
@@ -20,6 +23,8 @@ struct Cli {
 enum Command {
     /// Fills the tables of a database with members and coupons.
     Build(build::Args),
+    /// Takes away what `build` made.
+    Drop(build::DropArgs),
     #[command(flatten)]
     Drive(drive::Command),
 }
@@ -27,12 +32,13 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Build(args) => build::run(args).await.map(|()| drive::Verdict::Passed),
+        Command::Build(args) => build::run(args).await.map(|()| Verdict::Passed),
+        Command::Drop(args) => build::clear(args).await.map(|()| Verdict::Passed),
         Command::Drive(command) => drive::run(command).await,
     };
     match outcome {
-        Ok(drive::Verdict::Passed) => ExitCode::SUCCESS,
-        Ok(drive::Verdict::Failed) => ExitCode::FAILURE,
+        Ok(Verdict::Passed) => ExitCode::SUCCESS,
+        Ok(Verdict::Failed) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("loadtest: {error:#}");
             ExitCode::from(2)

@@ -131,7 +131,7 @@ pub async fn run(args: &FindArgs) -> anyhow::Result<Verdict> {
     aim.workload.curve = Vec::new();
     let name = fresh_name();
     let journal = Journal::create(&args.out.with_extension("journal"))?;
-    let mut world = aim.preparer(&name).all(&mut journal.pen()).await?;
+    let (mut world, _) = aim.prepare(&name, &mut journal.pen()).await?;
     let mut search = Search::new(args.from, args.within, args.confirm);
     let (mut trials, mut last) = (Vec::new(), None);
     println!(

@@ -36,7 +36,9 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-    fn new(token: &str) -> anyhow::Result<Self> {
+    /// # Errors
+    /// When it is not of the shape of a key.
+    pub fn new(token: &str) -> anyhow::Result<Self> {
         let mut parts = token.split('_');
         let (Some("tsk"), Some(id), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
             bail!("a key looks like tsk_<id>_<secret>");

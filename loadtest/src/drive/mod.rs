@@ -6,6 +6,7 @@
 
 pub mod alarm;
 pub mod arrivals;
+pub mod built;
 pub mod check;
 pub mod coherence;
 pub mod compare;

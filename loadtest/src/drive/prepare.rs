@@ -43,11 +43,22 @@ impl Preparer<'_> {
         let mut office = Office::open(self.target, &self.keys.admin).await?;
         let mut world = World { shops: self.shops(&mut office).await?, ..World::default() };
         world.people = self.people(&mut office).await?;
-        for n in 0..self.workload.prepare.rules {
-            world.rules.push(self.rule(&mut office, n).await?);
-        }
+        world.rules = self.rules().await?;
         self.coupons(&mut office, &mut world, self.workload.coupons_wanted(), pen).await?;
         Ok(world)
+    }
+
+    /// The run's own rules.
+    ///
+    /// # Errors
+    /// Says what the server would not do.
+    pub async fn rules(&self) -> anyhow::Result<Vec<String>> {
+        let mut office = Office::open(self.target, &self.keys.admin).await?;
+        let mut rules = Vec::new();
+        for n in 0..self.workload.prepare.rules {
+            rules.push(self.rule(&mut office, n).await?);
+        }
+        Ok(rules)
     }
 
     /// The stores of the `pos` keys; without any, stores of our own that the admin key speaks for.

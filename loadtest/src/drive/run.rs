@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 use tessera::clock::{Clock, Zone};
 
 use super::{
-    Verdict, check,
+    Verdict,
+    built::{Built, BuiltArgs},
+    check,
     coherence::{self, Coherent},
     compare,
     engine::{self, Plan, days_of},
@@ -46,6 +48,8 @@ pub struct AimArgs {
     /// File of API keys, a line each: `admin KEY`, `pos KEY STORE`. Default: those lines in TESSERA_LOAD_KEYS.
     #[arg(long, value_name = "FILE")]
     pub keys: Option<PathBuf>,
+    #[command(flatten)]
+    pub built: BuiltArgs,
     /// Certificates (PEM) that the server's is checked against, in place of the usual ones.
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
@@ -122,6 +126,7 @@ pub struct Aim {
     pub server: Build,
     pub generator: Generator,
     pub today: NaiveDate,
+    built: Option<Built>,
     args: AimArgs,
 }
 
@@ -150,7 +155,14 @@ impl Aim {
             "{} is between nodes: name two with --url, or more",
             workload.name
         );
-        let keys = Keys::load(args.keys.as_deref())?;
+        let built = Built::load(&args.built)?;
+        let keys = match &built {
+            Some(built) if args.keys.is_none() => built.keys()?,
+            _ => Keys::load(args.keys.as_deref())?,
+        };
+        if let Some(built) = &built {
+            built.adapt(&mut workload);
+        }
         let mut server = None;
         for target in &targets {
             let build = build_of(target, &keys.admin, args).await?;
@@ -168,7 +180,19 @@ impl Aim {
             lateness_p99_max_us: (args.lateness_max * 1e3) as u64,
         };
         let server = server.context("name a server with --url")?;
-        Ok(Self { workload, targets, keys, server, generator, today, args: args.clone() })
+        Ok(Self { workload, targets, keys, server, generator, today, built, args: args.clone() })
+    }
+
+    /// Makes what the workload needs, or takes it from the dataset; notes what a reader must know.
+    ///
+    /// # Errors
+    /// Says what could not be made.
+    pub async fn prepare(&self, run: &str, pen: &mut Pen) -> anyhow::Result<(World, Vec<String>)> {
+        let preparer = self.preparer(run);
+        let Some(built) = &self.built else { return Ok((preparer.all(pen).await?, Vec::new())) };
+        let (mut world, next) = built.world(&self.keys, self.workload.coupons_wanted(), self.args.seed)?;
+        world.rules = preparer.rules().await?;
+        Ok((world, vec![format!("the next run on this dataset begins at --ticket {next}")]))
     }
 
     pub fn preparer<'a>(&'a self, run: &'a str) -> Preparer<'a> {
@@ -251,13 +275,14 @@ pub async fn run(args: &RunArgs) -> anyhow::Result<Verdict> {
         workload.tills,
         args.aim.url.join(", ")
     );
-    let world = aim.preparer(&name).all(&mut journal.pen()).await?;
+    let (world, notes) = aim.prepare(&name, &mut journal.pen()).await?;
     let (people, coupons) = (world.people.len(), world.coupons.len());
     eprintln!("prepared {people} members and {coupons} coupons in {:.1} s; running", began.elapsed().as_secs_f64());
     let mut run = drive(&aim, &name, Arc::new(world), &journal, args.part, args.start_at).await?.0;
     let path = std::path::absolute(&journal.path)?;
     journal.close()?;
     run.journals.push(path);
+    run.notes.extend(notes);
     if let Some(url) = &args.database_url {
         let mut conn = check::connect(url).await?;
         run.findings = Some(check::of_run(&mut conn, &run).await?);
