@@ -26,6 +26,9 @@ pub fn routes() -> Routes {
     }
 }
 
+/// How this process was built: figures of a debug build say nothing.
+const PROFILE: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
+
 /// The OpenAPI document as it is served.
 pub struct Document(pub Bytes);
 
@@ -73,6 +76,7 @@ async fn get_readiness(shell: Data<Shell>) -> HttpResponse {
 #[utoipa::path(get, path = "/metrics", tag = "operation",
     responses((status = 200, description = "Metrics", body = String, content_type = "text/plain")))]
 async fn get_metrics(shell: Data<Shell>) -> HttpResponse {
+    metrics::gauge!("tessera_build_info", "version" => env!("CARGO_PKG_VERSION"), "profile" => PROFILE).set(1.0);
     metrics::gauge!("tessera_requests_in_flight").set(shell.in_flight.count() as f64);
     metrics::gauge!("tessera_ready").set(f64::from(u8::from(shell.readiness.is_ready())));
     let text = shell.metrics.as_ref().map(|metrics| metrics.render()).unwrap_or_default();

@@ -1,0 +1,353 @@
+//! Two runs side by side, as ratios; and a gate: is the second as good as the first, within what is tolerated?
+
+use std::{fmt::Write, path::PathBuf};
+
+use super::{
+    Verdict,
+    op::Op,
+    record::{Hist, OpStats},
+    report::{
+        self, ms,
+        plot::{Line, Plot, Scale, escape},
+    },
+    result::Run,
+};
+
+/// Requests of a kind below which a percentile says nothing.
+const COUNT_MIN: u64 = 100;
+/// Latencies below this are not told apart from noise by the gate, in microseconds.
+const NOISE_US: u64 = 200;
+
+/// How much worse is still as good.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Tolerance {
+    /// The gate lets p50 and p99 of a request grow by so many times the baseline's.
+    #[arg(long, default_value_t = 1.25, value_name = "RATIO")]
+    pub tolerance: f64,
+    /// The gate lets throughput fall to the baseline's divided by this.
+    #[arg(long, default_value_t = 1.05, value_name = "RATIO")]
+    pub throughput_tolerance: f64,
+    /// The gate lets the share of errors grow by so much.
+    #[arg(long, default_value_t = 0.001, value_name = "SHARE")]
+    pub errors_tolerance: f64,
+}
+
+/// Compares results.
+#[derive(clap::Args)]
+pub struct CompareArgs {
+    /// What is compared with.
+    pub before: PathBuf,
+    pub after: PathBuf,
+    /// Exit code 1 when the second is worse than is tolerated.
+    #[arg(long)]
+    pub gate: bool,
+    #[command(flatten)]
+    pub tolerance: Tolerance,
+    /// Also as a page.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// # Errors
+/// When a result cannot be read, or the page cannot be written.
+pub fn run(args: &CompareArgs) -> anyhow::Result<Verdict> {
+    let (before, after) = (Run::load(&args.before)?, Run::load(&args.after)?);
+    print!("{}", text(&before, &after));
+    if let Some(path) = &args.html {
+        report::write(path, &html(&before, &after))?;
+        println!("Page: {}", path.display());
+    }
+    if !args.gate {
+        return Ok(Verdict::Passed);
+    }
+    let gated = gate(&before, &after, &args.tolerance);
+    print!("{}", gated.text);
+    Ok(if gated.worse.is_empty() { Verdict::Passed } else { Verdict::Failed })
+}
+
+/// A figure of two runs.
+#[derive(Debug, Clone)]
+struct Pair {
+    what: String,
+    before: String,
+    after: String,
+    /// After by before; none where one of them says nothing.
+    ratio: Option<f64>,
+    /// Worse the larger it is.
+    larger_is_worse: bool,
+}
+
+fn by(after: f64, before: f64) -> Option<f64> {
+    (before > 0.0).then(|| after / before)
+}
+
+fn pairs(before: &Run, after: &Run) -> Vec<Pair> {
+    let (was, is) = (before.answered_per_second(), after.answered_per_second());
+    let mut pairs = vec![
+        Pair {
+            what: "answered as they should be, requests/s".to_owned(),
+            before: format!("{was:.1}"),
+            after: format!("{is:.1}"),
+            ratio: by(is, was),
+            larger_is_worse: false,
+        },
+        Pair {
+            what: "errors, % of requests".to_owned(),
+            before: format!("{:.3}", before.error_share() * 100.0),
+            after: format!("{:.3}", after.error_share() * 100.0),
+            ratio: by(after.error_share(), before.error_share()),
+            larger_is_worse: true,
+        },
+    ];
+    let mut latencies = |name: &str, was: &Hist, is: &Hist| {
+        for (percentile, at) in report::PERCENTILES {
+            // A percentile of fewer requests than it has room for is the largest of them.
+            let enough = was.count().min(is.count()) as f64 * (100.0 - at) >= 1_000.0;
+            pairs.push(Pair {
+                what: format!("{name} {percentile}, ms"),
+                before: ms(was.at(at)),
+                after: ms(is.at(at)),
+                ratio: by(is.at(at) as f64, was.at(at) as f64).filter(|_| enough),
+                larger_is_worse: true,
+            });
+        }
+    };
+    latencies("all", &before.record.latency(), &after.record.latency());
+    for (op, was) in &before.record.ops {
+        if let Some(is) = after.record.ops.get(op) {
+            latencies(op.name(), &was.latency, &is.latency);
+        }
+    }
+    pairs
+}
+
+/// What makes a comparison worth little.
+fn cautions(before: &Run, after: &Run) -> Vec<String> {
+    let mut cautions = Vec::new();
+    if before.workload.name != after.workload.name {
+        cautions.push(format!("these are different workloads: {} and {}", before.workload.name, after.workload.name));
+    }
+    for (what, was, is) in [
+        ("rates", before.workload.rate, after.workload.rate),
+        ("lengths", before.workload.seconds, after.workload.seconds),
+        ("numbers of tills", before.workload.tills as f64, after.workload.tills as f64),
+    ] {
+        if (was - is).abs() > f64::EPSILON {
+            cautions.push(format!("these are different {what}: {was} and {is}"));
+        }
+    }
+    for (which, run) in [("first", before), ("second", after)] {
+        cautions.extend(run.invalid().into_iter().map(|why| format!("the {which} is invalid: {why}")));
+    }
+    cautions
+}
+
+/// The table on a terminal.
+pub fn text(before: &Run, after: &Run) -> String {
+    let mut text = format!("{:<44} {:>12} {:>12} {:>8}\n", "", before.run, after.run, "ratio");
+    for Pair { what, before, after, ratio, .. } in pairs(before, after) {
+        let ratio = ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+        let _ = writeln!(text, "{what:<44} {before:>12} {after:>12} {ratio:>8}");
+    }
+    cautions(before, after).iter().for_each(|caution| {
+        let _ = writeln!(text, "Caution: {caution}");
+    });
+    text
+}
+
+/// The page: table, and the two curves of each request.
+pub fn html(before: &Run, after: &Run) -> String {
+    let title = format!("{}: {} and {}", after.workload.name, before.run, after.run);
+    let mut body = format!("<h1>{}</h1>\n<p>Ratios are the second by the first.</p>\n", escape(&title));
+    for caution in cautions(before, after) {
+        let _ = writeln!(body, "<p class=bad>{}</p>", escape(&caution));
+    }
+    let _ = write!(
+        body,
+        "<div class=wide><table><tr><th></th><th>{}</th><th>{}</th><th>ratio</th></tr>",
+        escape(&before.run),
+        escape(&after.run)
+    );
+    for Pair { what, before, after, ratio, larger_is_worse } in pairs(before, after) {
+        let class = match ratio {
+            Some(ratio) if (ratio > 1.1) == larger_is_worse && (ratio - 1.0).abs() > 0.1 => "bad",
+            Some(ratio) if (ratio - 1.0).abs() > 0.1 => "good",
+            _ => "",
+        };
+        let ratio = ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+        let _ = write!(
+            body,
+            "<tr><td>{}</td><td>{before}</td><td>{after}</td><td class=\"{class}\">{ratio}</td></tr>",
+            escape(&what)
+        );
+    }
+    body.push_str("</table></div>\n<h2>Percentiles</h2>\n");
+    let curve = |run: &Run, stats: &OpStats, dashed: bool| Line {
+        name: run.run.clone(),
+        colour: usize::from(!dashed),
+        dashed,
+        points: stats.latency.curve().into_iter().map(|(at, us)| (at, us as f64 / 1e3)).collect(),
+    };
+    for (op, was) in &before.record.ops {
+        let Some(is) = after.record.ops.get(op) else { continue };
+        let plot = Plot {
+            title: op.name(),
+            x: "percentile of requests",
+            y: "milliseconds",
+            x_scale: Scale::Nines,
+            y_scale: Scale::Log,
+            lines: vec![curve(before, was, true), curve(after, is, false)],
+        };
+        body.push_str(&plot.render());
+    }
+    report::frame(&title, &body)
+}
+
+/// What a gate found.
+#[derive(Debug, Clone)]
+pub struct Gated {
+    pub text: String,
+    /// A sentence for each thing that is worse than is tolerated.
+    pub worse: Vec<String>,
+}
+
+/// Holds a run against a baseline: throughput, errors, p50 and p99 of each request, and everything that fails a run.
+pub fn gate(baseline: &Run, run: &Run, tolerance: &Tolerance) -> Gated {
+    let mut worse = Vec::new();
+    worse.extend(run.invalid());
+    worse.extend(run.failures());
+    if baseline.workload.name != run.workload.name || (baseline.workload.rate - run.workload.rate).abs() > 1e-9 {
+        worse.push(format!(
+            "the baseline is of {} at {} requests/s: make one of {} at {}",
+            baseline.workload.name, baseline.workload.rate, run.workload.name, run.workload.rate
+        ));
+    }
+    let (was, is) = (baseline.answered_per_second(), run.answered_per_second());
+    if is * tolerance.throughput_tolerance < was {
+        worse.push(format!("{is:.1} requests/s answered as they should be, where the baseline had {was:.1}"));
+    }
+    let (was, is) = (baseline.error_share(), run.error_share());
+    if is > was + tolerance.errors_tolerance {
+        worse.push(format!("{:.3}% errors, where the baseline had {:.3}%", is * 100.0, was * 100.0));
+    }
+    for (op, was) in &baseline.record.ops {
+        worse.extend(slower(*op, was, run.record.ops.get(op), tolerance.tolerance));
+    }
+    let mut text = String::new();
+    match worse.len() {
+        0 => text.push_str(&format!("Gate: as good as {} within {:.2} times\n", baseline.run, tolerance.tolerance)),
+        _ => worse.iter().for_each(|why| {
+            let _ = writeln!(text, "Gate: WORSE: {why}");
+        }),
+    }
+    Gated { text, worse }
+}
+
+fn slower(op: Op, was: &OpStats, is: Option<&OpStats>, tolerance: f64) -> Vec<String> {
+    let Some(is) = is.filter(|is| is.latency.count() > 0) else {
+        return vec![format!("{} was not sent at all", op.name())];
+    };
+    let mut worse = Vec::new();
+    for (name, at) in [("p50", 50.0), ("p99", 99.0)] {
+        let (before, after) = (was.latency.at(at), is.latency.at(at));
+        let enough = was.latency.count().min(is.latency.count()) >= COUNT_MIN;
+        if enough && after > before + NOISE_US && after as f64 > before as f64 * tolerance {
+            worse.push(format!(
+                "{} {name} is {} ms, {:.2} times the baseline's {} ms",
+                op.name(),
+                ms(after),
+                after as f64 / before.max(1) as f64,
+                ms(before)
+            ));
+        }
+    }
+    worse
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::drive::{
+        http::Timing,
+        record::{End, Record, Times},
+        result::{Build, Generator},
+        workload::Workload,
+    };
+
+    fn run(took_ms: u64, errors: usize) -> Run {
+        let workload = Workload::load("lookup-only").unwrap();
+        let mut record = Record::new(workload.seconds);
+        for n in 0..1_000 {
+            let due = Duration::from_millis(n as u64 * 30);
+            let end = if n < errors { End::Failed("internal") } else { End::Ok };
+            let done = due + Duration::from_millis(took_ms);
+            record.request(Op::Lookup, Times { due, sent: due, done }, end, Timing::default());
+            record.lateness.record_us(50);
+        }
+        let build = Build { version: "1".into(), profile: "release".into() };
+        let generator = Generator {
+            version: "1".into(),
+            profile: "release".into(),
+            generators: 1,
+            threads: 1,
+            cores: 2,
+            lateness_p99_max_us: 5_000,
+        };
+        let at = "2026-11-22T00:00:00Z".parse().unwrap();
+        Run::new(format!("r{took_ms}"), workload, 1, at, vec!["http://x".into()], build, generator, record)
+    }
+
+    const TOLERANCE: Tolerance = Tolerance { tolerance: 1.25, throughput_tolerance: 1.05, errors_tolerance: 0.001 };
+
+    #[test]
+    fn a_run_passes_the_gate_of_itself_and_of_a_little_less() {
+        assert!(gate(&run(10, 0), &run(10, 0), &TOLERANCE).worse.is_empty());
+        assert!(gate(&run(10, 0), &run(12, 0), &TOLERANCE).worse.is_empty());
+    }
+
+    #[test]
+    fn a_slower_run_one_with_errors_and_one_of_another_workload_are_stopped() {
+        let worse = gate(&run(10, 0), &run(13, 0), &TOLERANCE).worse;
+        assert!(worse.iter().any(|why| why.contains("lookup p99 is 13.0 ms, 1.30 times")), "{worse:?}");
+        let worse = gate(&run(10, 0), &run(10, 5), &TOLERANCE).worse;
+        assert!(worse.iter().any(|why| why.contains("0.500% errors")), "{worse:?}");
+        let mut other = run(10, 0);
+        other.workload.rate *= 2.0;
+        assert!(!gate(&run(10, 0), &other, &TOLERANCE).worse.is_empty());
+    }
+
+    #[test]
+    fn a_comparison_shows_ratios_and_says_what_differs() {
+        let mut slow = run(20, 0);
+        slow.workload.tills = 3;
+        let shown = text(&run(10, 0), &slow);
+        assert!(shown.contains("2.00") && shown.contains("different numbers of tills"), "{shown}");
+        let page = html(&run(10, 0), &slow);
+        assert!(page.contains("class=\"bad\">2.00") && !page.contains("NaN"));
+    }
+
+    #[test]
+    fn a_generator_that_was_behind_makes_a_run_invalid() {
+        let mut late = run(10, 0);
+        for _ in 0..100 {
+            late.record.lateness.record_us(50_000);
+        }
+        assert!(late.invalid()[0].contains("the generator was behind"));
+        assert!(!gate(&run(10, 0), &late, &TOLERANCE).worse.is_empty());
+    }
+
+    #[test]
+    fn merged_runs_have_the_sum_of_their_requests_and_one_report() {
+        let mut merged = run(10, 0);
+        merged.merge(&run(20, 3)).unwrap();
+        assert_eq!((merged.record.requests(), merged.record.failures()), (2_000, 3));
+        assert_eq!(merged.generator.generators, 2);
+        assert!((merged.record.latency().at(50.0) as f64 / 10_000.0 - 1.0).abs() < 0.01);
+        let mut other = run(10, 0);
+        other.workload.name = "soak".into();
+        assert!(merged.merge(&other).is_err());
+        assert!(report::html(&merged).contains("r10+r20"));
+    }
+}

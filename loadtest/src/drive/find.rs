@@ -1,0 +1,259 @@
+//! The highest rate that keeps a stated p99.
+//!
+//! Rates are tried in short runs: doubled until one fails, then halved between the highest that kept the bound and the
+//! lowest that did not. The rate that is found must keep it again and again; if it does not, it is lowered. A trial in which
+//! the generator was behind says nothing of the server: then the answer is that the generator is the limit.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::ensure;
+use serde::Serialize;
+
+use super::{
+    Verdict, check,
+    journal::Journal,
+    office::Office,
+    report::ms,
+    result::Run,
+    run::{Aim, AimArgs, drive, fresh_name},
+};
+
+/// Looks for the highest rate.
+#[derive(clap::Args)]
+pub struct FindArgs {
+    #[command(flatten)]
+    pub aim: AimArgs,
+    /// The bound: p99 of all requests, in milliseconds.
+    #[arg(long, value_name = "MS")]
+    pub p99: f64,
+    /// Length of a trial in seconds, in place of the workload's.
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
+    pub trial: f64,
+    /// How near the highest rate that holds and the lowest that does not must come: their ratio less 1.
+    #[arg(long, default_value_t = 0.05, value_name = "SHARE")]
+    pub within: f64,
+    /// How often the rate that is found must hold again.
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub confirm: usize,
+    /// Rate of the first trial, requests a second.
+    #[arg(long, default_value_t = 100.0, value_name = "N")]
+    pub from: f64,
+    /// Where the trials are kept, as JSON.
+    #[arg(long, short, default_value = "find.json", value_name = "FILE")]
+    pub out: PathBuf,
+    /// The database, to check the books afterwards.
+    #[arg(long, env = "TESSERA_CHECK_URL", hide_env_values = true, value_name = "URL")]
+    pub database_url: Option<String>,
+}
+
+/// One trial.
+#[derive(Debug, Clone, Serialize)]
+pub struct Trial {
+    /// Requests a second that were due.
+    pub rate: f64,
+    pub answered_per_second: f64,
+    pub p50_us: u64,
+    pub p99_us: u64,
+    pub errors: u64,
+    pub outcome: Outcome,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Kept,
+    Exceeded,
+    GeneratorBehind,
+}
+
+/// What is known, and what is to be tried next.
+#[derive(Debug)]
+pub struct Search {
+    kept: Option<f64>,
+    exceeded: Option<f64>,
+    within: f64,
+    confirm: usize,
+    confirmed: usize,
+    next: f64,
+    behind: bool,
+}
+
+/// Rates below this are not looked for.
+const RATE_MIN: f64 = 1.0;
+
+impl Search {
+    pub fn new(from: f64, within: f64, confirm: usize) -> Self {
+        Self { kept: None, exceeded: None, within, confirm, confirmed: 0, next: from, behind: false }
+    }
+
+    /// The rate to try; none when the search is over.
+    pub fn next(&self) -> Option<f64> {
+        let over = self.next < RATE_MIN || self.kept.is_some() && self.confirmed > self.confirm;
+        (!over).then_some(self.next)
+    }
+
+    pub fn tried(&mut self, outcome: Outcome) {
+        let rate = self.next;
+        self.behind |= outcome == Outcome::GeneratorBehind;
+        if outcome == Outcome::Kept {
+            self.confirmed = if self.kept == Some(rate) { self.confirmed + 1 } else { 1 };
+            self.kept = Some(rate);
+        } else {
+            // One failure is enough: it may not hold by luck.
+            self.exceeded = Some(self.exceeded.map_or(rate, |least| least.min(rate)));
+            if self.kept.is_some_and(|kept| kept >= rate) {
+                self.kept = None;
+                self.confirmed = 0;
+            }
+        }
+        self.next = match (self.kept, self.exceeded) {
+            (Some(kept), None) => kept * 2.0,
+            (None, Some(exceeded)) => exceeded / 2.0,
+            (Some(kept), Some(exceeded)) if exceeded / kept > 1.0 + self.within => (kept * exceeded).sqrt(),
+            // Near enough: now it must hold again.
+            (Some(kept), Some(_)) => kept,
+            (None, None) => rate,
+        };
+    }
+
+    /// The highest rate that held as often as it must.
+    pub fn found(&self) -> Option<f64> {
+        self.kept.filter(|_| self.confirmed > self.confirm)
+    }
+}
+
+/// # Errors
+/// When a trial cannot be run.
+pub async fn run(args: &FindArgs) -> anyhow::Result<Verdict> {
+    ensure!(args.p99 > 0.0 && args.within > 0.0 && args.from >= RATE_MIN, "p99, within and from are above 0");
+    let mut aim = Aim::take(&AimArgs { seconds: Some(args.trial), rate: Some(args.from), ..args.aim.clone() }).await?;
+    // A day's curve has its own peak: here every second is the same.
+    aim.workload.curve = Vec::new();
+    let name = fresh_name();
+    let journal = Journal::create(&args.out.with_extension("journal"))?;
+    let (mut world, _) = aim.prepare(&name, &mut journal.pen()).await?;
+    let mut search = Search::new(args.from, args.within, args.confirm);
+    let (mut trials, mut last) = (Vec::new(), None);
+    println!(
+        "{:>12} {:>12} {:>9} {:>9} {:>7}  p99 within {} ms?",
+        "requests/s", "answered/s", "p50 ms", "p99 ms", "errors", args.p99
+    );
+    while let Some(rate) = search.next() {
+        aim.workload.rate = rate;
+        let wanted = aim.workload.coupons_wanted();
+        if aim.workload.mix.sale > 0.0 && world.coupons_left() < wanted && aim.workload.prepare.coupons.is_none() {
+            let mut office = Office::open(&aim.targets[0], &aim.keys.admin).await?;
+            let more = wanted - world.coupons_left();
+            aim.preparer(&name).coupons(&mut office, &mut world, more, &mut journal.pen()).await?;
+        }
+        // Names of orders and registers differ from trial to trial.
+        let trial = format!("{name}-t{}", trials.len());
+        let (run, coupons_next) = drive(&aim, &trial, Arc::new(world.clone()), &journal, (0, 1), None).await?;
+        world.coupons_from = coupons_next;
+        let outcome = judge(&run, args.p99);
+        search.tried(outcome);
+        let all = run.record.latency();
+        let (answered_per_second, errors) = (run.answered_per_second(), run.record.failures());
+        let trial = Trial { rate, answered_per_second, p50_us: all.at(50.0), p99_us: all.at(99.0), errors, outcome };
+        let word = match outcome {
+            Outcome::Kept => "yes",
+            Outcome::Exceeded => "no",
+            Outcome::GeneratorBehind => "the generator was behind",
+        };
+        let (p50, p99) = (ms(trial.p50_us), ms(trial.p99_us));
+        println!("{rate:>12.0} {answered_per_second:>12.1} {p50:>9} {p99:>9} {errors:>7}  {word}");
+        trials.push(trial);
+        last = Some(run);
+    }
+    let path = std::path::absolute(&journal.path)?;
+    journal.close()?;
+    let mut verdict = say(&search, args.p99);
+    if let (Some(url), Some(mut run)) = (&args.database_url, last) {
+        run.run = name.clone();
+        run.journals = vec![path];
+        let mut conn = check::connect(url).await?;
+        let findings = check::of_run(&mut conn, &run).await?;
+        print!("{}", check::render(&findings));
+        if findings.iter().any(|finding| finding.broken > 0) {
+            verdict = Verdict::Failed;
+        }
+    }
+    let kept = serde_json::json!({
+        "workload": aim.workload.name, "p99_bound_ms": args.p99, "found_requests_per_second": search.found(),
+        "generator_was_behind": search.behind, "trials": trials,
+    });
+    std::fs::write(&args.out, serde_json::to_vec_pretty(&kept)?)?;
+    println!("Trials: {}", args.out.display());
+    Ok(verdict)
+}
+
+fn say(search: &Search, p99: f64) -> Verdict {
+    match search.found() {
+        Some(rate) => {
+            println!("Highest rate that keeps p99 within {p99} ms: {rate:.0} requests/s");
+            if search.behind {
+                println!("Above that the generator was behind: the server may carry more. Give it cores of its own.");
+            }
+            Verdict::Passed
+        }
+        None => {
+            println!("No rate of at least {RATE_MIN} requests/s keeps p99 within {p99} ms");
+            Verdict::Failed
+        }
+    }
+}
+
+/// Whether a trial kept the bound: in its latency, its errors, and in that it answered what was due.
+fn judge(run: &Run, p99_ms: f64) -> Outcome {
+    let kept = run.record.latency().at(99.0) as f64 <= p99_ms * 1e3 && run.failures().is_empty();
+    match (kept, run.invalid().is_empty()) {
+        (true, true) => Outcome::Kept,
+        (_, false) => Outcome::GeneratorBehind,
+        (false, true) => Outcome::Exceeded,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that keeps the bound up to a rate.
+    fn search(limit: f64, from: f64) -> (Option<f64>, usize) {
+        let mut search = Search::new(from, 0.05, 2);
+        let mut trials = 0;
+        while let Some(rate) = search.next() {
+            trials += 1;
+            search.tried(if rate <= limit { Outcome::Kept } else { Outcome::Exceeded });
+            assert!(trials < 60, "it ends");
+        }
+        (search.found(), trials)
+    }
+
+    #[test]
+    fn the_rate_that_is_found_is_within_a_twentieth_of_the_highest() {
+        for limit in [3.0, 99.0, 100.0, 777.0, 1_600.0, 25_000.0] {
+            let (found, trials) = search(limit, 100.0);
+            let found = found.unwrap();
+            assert!(found <= limit && found * 1.05 >= limit, "{found} of {limit} in {trials}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_carries_nothing_is_found_out() {
+        assert_eq!(search(0.0, 100.0).0, None);
+    }
+
+    #[test]
+    fn a_rate_that_holds_once_and_not_again_is_lowered() {
+        let mut search = Search::new(100.0, 0.05, 2);
+        let mut seen = std::collections::BTreeMap::new();
+        while let Some(rate) = search.next() {
+            let times = seen.entry(rate as u64).or_insert(0);
+            *times += 1;
+            let lucky = rate <= 700.0 && *times == 1;
+            search.tried(if rate <= 500.0 || lucky { Outcome::Kept } else { Outcome::Exceeded });
+        }
+        let found = search.found().unwrap();
+        assert!(found <= 500.0 && found > 400.0, "{found}");
+    }
+}

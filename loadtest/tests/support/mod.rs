@@ -1,0 +1,148 @@
+//! A Tessera to load: its own PostgreSQL, and nodes in this process.
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Parser;
+use loadtest::drive::{self, Verdict, keys};
+use rand::{SeedableRng, rngs::StdRng};
+use sqlx::PgConnection;
+use tempfile::TempDir;
+use tessera::{
+    boot,
+    clock::{Clock, Zone},
+    config::Settings,
+    db::{
+        embedded::{Embedded, EmbeddedSettings, SUPERUSER},
+        migrate::{self, role},
+    },
+    node::{self, NodeArgs},
+    secret::{SecretFile, Secrets},
+};
+use tokio::sync::oneshot;
+
+const DATABASE: &str = "tessera_load";
+
+/// A database with keys, and the way to it.
+pub struct Ground {
+    embedded: Embedded,
+    dir: TempDir,
+}
+
+/// A node that serves; it stops when it is dropped.
+pub struct Node {
+    pub url: String,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Ground {
+    pub async fn make(stores: usize) -> Self {
+        // PostgreSQL may run as another user, who must get in.
+        let dir = tempfile::Builder::new().prefix("tessera-load-").tempdir().unwrap();
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), open).unwrap();
+        let settings = EmbeddedSettings {
+            durable: false,
+            shared_buffers_mib: Some(128),
+            ..EmbeddedSettings::new(dir.path().join("data"))
+        };
+        let started = tokio::task::spawn_blocking(move || Embedded::start_blocking(&settings)).await.unwrap();
+        let ground = Self { embedded: started.unwrap_or_else(|error| panic!("{error}")), dir };
+        let (within, clock) = (Duration::from_secs(30), Clock::system());
+        let mut superuser =
+            migrate::connect(&ground.embedded.reach().options(SUPERUSER, "postgres"), within).await.unwrap();
+        migrate::bootstrap(&mut superuser, DATABASE).await.unwrap();
+        migrate::close(superuser).await;
+        let owner = ground.embedded.reach().options(role::OWNER, DATABASE);
+        boot::migrate_and_upkeep(&owner, within, clock.now(), Zone::DEFAULT).await.unwrap();
+        SecretFile::create_new(&ground.path("secrets.toml"), &mut StdRng::seed_from_u64(7)).unwrap();
+        let mut conn = ground.sql().await;
+        let lines = keys::make(&mut conn, stores, &mut StdRng::seed_from_u64(9)).await.unwrap();
+        std::fs::write(ground.path("keys"), lines).unwrap();
+        ground
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// With all rights.
+    pub async fn sql(&self) -> PgConnection {
+        let options = self.embedded.reach().options(SUPERUSER, DATABASE);
+        migrate::connect(&options, Duration::from_secs(30)).await.unwrap()
+    }
+
+    pub fn url(&self) -> String {
+        self.embedded.reach().url(SUPERUSER, DATABASE)
+    }
+
+    /// Serves, once it is ready.
+    pub async fn node(&self) -> Node {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let mut settings = Settings::default();
+        settings.limits.rate_per_second = 1_000_000;
+        settings.limits.rate_burst = 1_000_000;
+        let file = SecretFile::load(&self.path("secrets.toml")).unwrap();
+        let args = NodeArgs {
+            settings,
+            service: self.embedded.reach().options(role::SERVICE, DATABASE),
+            owner: None,
+            secrets: Secrets::new(&file, StdRng::seed_from_u64(11)),
+            clock: Clock::system(),
+            holder: uuid::Uuid::now_v7(),
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(async move {
+            let stopped = async {
+                let _ = stopped.await;
+            };
+            node::serve(args, listener, stopped).await.unwrap();
+        });
+        wait_until_ready(&url).await;
+        Node { url, _stop: stop }
+    }
+
+    /// `loadtest ARGS`, with debug builds allowed and no bound on the generator's lateness: other tests run meanwhile.
+    pub async fn loadtest(&self, args: &[&str]) -> anyhow::Result<Verdict> {
+        #[derive(Parser)]
+        struct Cli {
+            #[command(subcommand)]
+            command: drive::Command,
+        }
+        let keys = self.path("keys");
+        let aimed = ["--allow-debug", "--lateness-max", "60000", "--keys", keys.to_str().unwrap()];
+        let aims = matches!(args[0], "run" | "find");
+        let more = if aims { &aimed[..] } else { &[] };
+        let all = ["loadtest"].iter().chain(args).chain(more);
+        drive::run(Cli::try_parse_from(all)?.command).await
+    }
+}
+
+async fn wait_until_ready(url: &str) {
+    let address = url.trim_start_matches("http://");
+    for _ in 0..1_200 {
+        if let Ok(stream) = tokio::net::TcpStream::connect(address).await {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let mut stream = stream;
+            let ask = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+            let mut answer = String::new();
+            if stream.write_all(ask.as_bytes()).await.is_ok()
+                && stream.read_to_string(&mut answer).await.is_ok()
+                && answer.starts_with("HTTP/1.1 200")
+            {
+                return;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("the node at {url} did not become ready");
+}
+
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
