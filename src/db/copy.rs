@@ -15,6 +15,8 @@ const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 const NULL: i32 = -1;
 const TRAILER: i16 = -1;
+/// What comes after the last row of a binary `COPY`, for who sends what [`CopyRows::drain`] gives.
+pub const TRAILER_BYTES: [u8; 2] = TRAILER.to_be_bytes();
 /// Bytes of one message at most: the server reads one at a time.
 const MESSAGE_BYTES_MAX: usize = 256 << 10;
 
@@ -47,6 +49,23 @@ impl CopyRows {
 
     pub fn is_empty(&self) -> bool {
         self.rows == 0
+    }
+
+    /// The columns that rows have, in their order.
+    pub fn columns(&self) -> &'static [&'static str] {
+        self.columns
+    }
+
+    /// Bytes that [`Self::drain`] would give.
+    pub fn bytes(&self) -> usize {
+        self.encoded.len()
+    }
+
+    /// Takes out what was encoded since the last time, for who copies more than memory holds: the first begins with the
+    /// header, and after the last come [`TRAILER_BYTES`].
+    pub fn drain(&mut self) -> Vec<u8> {
+        let capacity = self.encoded.capacity();
+        std::mem::replace(&mut self.encoded, Vec::with_capacity(capacity))
     }
 
     /// Sends the rows to their leaf and gives how many PostgreSQL took.

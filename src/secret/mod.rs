@@ -35,7 +35,7 @@ use crate::{coupon::code::CodeKeys, id::Day};
 pub use file::{BLIND_KEYS_MAX, FILE_BYTES_MAX, Key256, PII_KEYS_MAX, SecretFile, SecretFileError};
 pub use source::Source;
 
-const NONCE_BYTES: usize = 12;
+pub const NONCE_BYTES: usize = 12;
 const TAG_BYTES: usize = 16;
 /// What encryption adds to the length of a value.
 pub const SEALED_OVERHEAD_BYTES: usize = 1 + NONCE_BYTES + TAG_BYTES;
@@ -179,6 +179,17 @@ impl Secrets {
     pub fn encrypt_bytes(&self, table: &'static str, column: &'static str, id: i64, plain: &[u8]) -> Vec<u8> {
         let mut nonce = [0; NONCE_BYTES];
         self.nonces.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut nonce);
+        self.encrypt_with(nonce, (table, column, id), plain)
+    }
+
+    /// As [`Self::encrypt_bytes`] with a nonce of the caller's, for rows that must come out the same each time they are
+    /// made. What repeats a nonce in one place for other content shows that it differs, and no more.
+    pub fn encrypt_with(
+        &self,
+        nonce: [u8; NONCE_BYTES],
+        (table, column, id): (&'static str, &'static str, i64),
+        plain: &[u8],
+    ) -> Vec<u8> {
         let ring = self.ring();
         let (key_id, cipher) = &ring.pii[0];
         let payload = Payload { msg: plain, aad: &place(table, column, id) };

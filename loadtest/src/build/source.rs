@@ -1,0 +1,254 @@
+//! Where the rows of a leaf come from: walks over members or coupons by number that give the rows of some leaves of a table.
+//!
+//! A walk costs little for what it passes over: the leaf is known from an id or a rule, and only for the leaves that are
+//! asked for is a row made, encrypted and encoded. Rows come in the order in which the API would have written them, that
+//! of time, so that what lies together in a built table lies together in a grown one.
+
+use std::ops::Range;
+
+use tessera::{
+    db::copy::CopyRows,
+    id::Day,
+    partition::{Leaf, plan},
+};
+use tokio::sync::mpsc;
+
+use super::rows::{self, Maker};
+use crate::dataset::{Dataset, Fate, USE_DAYS_MAX};
+
+/// Bytes of one leaf that are sent together; the server reads a message at a time.
+const SEND_BYTES: usize = 128 << 10;
+
+/// Walks, by what they give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    Members,
+    Auths,
+    Keys,
+    Registrations,
+    Coupons,
+    Received,
+    Index,
+    History,
+    Taken,
+    Uses,
+}
+
+/// All walks, those that take the longest first.
+pub const SOURCES: [Source; 10] = [
+    Source::Coupons,
+    Source::Received,
+    Source::Index,
+    Source::Members,
+    Source::Keys,
+    Source::Taken,
+    Source::Uses,
+    Source::Auths,
+    Source::History,
+    Source::Registrations,
+];
+
+/// Whoever takes the rows is gone.
+#[derive(Debug)]
+pub struct Gone;
+
+/// Rows on their way to leaves.
+pub struct Out {
+    leaves: Vec<Leaf>,
+    rows: Vec<CopyRows>,
+    to: mpsc::Sender<(usize, Vec<u8>, u64)>,
+    told: Vec<u64>,
+}
+
+impl Out {
+    pub fn new(columns: &'static [&'static str], leaves: &[Leaf], to: mpsc::Sender<(usize, Vec<u8>, u64)>) -> Self {
+        let rows = leaves.iter().map(|_| CopyRows::new(columns)).collect();
+        Self { leaves: leaves.to_vec(), rows, to, told: vec![0; leaves.len()] }
+    }
+
+    /// Where rows of this leaf go, if they are asked for.
+    fn place(&self, leaf: Leaf) -> Option<usize> {
+        self.leaves.iter().position(|wanted| wanted.no == leaf.no)
+    }
+
+    fn put(&mut self, at: usize, write: impl FnOnce(&mut CopyRows)) -> Result<(), Gone> {
+        write(&mut self.rows[at]);
+        if self.rows[at].bytes() >= SEND_BYTES { self.send(at) } else { Ok(()) }
+    }
+
+    fn send(&mut self, at: usize) -> Result<(), Gone> {
+        let news = self.rows[at].len() - self.told[at];
+        self.told[at] += news;
+        let bytes = self.rows[at].drain();
+        self.to.blocking_send((at, bytes, news)).map_err(|_| Gone)
+    }
+
+    /// Sends what is left: of an empty leaf the header.
+    fn finish(mut self) -> Result<(), Gone> {
+        (0..self.leaves.len()).try_for_each(|at| self.send(at))
+    }
+}
+
+impl Source {
+    pub const fn table(self) -> &'static str {
+        match self {
+            Self::Members => "member",
+            Self::Auths => "member_auth",
+            Self::Keys => "member_key",
+            Self::Registrations => "register_log",
+            Self::Coupons => "coupon",
+            Self::Received => "coupon_receive",
+            Self::Index => "coupon_index",
+            Self::History => "coupon_history_index",
+            Self::Taken => "member_rule",
+            Self::Uses => "redemption",
+        }
+    }
+
+    pub const fn columns(self) -> &'static [&'static str] {
+        match self {
+            Self::Members => rows::MEMBER,
+            Self::Auths => rows::MEMBER_AUTH,
+            Self::Keys => rows::MEMBER_KEY,
+            Self::Registrations => rows::REGISTER_LOG,
+            Self::Coupons => rows::COUPON,
+            Self::Received => rows::COUPON_RECEIVE,
+            Self::Index => rows::COUPON_INDEX,
+            Self::History => rows::COUPON_HISTORY_INDEX,
+            Self::Taken => rows::MEMBER_RULE,
+            Self::Uses => rows::REDEMPTION,
+        }
+    }
+
+    /// Leaves that one walk fills together: more where a row's leaf is dear to know, since each walk asks for it again.
+    pub const fn leaves_together(self) -> usize {
+        match self {
+            Self::Keys | Self::History => 8,
+            Self::Received | Self::Index | Self::Taken => 4,
+            Self::Members | Self::Auths => 4,
+            Self::Registrations | Self::Coupons | Self::Uses => 1,
+        }
+    }
+
+    /// The leaves that the rows of a dataset are in.
+    pub fn leaves(self, dataset: &Dataset) -> Vec<Leaf> {
+        let plan = plan(self.table());
+        match self {
+            Self::Registrations | Self::Coupons | Self::Uses => {
+                dataset.months.iter().map(|month| plan.leaf_date(month.first_day.to_date())).collect()
+            }
+            _ => plan.hash_leaves().collect(),
+        }
+    }
+
+    /// How many rows there are, about.
+    pub fn rows(self, dataset: &Dataset) -> u64 {
+        let (members, coupons, held) = (dataset.shape.members, dataset.shape.coupons, dataset.held());
+        match self {
+            Self::Members => members,
+            Self::Auths => members * 8 / 10,
+            Self::Keys => members * 24 / 10,
+            Self::Registrations => members / 3,
+            Self::Coupons | Self::Index => coupons,
+            Self::Received => held,
+            Self::History => coupons / 10,
+            Self::Taken => held * 9 / 10,
+            Self::Uses => coupons * 37 / 100,
+        }
+    }
+
+    /// Walks, and gives the rows of the leaves that `out` takes.
+    ///
+    /// # Errors
+    /// [`Gone`]
+    pub fn walk(self, maker: &Maker<'_>, mut out: Out) -> Result<(), Gone> {
+        let dataset = maker.dataset;
+        let plan = plan(self.table());
+        match self {
+            Self::Members | Self::Auths | Self::Taken => {
+                for n in 0..dataset.shape.members {
+                    let Some(at) = out.place(plan.leaf_i64(dataset.member_id(n).get())) else { continue };
+                    out.put(at, |rows| match self {
+                        Self::Members => maker.member(&dataset.member(n), rows),
+                        Self::Auths => maker.auths(&dataset.member(n), rows),
+                        _ => maker.taken(n, rows),
+                    })?;
+                }
+            }
+            Self::Keys => {
+                for n in 0..dataset.shape.members {
+                    let mut full = Ok(());
+                    maker.keys(&dataset.member(n), |key, write| {
+                        if let Some(at) = out.place(plan.leaf_uuid(key)) {
+                            full = std::mem::replace(&mut full, Ok(())).and_then(|()| out.put(at, write));
+                        }
+                    });
+                    full?;
+                }
+            }
+            Self::Registrations => {
+                for n in registrations(dataset, out.leaves[0]) {
+                    let member = dataset.member(n);
+                    if !member.is_logged() {
+                        continue;
+                    }
+                    let Some(at) = out.place(plan.leaf_i64(maker.log_id(&member))) else { continue };
+                    out.put(at, |rows| maker.log(&member, rows))?;
+                }
+            }
+            Self::Coupons => {
+                let leaf = out.leaves[0];
+                let month = dataset.months.iter().find(|month| plan.leaf_date(month.first_day.to_date()) == leaf);
+                for n in month.map_or(0..0, |month| month.coupons.clone()) {
+                    out.put(0, |rows| maker.coupon(&dataset.coupon(n), rows))?;
+                }
+            }
+            Self::Received => {
+                for n in 0..dataset.shape.coupons {
+                    let Some(holder) = dataset.holder_of(n) else { continue };
+                    let holder = dataset.member_id(holder).get();
+                    let Some(at) = out.place(plan.leaf_i64(holder)) else { continue };
+                    out.put(at, |rows| maker.receive(&dataset.coupon(n), holder, rows))?;
+                }
+            }
+            Self::Index => {
+                let of_rule = |rule: &crate::dataset::Rule| out.place(plan.leaf_i64(rule.rule_id.get()));
+                let places: Vec<Option<usize>> = dataset.rules.iter().map(of_rule).collect();
+                for n in 0..dataset.shape.coupons {
+                    let Some(at) = places[dataset.rule(n)] else { continue };
+                    out.put(at, |rows| maker.index(&dataset.coupon(n), rows))?;
+                }
+            }
+            Self::History => {
+                for n in (0..dataset.shape.coupons).filter(|n| dataset.is_legacy(*n)) {
+                    let key = maker.secrets.legacy(&dataset.legacy_code(n));
+                    let Some(at) = out.place(plan.leaf_uuid(key)) else { continue };
+                    out.put(at, |rows| maker.history(&dataset.coupon(n), key, rows))?;
+                }
+            }
+            Self::Uses => {
+                for n in issued_for_uses(dataset, out.leaves[0]) {
+                    let coupon = dataset.coupon(n);
+                    let (Fate::Redeemed(used) | Fate::Reversed(used, _)) = &coupon.fate else { continue };
+                    let Some(at) = out.place(plan.leaf_i64(used.redemption_id.get())) else { continue };
+                    out.put(at, |rows| maker.uses(&coupon, rows))?;
+                }
+            }
+        }
+        out.finish()
+    }
+}
+
+/// The members that may have a row in that month of the log. Days of the log are UTC's.
+fn registrations(dataset: &Dataset, leaf: Leaf) -> Range<u64> {
+    let at = |day: Option<chrono::NaiveDate>| day.map_or_else(chrono::NaiveDate::default, |day| day);
+    let midnight = |day: chrono::NaiveDate| day.and_time(chrono::NaiveTime::MIN).and_utc();
+    dataset.registered_between(midnight(at(leaf.first_day())), midnight(at(leaf.end_day())))
+}
+
+/// The coupons that may have been used in a month.
+fn issued_for_uses(dataset: &Dataset, leaf: Leaf) -> Range<u64> {
+    let (Some(first), Some(end)) = (leaf.first_day(), leaf.end_day()) else { return 0..0 };
+    let earliest = Day::from_date(first).plus(-(USE_DAYS_MAX as i32) - 1);
+    dataset.first_issued(earliest)..dataset.first_issued(Day::from_date(end))
+}
