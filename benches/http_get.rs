@@ -1,10 +1,7 @@
 //! `GET` over HTTP, 64 connections that are kept: a member out of the cache, beside a bare handler that answers the same
 //! bytes; and a coupon out of the database, beside a bare handler that asks one flat table through a pipelined driver.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use actix_web::{
     HttpResponse,
@@ -131,15 +128,17 @@ async fn drivers(stage: &'static Stage, count: usize) -> Vec<Driver> {
 }
 
 fn uncached(bench: &mut Bench, stage: &'static Stage, place: std::net::SocketAddr, token: &str, runtime: Runtime) {
-    let codes = Stage::secrets().codes();
-    let step = (stage.rows / COUPONS).max(1);
-    let requests = (1..=stage.rows)
-        .step_by(step as usize)
-        .map(|i| get(&format!("/v1/coupons/{}", codes.format(stage.coupon(i).0)), token))
-        .collect();
-    let requests: Arc<Vec<Vec<u8>>> = Arc::new(requests);
+    let codes = stage.secrets().codes();
+    // Where the flat tables hold other rows than the partitions, each is asked for its own.
+    let requests = |rows: i64, code_id: &dyn Fn(i64) -> CodeId| {
+        let step = (rows / COUPONS).max(1) as usize;
+        let each = (1..=rows).step_by(step);
+        Arc::new(each.map(|i| get(&format!("/v1/coupons/{}", codes.format(code_id(i))), token)).collect::<Vec<_>>())
+    };
+    let flat_requests = requests(stage.flat_rows, &|i| stage.flat_coupon(i).0);
+    let requests = requests(stage.rows, &|i| stage.coupon(i).0);
     let mut ours = OverHttp::new("service", runtime, place, drawn(&requests, TASKS));
-    let codes = Data::new(Codes(Stage::secrets()));
+    let codes = Data::new(Codes(stage.secrets()));
     let calls = if is_quick() { 1_000 } else { 20_000 };
     // Connections in all, of which each is shared by all workers.
     let counts: &[usize] = if is_quick() { &[4] } else { &[2, 4, 8] };
@@ -151,7 +150,7 @@ fn uncached(bench: &mut Bench, stage: &'static Stage, place: std::net::SocketAdd
             config.route("/v1/coupons/{code}", web::get().to(ask_flat));
         });
         let name = format!("bare actix-web, tokio-postgres, flat, {count} connections");
-        OverHttp::new(&name, runtime, place, drawn(&requests, TASKS))
+        OverHttp::new(&name, runtime, place, drawn(&flat_requests, TASKS))
     });
     let mut theirs = best(stage.runtime, calls, sides.collect());
     let path = Path { file: FILE, path: "uncached GET of a coupon over HTTP", tasks: TASKS, calls };

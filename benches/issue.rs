@@ -89,15 +89,14 @@ commit;
 }
 
 pub fn run(bench: &mut Bench, stage: &'static Stage, app: &Arc<App>) {
-    for (tasks, calls, measure) in [(1, 200, Measure::P50), (64, 6_000, Measure::Rate)] {
+    for (tasks, calls, measure) in [(1, 100, Measure::P50), (64, 2_000, Measure::Rate)] {
         let calls = if is_quick() { calls / 20 } else { calls };
         let mut ours = Side::new("lane", Claim::callers(stage, app, tasks, RULES));
-        let mut theirs =
-            Pgbench::new(stage, "flat, a transaction each", tasks.min(16), &script(stage), false);
+        let mut theirs = Pgbench::new(stage, "flat, a transaction each", tasks.min(16), &script(stage), false);
         let path = Path { file: FILE, path: "issue to a member, one by one", tasks, calls };
         compare(bench, path, &mut ours, &mut [Reference { side: &mut theirs, measures: &[(measure, "")] }]);
     }
-    let (tasks, calls) = (64, if is_quick() { 300 } else { 6_000 });
+    let (tasks, calls) = (64, if is_quick() { 300 } else { 3_000 });
     let mut ours = Side::new("one rule", Claim::callers(stage, app, tasks, 1));
     let mut theirs = Side::new("1,000 rules", Claim::callers(stage, app, tasks, RULES));
     let path = Path { file: FILE, path: "claim rush on one rule", tasks, calls };

@@ -126,7 +126,7 @@ struct ByCopy {
 
 impl ByCopy {
     async fn make(mut conn: PgConnection, coupon: String) -> Self {
-        conn.execute("create schema copied").await.expect("a schema");
+        conn.execute("create schema if not exists copied").await.expect("a schema");
         let leaves = plan("coupon_index").hash_leaves().map(|leaf| leaf.to_string());
         for leaf in leaves.chain([coupon.clone()]) {
             let storage: String =

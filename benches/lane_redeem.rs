@@ -9,7 +9,9 @@ use tessera::{
 };
 
 use crate::support::{
-    Bench, Caller, Measure, Path, Reference, Side, best, clients, compare,
+    Bench, Caller, Measure, Path, Reference, Side, best,
+    built::AMOUNT,
+    clients, compare,
     pgbench::Pgbench,
     report::is_quick,
     stage::{Stage, request_key},
@@ -32,12 +34,12 @@ impl ByLane {
 impl Caller for ByLane {
     async fn call(&mut self) {
         let stage = self.stage;
-        let (number, coupon) = stage.take();
+        let (number, code_id) = stage.take();
         let ask = RedeemRequest {
-            code_id: stage.coupon(coupon).0,
+            code_id,
             till: stage.till(),
             order_ref: format!("S0001-{number}"),
-            amount: 8_000,
+            amount: AMOUNT,
             lines: Vec::new(),
             currency: None,
             member_id: None,
@@ -91,16 +93,17 @@ commit;
 pub fn run(bench: &mut Bench, stage: &'static Stage, app: &Arc<App>) {
     // Every coupon is redeemed once: the rounds of all benches together must not need more than there are.
     let share = (stage.rows as usize / 2_000).min(500);
+    let in_all = if stage.is_resident() { "redeem 64" } else { "redeem uniform 64" };
     for (tasks, calls, measures) in [
-        (1, share, &[(Measure::P50, "redeem p50 1"), (Measure::Rate, "")]),
+        (1, share / 2, &[(Measure::P50, "redeem p50 1"), (Measure::Rate, "")]),
         (16, share * 6, &[(Measure::Rate, "redeem 16"), (Measure::P99, "")]),
-        (64, share * 14, &[(Measure::Rate, "redeem 64"), (Measure::P99, "")]),
+        (64, share * 14, &[(Measure::Rate, in_all), (Measure::P99, "")]),
     ] {
         let mut ours = Side::new("lane", ByLane::callers(stage, app, tasks));
         let candidates = if is_quick() { vec![tasks.min(16)] } else { clients(tasks) };
-        let sides = candidates.into_iter().map(|clients| {
-            Pgbench::new(stage, "flat, a transaction each", clients, &script(stage), true)
-        });
+        let sides = candidates
+            .into_iter()
+            .map(|clients| Pgbench::new(stage, "flat, a transaction each", clients, &script(stage), true));
         let mut theirs = best(stage.runtime, calls, sides.collect());
         let path = Path { file: FILE, path: "redeem through the lane", tasks, calls };
         compare(bench, path, &mut ours, &mut [Reference { side: &mut theirs, measures }]);

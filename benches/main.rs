@@ -18,11 +18,15 @@ mod member_import;
 mod router;
 mod support;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use criterion::Criterion;
 use support::{
     Bench,
+    built::Built,
     cluster::Cluster,
     report::{Report, is_quick},
     sizes,
@@ -33,6 +37,8 @@ use tokio::runtime::Runtime;
 
 /// A year of issue days: as many leaves as a hash-partitioned table has, give or take.
 const DAYS: i64 = 365;
+/// Coupons in flat tables beside a built dataset, at most.
+const FLAT_ROWS: i64 = 20_000_000;
 
 /// Which files are wanted.
 struct Choice(Vec<String>);
@@ -85,44 +91,75 @@ fn main() {
     timed(&choice, "router", || router::run(&mut bench));
     timed(&choice, "cached_read", || cached_read::run(&mut bench));
     let with_rows = [
-        "lane_read", "key_lookup", "lists", "growth", "http_get", "lane_redeem", "http_redeem", "issue", "issue_job",
+        "lane_read",
+        "key_lookup",
+        "lists",
+        "growth",
+        "http_get",
+        "lane_redeem",
+        "http_redeem",
+        "issue",
+        "issue_job",
         "member_import",
     ];
-    let rows = rows();
-    if choice.has_any(&with_rows) {
-        let cluster = Cluster::start();
-        on_rows(&choice, &mut bench, cluster, rows);
-        cluster.end();
-    }
+    let what = if choice.has_any(&with_rows) { on_rows(&choice, &mut bench) } else { String::new() };
     bench.criterion.final_summary();
-    let size = if is_quick() { "quick: only shows that the benches run" } else { "small" };
-    bench.report.finish(&format!("{rows} coupons ({size})."));
+    bench.report.finish(&what);
     // Servers serve until the end, which is here.
     std::process::exit(0);
 }
 
-/// Reads come first, since writes leave dead rows behind.
-fn on_rows(choice: &Choice, bench: &mut Bench, cluster: &'static Cluster, rows: i64) {
+/// A stage, with one of a tenth of its rows beside if somebody asks for it.
+fn on_rows(choice: &Choice, bench: &mut Bench) -> String {
     let (runtime, began) = (bench.runtime, Instant::now());
-    let stage = Stage::new(runtime, cluster, "tessera_bench", rows, DAYS);
-    println!("[{rows} coupons made: {:.0} s]", began.elapsed().as_secs_f64());
+    let place = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
+    let Some(manifest) = place("TESSERA_BENCH_DATASET") else {
+        let (cluster, rows) = (Cluster::start(), rows());
+        let stage = Stage::new(runtime, cluster, "tessera_bench", rows, DAYS);
+        println!("[{rows} coupons made: {:.0} s]", began.elapsed().as_secs_f64());
+        let small = || Stage::new(runtime, cluster, "tessera_bench_small", rows / 10, DAYS);
+        run(choice, bench, stage, &small);
+        cluster.end();
+        let size = if is_quick() { "quick, which only shows that the benches run" } else { "small" };
+        return format!("{rows} coupons ({size}).");
+    };
+    let cluster = match place("TESSERA_BENCH_DATABASE_URL").expect("the database of the dataset") {
+        url if url.starts_with("postgres") => Cluster::at(url),
+        data_dir => Cluster::of_data(data_dir.as_ref()),
+    };
+    let flat_rows = place("TESSERA_BENCH_FLAT_ROWS").map_or(FLAT_ROWS, |rows| rows.parse().expect("a number of rows"));
+    let stage = Stage::of_built(runtime, cluster, Built::load(manifest.as_ref()), flat_rows, DAYS);
+    // The small one gets a server of its own, which somebody else's database is not burdened with.
+    let beside = OnceLock::new();
+    let small = || {
+        let cluster = *beside.get_or_init(Cluster::start);
+        Stage::new(runtime, cluster, "tessera_bench_small", (stage.rows / 10).clamp(10_000, 1_000_000), DAYS)
+    };
+    run(choice, bench, stage, &small);
+    beside.get().into_iter().for_each(|cluster| cluster.end());
+    cluster.end();
+    let (rows, members) = (stage.rows, stage.members());
+    format!("A built dataset of {rows} coupons and {members} members; {} coupons in flat tables.", stage.flat_rows)
+}
+
+/// Reads come first, since writes leave dead rows behind.
+fn run(choice: &Choice, bench: &mut Bench, stage: &'static Stage, small: &dyn Fn() -> &'static Stage) {
     bench.report.note(sizes::told(stage));
     let app: Arc<App> = stage.app(settings());
     timed(choice, "lane_read", || lane_read::run(bench, stage, &app));
-    timed(choice, "growth", || {
-        let small = Stage::new(runtime, cluster, "tessera_bench_small", rows / 10, DAYS);
-        growth::run(bench, stage, &app, small);
-    });
+    timed(choice, "growth", || growth::run(bench, stage, &app, small()));
     timed(choice, "key_lookup", || key_lookup::run(bench, stage));
     timed(choice, "lists", || lists::run(bench, stage, &app));
     timed(choice, "http_get", || http_get::run(bench, stage));
     timed(choice, "lane_redeem", || lane_redeem::run(bench, stage, &app));
     timed(choice, "http_redeem", || http_redeem::run(bench, stage, &app));
-    lane_redeem::verify(stage);
-    bench.report.note(sizes::told(stage));
-    timed(choice, "issue", || issue::run(bench, stage, &app));
-    timed(choice, "issue_job", || issue_job::run(bench, stage, &app));
-    // It empties the tables of members.
-    timed(choice, "member_import", || member_import::run(bench, stage, &app));
-    runtime.block_on(app.stop());
+    if stage.built.is_none() {
+        lane_redeem::verify(stage);
+        bench.report.note(sizes::told(stage));
+        timed(choice, "issue", || issue::run(bench, stage, &app));
+        timed(choice, "issue_job", || issue_job::run(bench, stage, &app));
+        // It empties the tables of members.
+        timed(choice, "member_import", || member_import::run(bench, stage, &app));
+    }
+    bench.runtime.block_on(app.stop());
 }

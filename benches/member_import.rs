@@ -107,7 +107,7 @@ fn leaves() -> impl Iterator<Item = String> {
 
 impl ByCopy {
     async fn make(mut conn: PgConnection) -> Self {
-        conn.execute("create schema copied").await.expect("a schema");
+        conn.execute("create schema if not exists copied").await.expect("a schema");
         for leaf in leaves() {
             let storage: String =
                 sqlx::query_scalar("select array_to_string(reloptions, ', ') from pg_class where oid = $1::regclass")
@@ -170,7 +170,7 @@ impl Contender for ByCopy {
 pub fn run(bench: &mut Bench, stage: &'static Stage, app: &Arc<App>) {
     let mut by_copy = stage.runtime.block_on(ByCopy::make(stage.admin()));
     let mut by_job = ByJob { app: Arc::clone(app), admin: stage.admin(), made: 0 };
-    let rows = if is_quick() { 2_000 } else { 20_000 };
+    let rows = if is_quick() { 2_000 } else { 10_000 };
     let path = Path { file: "member_import", path: "members imported by a job", tasks: 1, calls: rows };
     compare(bench, path, &mut by_job, &mut [Reference { side: &mut by_copy, measures: &[(Measure::Rate, "")] }]);
 }

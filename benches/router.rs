@@ -41,7 +41,15 @@ fn ratio<K: Copy>(bench: &mut Bench, name: &str, keys: &[K], ours: impl Fn(K) ->
     }
     let [ours, reference] = spent.map(|spent| spent.as_nanos() as f64 / (rounds * keys.len()) as f64);
     let beside = format!("xxh3 % 16: {reference:.1} ns");
-    bench.report.add("router", &format!("route a {name} key"), 1, format!("{ours:.1} ns"), beside, ours / reference, "");
+    bench.report.add(
+        "router",
+        &format!("route a {name} key"),
+        1,
+        format!("{ours:.1} ns"),
+        beside,
+        ours / reference,
+        "",
+    );
 }
 
 pub fn run(bench: &mut Bench) {

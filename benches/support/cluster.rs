@@ -1,6 +1,10 @@
-//! A durable PostgreSQL of the benches' own, made as `tessera serve` makes it (fsync on), gone when they end.
+//! A durable PostgreSQL of the benches' own, made as `tessera serve` makes it (fsync on), gone when they end; or one that
+//! holds a built dataset.
 
-use std::{path::PathBuf, sync::Mutex};
+use std::{
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
 
 use tessera::db::embedded::{Embedded, EmbeddedSettings, Reach};
 
@@ -10,11 +14,20 @@ const SHARED_BUFFERS_MIB: u64 = 1024;
 
 /// Leaked, since the tasks of benches borrow it; so it is ended by name.
 pub struct Cluster {
+    /// None where somebody else runs the server.
     embedded: Mutex<Option<Embedded>>,
-    reach: Reach,
+    reach: Way,
     /// The server's programs, pgbench among them.
     pub programs: PathBuf,
-    dir: PathBuf,
+    /// What goes with the server.
+    dir: Option<PathBuf>,
+}
+
+enum Way {
+    /// By the socket of a server of ours, as any role.
+    Socket(Reach),
+    /// One database, as one role, which must be the owner or more.
+    Url(String),
 }
 
 impl Cluster {
@@ -26,24 +39,46 @@ impl Cluster {
             shared_buffers_mib: Some(SHARED_BUFFERS_MIB),
             ..EmbeddedSettings::new(dir.join("data"))
         };
-        let embedded = Embedded::start_blocking(&settings).unwrap_or_else(|error| panic!("{error}"));
+        Self::run(&settings, Some(dir))
+    }
+
+    /// The server of a data directory that stays, with the settings of `tessera serve`.
+    pub fn of_data(data_dir: &Path) -> &'static Self {
+        Self::run(&EmbeddedSettings::new(data_dir.to_owned()), None)
+    }
+
+    fn run(settings: &EmbeddedSettings, dir: Option<PathBuf>) -> &'static Self {
+        let embedded = Embedded::start_blocking(settings).unwrap_or_else(|error| panic!("{error}"));
         Box::leak(Box::new(Self {
             dir,
-            reach: embedded.reach().clone(),
+            reach: Way::Socket(embedded.reach().clone()),
             programs: embedded.bin_dir().to_owned(),
             embedded: Mutex::new(Some(embedded)),
         }))
     }
 
-    pub fn url(&self, role: &str, database: &str) -> String {
-        self.reach.url(role, database)
+    /// A server that somebody else runs. pgbench is looked for where Debian puts it.
+    pub fn at(url: String) -> &'static Self {
+        let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        let newest = versions.map(|version| version.path().join("bin")).max().unwrap_or_default();
+        let programs = std::env::var_os("TESSERA_PG_BIN").map_or(newest, PathBuf::from);
+        Box::leak(Box::new(Self { embedded: Mutex::new(None), reach: Way::Url(url), programs, dir: None }))
     }
 
-    /// Stops the server and removes its files.
+    pub fn url(&self, role: &str, database: &str) -> String {
+        match &self.reach {
+            Way::Socket(reach) => reach.url(role, database),
+            Way::Url(url) => url.clone(),
+        }
+    }
+
+    /// Stops the server and removes its files, if they are ours.
     pub fn end(&self) {
         let embedded = self.embedded.lock().expect("nobody panics while holding it").take();
         drop(embedded);
-        let _ = std::fs::remove_dir_all(&self.dir);
+        if let Some(dir) = &self.dir {
+            let _ = std::fs::remove_dir_all(dir);
+        }
     }
 }
 

@@ -16,11 +16,12 @@ const fn goal(row: &'static str, path: &'static str, reference: &'static str, go
 }
 
 const fn large(row: &'static str, path: &'static str, reference: &'static str, goal: &'static str) -> Goal {
-    Goal { row, path, reference, goal, needs: "a built dataset, larger than memory" }
+    Goal { row, path, reference, goal, needs: "a built dataset that is larger than memory" }
 }
 
 const PGBENCH_FLAT: &str = "pgbench, prepared, as many clients, one unpartitioned table";
-const PGBENCH_WRITES: &str = "pgbench, the same writes on flat tables, a transaction each, at its best number of clients";
+const PGBENCH_WRITES: &str =
+    "pgbench, the same writes on flat tables, a transaction each, at its best number of clients";
 
 /// In the order in which they are shown.
 pub const GOALS: &[Goal] = &[
@@ -50,7 +51,12 @@ pub const GOALS: &[Goal] = &[
         "bare actix-web, tokio-postgres pipelined, one flat table",
         "≥ 1.2",
     ),
-    goal("issue job", "bulk issue, all its tables", "binary COPY of the same rows into the same tables, keys and all", "≥ 0.7"),
+    goal(
+        "issue job",
+        "bulk issue, all its tables",
+        "binary COPY of the same rows into the same tables, keys and all",
+        "≥ 0.7",
+    ),
     Goal {
         row: "dataset build",
         path: "dataset build",

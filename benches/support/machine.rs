@@ -12,18 +12,21 @@ pub fn load() -> String {
 pub fn describe(began: &str) -> String {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let model = field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown processor".to_owned());
-    let memory_kib: u64 = field("/proc/meminfo", "MemTotal")
-        .and_then(|text| text.split_whitespace().next()?.parse().ok())
-        .unwrap_or_default();
     let profile = if cfg!(debug_assertions) { "dev, of no use as a figure" } else { "release" };
     format!(
         "{cores} cores of {model}, {} GiB; {}; {}; profile {profile}. Load averages {began} before and {} after \
          (the run's own load is in the second).\n",
-        memory_kib.div_ceil(1 << 20),
+        memory_kib().div_ceil(1 << 20),
         version("postgres", "--version"),
         version("rustc", "--version"),
         load(),
     )
+}
+
+/// What the machine has.
+pub fn memory_kib() -> u64 {
+    let total = field("/proc/meminfo", "MemTotal");
+    total.and_then(|text| text.split_whitespace().next()?.parse().ok()).unwrap_or_default()
 }
 
 fn field(file: &str, name: &str) -> Option<String> {

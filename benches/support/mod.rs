@@ -1,5 +1,6 @@
 //! What the benches share: closed loops of callers, and sides measured in turns.
 
+pub mod built;
 pub mod cluster;
 mod fill;
 mod goals;
@@ -256,8 +257,7 @@ pub fn compare(bench: &mut Bench, path: Path, subject: &mut dyn Contender, refer
         group.finish();
     }
     for (at, reference) in references.iter().enumerate() {
-        let pairs: Vec<(Round, Round)> =
-            turns.iter().filter_map(|turn| Some((turn[0]?, turn[at + 1]?))).collect();
+        let pairs: Vec<(Round, Round)> = turns.iter().filter_map(|turn| Some((turn[0]?, turn[at + 1]?))).collect();
         if pairs.is_empty() {
             continue;
         }

@@ -75,7 +75,8 @@ impl Report {
     }
 
     fn text(&self, what: &str) -> String {
-        let mut text = format!("# Tessera: what is compared with what\n\n{}\n{what}\n\n", machine::describe(&self.began));
+        let mut text =
+            format!("# Tessera: what is compared with what\n\n{}\n{what}\n\n", machine::describe(&self.began));
         let head = ["bench", "path", "tasks", "subject", "reference", "ratio"];
         let rows = self.lines.iter().map(|line| {
             let ratio = format!("{:.2}", line.ratio);
@@ -105,9 +106,8 @@ impl Report {
 /// A table of Markdown that is also read as it stands.
 fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     let head: Vec<String> = head.iter().map(|&title| title.to_owned()).collect();
-    let width = |column: usize| {
-        rows.iter().chain([&head]).map(|row| row[column].chars().count()).max().unwrap_or_default()
-    };
+    let width =
+        |column: usize| rows.iter().chain([&head]).map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let rule: Vec<String> = widths.iter().map(|&width| "-".repeat(width)).collect();
     let mut text = String::new();

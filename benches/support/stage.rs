@@ -32,7 +32,7 @@ use tessera::{
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
-use super::{cluster::Cluster, fill};
+use super::{built::Built, cluster::Cluster, fill, machine};
 
 /// Of rules that coupons are spread over, and the rush over all of them.
 pub const RULES: i64 = 1_000;
@@ -48,11 +48,15 @@ pub struct Stage {
     pub runtime: &'static Runtime,
     pub cluster: &'static Cluster,
     pub database: String,
-    /// Coupons, partitioned and flat.
+    /// Coupons in partitions.
     pub rows: i64,
-    /// Days up to today on which they were issued.
+    /// Coupons in flat tables; the same, but for a built dataset.
+    pub flat_rows: i64,
+    /// Days up to today on which those were issued that are made by formula.
     pub days: i64,
     pub today: Day,
+    /// What the partitions hold, if it is not the same as the flat tables.
+    pub built: Option<Built>,
     /// Coupons that were redeemed, of those in the partitions and of those in flat tables.
     used: AtomicI64,
     used_flat: AtomicI64,
@@ -60,20 +64,52 @@ pub struct Stage {
 
 impl Stage {
     /// A database of so many coupons that were issued over so many days.
-    pub fn new(runtime: &'static Runtime, cluster: &'static Cluster, database: &str, rows: i64, days: i64) -> &'static Self {
-        let today = Zone::DEFAULT.day_of(Clock::system().now());
-        let stage = Self {
+    pub fn new(
+        runtime: &'static Runtime,
+        cluster: &'static Cluster,
+        database: &str,
+        rows: i64,
+        days: i64,
+    ) -> &'static Self {
+        let stage = Self::bare(runtime, cluster, database, rows, days, None);
+        runtime.block_on(fill::fill(&stage));
+        Box::leak(Box::new(stage))
+    }
+
+    /// A built dataset, with flat tables of so many rows at most, which are made if they are not there.
+    pub fn of_built(
+        runtime: &'static Runtime,
+        cluster: &'static Cluster,
+        built: Built,
+        flat_rows: i64,
+        days: i64,
+    ) -> &'static Self {
+        let rows = built.dataset.shape.coupons as i64;
+        let mut stage = Self::bare(runtime, cluster, "tessera", rows, days, Some(built));
+        stage.flat_rows = runtime.block_on(fill::beside(&stage, flat_rows.min(rows)));
+        Box::leak(Box::new(stage))
+    }
+
+    fn bare(
+        runtime: &'static Runtime,
+        cluster: &'static Cluster,
+        database: &str,
+        rows: i64,
+        days: i64,
+        built: Option<Built>,
+    ) -> Self {
+        Self {
             runtime,
             cluster,
             database: database.to_owned(),
             rows,
+            flat_rows: rows,
             days,
-            today,
+            today: Zone::DEFAULT.day_of(Clock::system().now()),
+            built,
             used: AtomicI64::new(0),
             used_flat: AtomicI64::new(0),
-        };
-        runtime.block_on(fill::fill(&stage));
-        Box::leak(Box::new(stage))
+        }
     }
 
     /// How to reach it as a role, for clients that are not ours.
@@ -117,42 +153,78 @@ impl Stage {
 
     /// The `i`th coupon, from 1 to `rows`, with its holder and its rule.
     pub fn coupon(&self, i: i64) -> (CodeId, MemberId, RuleId) {
+        match &self.built {
+            Some(built) => built.coupon(i),
+            None => self.flat_coupon(i),
+        }
+    }
+
+    /// The same of those in flat tables.
+    pub fn flat_coupon(&self, i: i64) -> (CodeId, MemberId, RuleId) {
         let day = Day::from_number(self.today.number() - (i % self.days) as i32).expect("a day of this century");
         let code_id = CodeId::from_parts(day, i * SPREAD % SERIALS).expect("it fits");
-        (code_id, self.member(i % self.members() + 1), RuleId::new(i % RULES + 1).expect("not negative"))
+        let member_id = MemberId::new((i % self.flat_members() + 1) << 22).expect("not negative");
+        (code_id, member_id, RuleId::new(i % RULES + 1).expect("not negative"))
     }
 
     /// Members, from 1.
     pub fn members(&self) -> i64 {
-        (self.rows / 4).max(1)
+        self.built.as_ref().map_or_else(|| self.flat_members(), |built| built.dataset.shape.members as i64)
+    }
+
+    pub fn flat_members(&self) -> i64 {
+        (self.flat_rows / 4).max(1)
     }
 
     pub fn member(&self, m: i64) -> MemberId {
-        MemberId::new(m << 22).expect("not negative")
+        match &self.built {
+            Some(built) => built.dataset.member_id(m as u64 - 1),
+            None => MemberId::new(m << 22).expect("not negative"),
+        }
     }
 
     /// What the `m`th member says at a till.
-    pub fn phone(m: i64) -> Identifier {
+    pub fn phone(&self, m: i64) -> Identifier {
+        if let Some(built) = &self.built {
+            return built.phone(m);
+        }
         let phone = normalise(Kind::Phone, &format!("138{m:08}")).expect("a phone number");
         phone.expect("it is not empty")
     }
 
+    /// One of the rules, counted from 0 and on from the first again.
+    pub fn rule(&self, k: i64) -> RuleId {
+        match &self.built {
+            Some(built) => built.dataset.rules[k as usize % built.dataset.rules.len()].rule_id,
+            None => RuleId::new(k % RULES + 1).expect("not negative"),
+        }
+    }
+
+    /// Where the tables are that stand beside the same rows: flat ones, or the parents where those hold other rows.
+    pub fn beside(&self) -> &'static str {
+        if self.built.is_some() { "public" } else { "flat" }
+    }
+
     /// The number of a redemption, and its coupon, each once.
-    pub fn take(&self) -> (i64, i64) {
-        let number = self.used.fetch_add(1, Ordering::Relaxed);
-        (number, self.nth(number))
+    pub fn take(&self) -> (i64, CodeId) {
+        loop {
+            let number = self.used.fetch_add(1, Ordering::Relaxed);
+            assert!(number < self.rows, "every coupon was redeemed: raise TESSERA_BENCH_ROWS");
+            let coupon = match &self.built {
+                Some(built) => built.usable(number),
+                None => Some(self.coupon(number * SHUFFLE % self.rows + 1).0),
+            };
+            if let Some(code_id) = coupon {
+                return (number, code_id);
+            }
+        }
     }
 
     /// So many of those in flat tables: the number of the first.
     pub fn take_flat(&self, count: i64) -> i64 {
         let first = self.used_flat.fetch_add(count, Ordering::Relaxed);
-        assert!(first + count <= self.rows, "every coupon was redeemed: raise TESSERA_BENCH_ROWS");
+        assert!(first + count <= self.flat_rows, "every coupon was redeemed: raise TESSERA_BENCH_ROWS");
         first
-    }
-
-    fn nth(&self, number: i64) -> i64 {
-        assert!(number < self.rows, "every coupon was redeemed: raise TESSERA_BENCH_ROWS");
-        number * SHUFFLE % self.rows + 1
     }
 
     /// Coupons redeemed so far, in partitions and in flat tables.
@@ -162,14 +234,14 @@ impl Stage {
 
     /// Which coupon the `:n`th redemption is of, as an expression of pgbench.
     pub fn nth_expression(&self) -> String {
-        format!("(:n * {SHUFFLE}) % {} + 1", self.rows)
+        format!("(:n * {SHUFFLE}) % {} + 1", self.flat_rows)
     }
 
     /// Code, member and rule of coupon `:i` as expressions of pgbench.
     pub fn expressions(&self) -> [String; 3] {
         [
             format!("(({} - (:i % {})) << 41) | ((:i * {SPREAD}) % {SERIALS})", self.today.number(), self.days),
-            format!("((:i % {}) + 1) << 22", self.members()),
+            format!("((:i % {}) + 1) << 22", self.flat_members()),
             format!("(:i % {RULES}) + 1"),
         ]
     }
@@ -182,15 +254,27 @@ impl Stage {
             .unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
-    /// The same for all who ask.
-    pub fn secrets() -> Secrets {
-        let mut rng = StdRng::seed_from_u64(SEED);
-        Secrets::new(&SecretFile::generate(&mut rng), rng)
+    /// Whether memory holds all of it.
+    pub fn is_resident(&self) -> bool {
+        let bytes = self.count("select pg_database_size(current_database())");
+        (bytes as u64) < machine::memory_kib() * 1024 / 10 * 8
+    }
+
+    /// Those that the rows were made with.
+    pub fn secrets(&self) -> Secrets {
+        match &self.built {
+            Some(built) => Self::ready(&built.secrets),
+            None => Self::ready(&SecretFile::generate(&mut StdRng::seed_from_u64(SEED))),
+        }
+    }
+
+    pub fn ready(file: &SecretFile) -> Secrets {
+        Secrets::new(file, StdRng::from_os_rng())
     }
 
     /// A node without a server.
     pub fn app(&self, settings: Settings) -> Arc<App> {
-        let start = App::start(settings, self.options(role::SERVICE), Self::secrets(), Clock::system(), Uuid::new_v4());
+        let start = App::start(settings, self.options(role::SERVICE), self.secrets(), Clock::system(), Uuid::new_v4());
         self.runtime.block_on(start).expect("a node")
     }
 
@@ -203,7 +287,7 @@ impl Stage {
             settings,
             service: self.options(role::SERVICE),
             owner: None,
-            secrets: Self::secrets(),
+            secrets: self.secrets(),
             clock: Clock::system(),
             holder: Uuid::new_v4(),
         };
@@ -213,12 +297,17 @@ impl Stage {
         place
     }
 
-    /// A key of a till of store S0001, which this makes if it is not there.
+    /// The first store.
+    pub fn store_id(&self) -> &'static str {
+        if self.built.is_some() { "S00001" } else { "S0001" }
+    }
+
+    /// A key of a till of the first store, which this makes if it is not there.
     pub fn token(&self) -> String {
         self.runtime.block_on(async {
             let mut conn = PgConnection::connect_with(&self.options(role::SERVICE)).await.expect("a connection");
             let now = Clock::system().now();
-            let store_id = StoreId::parse("S0001").expect("an id");
+            let store_id = StoreId::parse(self.store_id()).expect("an id");
             let name = StoreName::parse("Store".to_owned()).expect("a name");
             // The second caller finds it there.
             let _ = insert_store(&mut conn, &NewStore::new(store_id.clone(), name), now).await;
@@ -234,7 +323,7 @@ impl Stage {
     pub fn till(&self) -> Till {
         Till {
             store_no: StoreNo::new(1),
-            store_id: Arc::from("S0001"),
+            store_id: Arc::from(self.store_id()),
             register: Some("2".to_owned()),
             sequence: None,
             business_day: self.today,
