@@ -1,8 +1,5 @@
 //! A cached member, found by id with the bytes that show it, beside a plain moka get of an `Arc`.
 
-#[path = "support/report.rs"]
-mod report;
-
 use std::{
     convert::Infallible,
     hint::black_box,
@@ -10,13 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use criterion::{Criterion, criterion_group, criterion_main};
 use tessera::{
     cache::{Bypass, Cache},
     clock::Clock,
     id::MemberId,
     member::{Gender, Kind, Member, Source, State, cache::Shown},
 };
+
+use crate::support::{Bench, report::is_quick};
 
 const MEMBERS: i64 = 100_000;
 const CALLS: i64 = 20_000;
@@ -62,8 +60,8 @@ async fn by_moka(cache: &moka::future::Cache<MemberId, Arc<Shown>>, call: i64) -
     cache.get(&id(call)).await.expect("it is in memory").json.clone().len()
 }
 
-fn cached_read(criterion: &mut Criterion) {
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+pub fn run(bench: &mut Bench) {
+    let runtime = bench.runtime;
     // As the service has it: with a deadline that the tail of events moves on.
     let bypass = Bypass::stale();
     bypass.fresh_until(Instant::now() + Duration::from_secs(3_600));
@@ -79,17 +77,17 @@ fn cached_read(criterion: &mut Criterion) {
         }
     });
 
-    let mut group = criterion.benchmark_group("cached member");
+    let mut group = bench.criterion.benchmark_group("cached_read/cached member");
     let mut call = 0;
     let mut next = move || {
         call += 1;
         call
     };
-    group.bench_function("cache", |b| b.to_async(&runtime).iter(|| by_cache(&cache, next())));
-    group.bench_function("moka", |b| b.to_async(&runtime).iter(|| by_moka(&plain, next())));
+    group.bench_function("cache", |b| b.to_async(runtime).iter(|| by_cache(&cache, next())));
+    group.bench_function("moka", |b| b.to_async(runtime).iter(|| by_moka(&plain, next())));
     group.finish();
 
-    let turns = if report::is_quick() { 7 } else { 21 };
+    let turns = if is_quick() { 7 } else { 21 };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     runtime.block_on(async {
         for turn in 0..turns {
@@ -110,21 +108,13 @@ fn cached_read(criterion: &mut Criterion) {
     theirs.sort_unstable();
     let nanos = |took: &[Duration]| took[took.len() / 2].as_nanos() as f64 / CALLS as f64;
     let (ours, theirs) = (nanos(&ours), nanos(&theirs));
-    let mut report = report::Report::new("cached_read");
-    report.add(
+    bench.report.add(
+        "cached_read",
         "cached member, with its bytes",
-        "1",
+        1,
         format!("{ours:.0} ns"),
         format!("moka, an Arc: {theirs:.0} ns"),
         ours / theirs,
-        "-",
+        "",
     );
-    report.finish();
 }
-
-criterion_group! {
-    name = benches;
-    config = report::criterion(20, 300, 1_000);
-    targets = cached_read
-}
-criterion_main!(benches);

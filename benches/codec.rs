@@ -1,23 +1,20 @@
 //! Codes, blind keys, encryption and normal forms, each beside a reference in the same run, with the ratio at the end.
 
-#[path = "support/report.rs"]
-mod report;
-
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use aes_gcm_siv::KeyInit as _;
 use aes_gcm_siv::aead::Aead;
-use criterion::{Criterion, criterion_group, criterion_main};
 use hmac::{Hmac, Mac};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use report::Report;
 use sha2::Sha256;
 use tessera::clock::Clock;
 use tessera::id::{Day, MemberIdMinter, NodeLease};
 use tessera::member::key::{Kind, normalise};
 use tessera::secret::{SecretFile, Secrets};
+
+use crate::support::{Bench, report::is_quick};
 
 struct Pair {
     path: &'static str,
@@ -118,18 +115,16 @@ fn by_library() {
     black_box(phonenumber::is_valid(&number));
 }
 
-fn codec(criterion: &mut Criterion) {
-    let mut report = Report::new("codec");
+pub fn run(bench: &mut Bench) {
     for mut pair in pairs() {
-        criterion.bench_function(pair.path, |bencher| bencher.iter(&mut pair.ours));
-        compare(&mut report, &mut pair);
+        bench.criterion.bench_function(&format!("codec/{}", pair.path), |bencher| bencher.iter(&mut pair.ours));
+        compare(bench, &mut pair);
     }
-    report.finish();
 }
 
 /// In turns, so that both see the same machine; the median of the turns.
-fn compare(report: &mut Report, pair: &mut Pair) {
-    let turns = if report::is_quick() { 5 } else { 15 };
+fn compare(bench: &mut Bench, pair: &mut Pair) {
+    let turns = if is_quick() { 5 } else { 15 };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..turns {
         ours.push(nanoseconds(&mut pair.ours));
@@ -139,19 +134,12 @@ fn compare(report: &mut Report, pair: &mut Pair) {
     theirs.sort_by(f64::total_cmp);
     let (ours, theirs) = (ours[turns / 2], theirs[turns / 2]);
     let reference = format!("{}: {theirs:.0} ns", pair.reference);
-    report.add(pair.path, "1", format!("{ours:.0} ns"), reference, ours / theirs, "-");
+    bench.report.add("codec", pair.path, 1, format!("{ours:.0} ns"), reference, ours / theirs, "");
 }
 
 fn nanoseconds(call: &mut dyn FnMut()) -> f64 {
-    let calls = if report::is_quick() { 500 } else { 2_000 };
+    let calls = if is_quick() { 500 } else { 2_000 };
     let began = Instant::now();
     (0..calls).for_each(|_| call());
     began.elapsed().as_nanos() as f64 / f64::from(calls)
 }
-
-criterion_group! {
-    name = benches;
-    config = report::criterion(10, 200, 500);
-    targets = codec
-}
-criterion_main!(benches);

@@ -3,51 +3,50 @@
 //!
 //! `TESSERA_BENCH_COUPONS=5000000` for a job of five million; memory is printed at its begin and its end.
 
-#[expect(dead_code, reason = "jobs take no closed loop of callers")]
-mod support;
-
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use criterion::{Criterion, criterion_group, criterion_main};
 use futures_util::TryStreamExt;
-use rand::{SeedableRng, rngs::StdRng};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
-use support::{Contender, Measure, Reference, Round, compare, report::Report, stage::Stage};
 use tessera::{
     app::App,
-    clock::Clock,
-    config::Settings,
-    coupon::{
-        desk::{RedeemRequest, Till},
-        rule::{Discount, Limit, Places, RuleState, RuleVersion, Undo, Validity},
-    },
-    id::{RuleId, StoreNo},
+    coupon::rule::{Discount, Limit, Places, RuleState, RuleVersion, Undo, Validity},
+    id::RuleId,
     job::{
         Act, Kind, State,
         store::{self, NewJob, Uploaded},
         upload::Upload,
     },
     partition::plan,
-    request::{ClaimDays, RequestNumber, store::Ticket},
-    secret::{SecretFile, Secrets},
 };
 use tokio::runtime::Runtime;
-use uuid::Uuid;
 
-const POLL: Duration = Duration::from_millis(2);
+use crate::{
+    lane_redeem::ByLane,
+    support::{
+        Bench, Caller, Contender, Measure, Path, Reference, Round, compare, machine::resident_mib, report::is_quick,
+        stage::Stage,
+    },
+};
+
+const POLL: Duration = Duration::from_millis(10);
 /// Tills that redeem at once.
 const TILLS: usize = 4;
+/// Between two redemptions of a till.
+const TILL_PAUSE: Duration = Duration::from_millis(20);
+const FILE: &str = "issue_job";
 
 /// Jobs, each of a rule of its own.
 struct ByJob {
     app: Arc<App>,
     last: Option<RuleId>,
+    /// What the process held while the last job ran, in MiB.
+    resident: Vec<u64>,
 }
 
 impl ByJob {
@@ -94,7 +93,9 @@ impl ByJob {
         let began = Instant::now();
         store::update_state(&mut conn, Kind::IssueJob, job_id, Act::Start, app.clock.now()).await.expect("started");
         app.jobs.wake();
+        self.resident.clear();
         loop {
+            self.resident.push(resident_mib());
             let job = store::get_job(&mut conn, Kind::IssueJob, job_id).await.expect("the job");
             if job.state.has_ended() {
                 let count = coupons as i64;
@@ -113,7 +114,7 @@ impl Contender for ByJob {
 
     fn round(&mut self, runtime: &Runtime, calls: usize) -> Round {
         let took = runtime.block_on(self.run(calls));
-        Round { took, p50: took / calls as u32 }
+        Round::whole(took)
     }
 }
 
@@ -125,7 +126,7 @@ struct ByCopy {
 
 impl ByCopy {
     async fn make(mut conn: PgConnection, coupon: String) -> Self {
-        conn.execute("create schema copied").await.expect("a schema");
+        conn.execute("create schema if not exists copied").await.expect("a schema");
         let leaves = plan("coupon_index").hash_leaves().map(|leaf| leaf.to_string());
         for leaf in leaves.chain([coupon.clone()]) {
             let storage: String =
@@ -190,53 +191,25 @@ impl Contender for CopyOfLast<'_> {
                 sqlx::query_scalar("select max(rule_id) from coupon_rule").fetch_one(&mut *conn).await.expect("a rule");
             self.copy.run(RuleId::new(last).expect("an id"), calls).await
         });
-        Round { took, p50: took / calls as u32 }
+        Round::whole(took)
     }
 }
 
-/// What the process holds, in MiB.
-fn resident_mib() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or_default() / 1024
-}
-
-/// Redeems until told to stop, at most `most`; gives how long each took.
-async fn tills(stage: &'static Stage, app: &Arc<App>, next: &Arc<AtomicUsize>, most: usize) -> Vec<Duration> {
-    let end = next.load(Ordering::SeqCst) + most;
-    let tasks: Vec<_> = (0..TILLS)
-        .map(|_| {
-            let (app, next) = (Arc::clone(app), Arc::clone(next));
+/// Tills that redeem until they are told to stop; gives how long each redemption took.
+async fn tills(stage: &'static Stage, app: &Arc<App>, stop: &Arc<AtomicBool>) -> Vec<Duration> {
+    let tasks: Vec<_> = ByLane::callers(stage, app, TILLS)
+        .into_iter()
+        .map(|mut till| {
+            let stop = Arc::clone(stop);
             tokio::spawn(async move {
                 let mut waits = Vec::new();
-                loop {
-                    let at = next.fetch_add(1, Ordering::SeqCst);
-                    if at >= end {
-                        return waits;
-                    }
-                    let ask = RedeemRequest {
-                        code_id: stage.coupon(at as i64 + 1).0,
-                        till: Till {
-                            store_no: StoreNo::new(1),
-                            store_id: Arc::from("S0001"),
-                            register: Some("2".to_owned()),
-                            sequence: None,
-                            business_day: stage.today,
-                            regions: Arc::from([]),
-                        },
-                        order_ref: format!("S0001-{at}"),
-                        amount: 8_000,
-                        lines: Vec::new(),
-                        currency: None,
-                        member_id: None,
-                    };
-                    let key = Uuid::from_u64_pair((at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15), at as u64);
-                    let number = RequestNumber { key, days: ClaimDays::One(stage.today.to_date()) };
+                while !stop.load(Ordering::Relaxed) {
                     let asked = Instant::now();
-                    let (answer, _) = app.desk.redeem(Ticket { number, digest: 1 }, ask).await.expect("an answer");
+                    till.call().await;
                     waits.push(asked.elapsed());
-                    assert_eq!(answer.status, 200, "{}", answer.body);
+                    tokio::time::sleep(TILL_PAUSE).await;
                 }
+                waits
             })
         })
         .collect();
@@ -244,69 +217,63 @@ async fn tills(stage: &'static Stage, app: &Arc<App>, next: &Arc<AtomicUsize>, m
     for task in tasks {
         waits.extend(task.await.expect("a till failed"));
     }
-    // Numbers that were taken beyond the end were not used.
-    next.store(end, Ordering::SeqCst);
     waits
 }
 
-fn p99(mut waits: Vec<Duration>) -> Duration {
-    waits.sort_unstable();
-    waits[waits.len() * 99 / 100]
+/// Redemptions at a steady rate while something else goes on.
+async fn while_tills_run<T>(stage: &'static Stage, app: &Arc<App>, other: impl Future<Output = T>) -> (Round, T) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let other = async {
+        let outcome = other.await;
+        stop.store(true, Ordering::Relaxed);
+        outcome
+    };
+    let (waits, outcome) = tokio::join!(tills(stage, app, &stop), other);
+    (Round::of(Duration::ZERO, waits), outcome)
 }
 
-fn issue_job(criterion: &mut Criterion) {
-    let stage: &'static Stage = Box::leak(Box::new(Stage::new(1)));
-    let mut report = Report::new("issue_job");
-    let mut rng = StdRng::seed_from_u64(7);
-    let secrets = Secrets::new(&SecretFile::generate(&mut rng), rng);
-    let app = stage
-        .runtime
-        .block_on(App::start(Settings::default(), stage.service(), secrets, Clock::system(), Uuid::from_u128(1)))
-        .expect("a node");
-    let conn = stage.connect(1).into_iter().next().expect("one was opened");
+pub fn run(bench: &mut Bench, stage: &'static Stage, app: &Arc<App>) {
     let leaf = plan("coupon").leaf_i64(stage.today.first_id()).to_string();
-    let mut copy = stage.runtime.block_on(ByCopy::make(conn, leaf));
-    let mut by_job = ByJob { app: Arc::clone(&app), last: None };
-    let default = if support::report::is_quick() { 20_000 } else { 200_000 };
+    let mut copy = stage.runtime.block_on(ByCopy::make(stage.admin(), leaf));
+    let mut by_job = ByJob { app: Arc::clone(app), last: None, resident: Vec::new() };
+    let default = if is_quick() { 5_000 } else { 100_000 };
     let coupons = std::env::var("TESSERA_BENCH_COUPONS").map_or(default, |count| count.parse().expect("a number"));
-    if coupons > 1_000_000 {
+    if coupons > 200_000 {
         // Once is enough: criterion would repeat it.
-        let before = resident_mib();
-        let took = by_job.round(&stage.runtime, coupons).took;
-        let after = resident_mib();
-        let theirs = CopyOfLast { copy: &mut copy, app: Arc::clone(&app) }.round(&stage.runtime, coupons).took;
-        println!("{coupons} coupons: {before} MiB before, {after} MiB after");
+        let took = by_job.round(stage.runtime, coupons).took;
+        let memory = std::mem::take(&mut by_job.resident);
+        let theirs = CopyOfLast { copy: &mut copy, app: Arc::clone(app) }.round(stage.runtime, coupons).took;
         let rate = |took: Duration| format!("{:.0}/s", coupons as f64 / took.as_secs_f64());
-        let name = format!("binary COPY: {}", rate(theirs));
-        report.add("issue job", "1", rate(took), name, theirs.as_secs_f64() / took.as_secs_f64(), "≥ 0.7");
+        let (name, ratio) = (format!("binary COPY: {}", rate(theirs)), theirs.as_secs_f64() / took.as_secs_f64());
+        bench.report.add(FILE, "issue job", 1, rate(took), name, ratio, "issue job");
+        bench.report.note(told(coupons, &memory));
     } else {
-        let mut by_copy = CopyOfLast { copy: &mut copy, app: Arc::clone(&app) };
-        compare(
-            criterion,
-            &mut report,
-            &stage.runtime,
-            ("issue job", 1, coupons),
-            &mut by_job,
-            &mut [Reference { side: &mut by_copy, measure: Measure::Rate, goal: "≥ 0.7" }],
-        );
+        let mut by_copy = CopyOfLast { copy: &mut copy, app: Arc::clone(app) };
+        let path = Path { file: FILE, path: "issue job", tasks: 1, calls: coupons };
+        let measures = &[(Measure::Rate, "issue job")];
+        compare(bench, path, &mut by_job, &mut [Reference { side: &mut by_copy, measures }]);
+        bench.report.note(told(coupons, &by_job.resident));
     }
-    let (next, redemptions) = (Arc::new(AtomicUsize::new(0)), stage.rows as usize / 4);
     let (quiet, during) = stage.runtime.block_on(async {
-        tills(stage, &app, &next, redemptions / 2).await;
-        let quiet = p99(tills(stage, &app, &next, redemptions).await);
-        let job = by_job.run(coupons * 4);
-        let during = tills(stage, &app, &next, redemptions);
-        let (_, during) = tokio::join!(job, during);
-        (quiet, p99(during))
+        let pause = tokio::time::sleep(Duration::from_millis(if is_quick() { 500 } else { 5_000 }));
+        let (quiet, ()) = while_tills_run(stage, app, pause).await;
+        let (during, _) = while_tills_run(stage, app, by_job.run(coupons.min(500_000) * 3)).await;
+        (quiet, during)
     });
-    let show = |took: Duration| format!("p99 {:.1} ms", took.as_secs_f64() * 1e3);
-    let ratio = during.as_secs_f64() / quiet.as_secs_f64();
-    let tills = TILLS.to_string();
-    report.add("redeem while a job runs", &tills, show(during), format!("quiet: {}", show(quiet)), ratio, "-");
-    report.finish();
-    stage.runtime.block_on(app.stop());
-    stage.end();
+    for (name, quiet, during) in [("p50", quiet.p50, during.p50), ("p99", quiet.p99, during.p99)] {
+        let show = |took: Duration| format!("{name} {:.1} ms", took.as_secs_f64() * 1e3);
+        let ratio = during.as_secs_f64() / quiet.as_secs_f64();
+        let beside = format!("no job: {}", show(quiet));
+        bench.report.add(FILE, "redeem while a job runs", TILLS, show(during), beside, ratio, "");
+    }
 }
 
-criterion_group!(benches, issue_job);
-criterion_main!(benches);
+/// Memory at the begin, in the middle and at the end of the last job.
+fn told(coupons: usize, resident: &[u64]) -> String {
+    let (first, middle) = (resident.first().unwrap_or(&0), resident.get(resident.len() / 2).unwrap_or(&0));
+    let (last, most) = (resident.last().unwrap_or(&0), resident.iter().max().unwrap_or(&0));
+    format!(
+        "A job of {coupons} coupons: the process held {first} MiB at its begin, {middle} in its middle, {last} at its \
+         end, {most} at most."
+    )
+}

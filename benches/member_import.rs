@@ -1,32 +1,24 @@
 //! Members imported from a file by a job, durable, beside binary `COPY` of the same rows into the same leaves.
 
-#[expect(dead_code, reason = "jobs take no closed loop of callers")]
-mod support;
-
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use criterion::{Criterion, criterion_group, criterion_main};
 use futures_util::TryStreamExt;
-use rand::{SeedableRng, rngs::StdRng};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
-use support::{Contender, Measure, Reference, Round, compare, report::Report, stage::Stage};
 use tessera::{
     app::App,
-    clock::Clock,
-    config::Settings,
     job::{
         Act, Kind, State,
         store::{self, NewJob, Uploaded},
         upload::Upload,
     },
     partition::plan,
-    secret::{SecretFile, Secrets},
 };
 use tokio::runtime::Runtime;
-use uuid::Uuid;
+
+use crate::support::{Bench, Contender, Measure, Path, Reference, Round, compare, report::is_quick, stage::Stage};
 
 const TABLES: [&str; 3] = ["member", "member_auth", "member_key"];
 const COLUMNS: &str = "phone,email,card,name,gender,birthday,attr.note";
@@ -100,7 +92,7 @@ impl Contender for ByJob {
 
     fn round(&mut self, runtime: &Runtime, calls: usize) -> Round {
         let took = runtime.block_on(self.run(calls));
-        Round { took, p50: took / calls as u32 }
+        Round::whole(took)
     }
 }
 
@@ -115,7 +107,7 @@ fn leaves() -> impl Iterator<Item = String> {
 
 impl ByCopy {
     async fn make(mut conn: PgConnection) -> Self {
-        conn.execute("create schema copied").await.expect("a schema");
+        conn.execute("create schema if not exists copied").await.expect("a schema");
         for leaf in leaves() {
             let storage: String =
                 sqlx::query_scalar("select array_to_string(reloptions, ', ') from pg_class where oid = $1::regclass")
@@ -171,37 +163,14 @@ impl Contender for ByCopy {
 
     fn round(&mut self, runtime: &Runtime, calls: usize) -> Round {
         let took = runtime.block_on(self.run(calls));
-        Round { took, p50: took / calls as u32 }
+        Round::whole(took)
     }
 }
 
-fn member_import(criterion: &mut Criterion) {
-    let stage: &'static Stage = Box::leak(Box::new(Stage::new(1)));
-    let mut report = Report::new("member_import");
-    let mut rng = StdRng::seed_from_u64(7);
-    let secrets = Secrets::new(&SecretFile::generate(&mut rng), rng);
-    let app = stage
-        .runtime
-        .block_on(App::start(Settings::default(), stage.service(), secrets, Clock::system(), Uuid::from_u128(1)))
-        .expect("a node");
-    let mut conns = stage.connect(2).into_iter();
-    let admin = conns.next().expect("two were opened");
-    let reference = conns.next().expect("two were opened");
-    let mut by_copy = stage.runtime.block_on(ByCopy::make(reference));
-    let mut by_job = ByJob { app: Arc::clone(&app), admin, made: 0 };
-    let rows = if support::report::is_quick() { 10_000 } else { 50_000 };
-    compare(
-        criterion,
-        &mut report,
-        &stage.runtime,
-        ("member import", 1, rows),
-        &mut by_job,
-        &mut [Reference { side: &mut by_copy, measure: Measure::Rate, goal: "-" }],
-    );
-    report.finish();
-    stage.runtime.block_on(app.stop());
-    stage.end();
+pub fn run(bench: &mut Bench, stage: &'static Stage, app: &Arc<App>) {
+    let mut by_copy = stage.runtime.block_on(ByCopy::make(stage.admin()));
+    let mut by_job = ByJob { app: Arc::clone(app), admin: stage.admin(), made: 0 };
+    let rows = if is_quick() { 2_000 } else { 10_000 };
+    let path = Path { file: "member_import", path: "members imported by a job", tasks: 1, calls: rows };
+    compare(bench, path, &mut by_job, &mut [Reference { side: &mut by_copy, measures: &[(Measure::Rate, "")] }]);
 }
-
-criterion_group!(benches, member_import);
-criterion_main!(benches);

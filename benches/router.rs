@@ -1,16 +1,13 @@
 //! The router beside a plain hash of the same keys: what it costs to agree with PostgreSQL.
 
-#[path = "support/report.rs"]
-mod report;
-
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, criterion_group, criterion_main};
-use report::Report;
 use tessera::partition::plan;
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
+
+use crate::support::{Bench, report::is_quick};
 
 const KEYS: usize = 4_096;
 
@@ -27,9 +24,9 @@ fn by_reference(bytes: &[u8]) -> i32 {
 }
 
 /// Time per key of two functions measured in turns, so that both see the same machine.
-fn ratio<K: Copy>(report: &mut Report, name: &str, keys: &[K], ours: impl Fn(K) -> i32, reference: impl Fn(K) -> i32) {
+fn ratio<K: Copy>(bench: &mut Bench, name: &str, keys: &[K], ours: impl Fn(K) -> i32, reference: impl Fn(K) -> i32) {
     let mut spent = [Duration::ZERO; 2];
-    let rounds = if report::is_quick() { 40 } else { 400 };
+    let rounds = if is_quick() { 40 } else { 400 };
     for _ in 0..rounds {
         let start = Instant::now();
         for key in keys {
@@ -44,14 +41,22 @@ fn ratio<K: Copy>(report: &mut Report, name: &str, keys: &[K], ours: impl Fn(K) 
     }
     let [ours, reference] = spent.map(|spent| spent.as_nanos() as f64 / (rounds * keys.len()) as f64);
     let beside = format!("xxh3 % 16: {reference:.1} ns");
-    report.add(&format!("route a {name} key"), "1", format!("{ours:.1} ns"), beside, ours / reference, "-");
+    bench.report.add(
+        "router",
+        &format!("route a {name} key"),
+        1,
+        format!("{ours:.1} ns"),
+        beside,
+        ours / reference,
+        "",
+    );
 }
 
-fn router(criterion: &mut Criterion) {
+pub fn run(bench: &mut Bench) {
     let (member, member_key, coupon) = (plan("member"), plan("member_key"), plan("coupon"));
     let (numbers, uuids) = (numbers(), uuids());
     let codes: Vec<i64> = numbers.iter().map(|n| (n % 14_600) << 41 | n & 0xFFFF).collect();
-    let mut group = criterion.benchmark_group("router");
+    let mut group = bench.criterion.benchmark_group("router");
     let mut next = 0;
     let mut at = move || {
         next = (next + 1) % KEYS;
@@ -62,16 +67,7 @@ fn router(criterion: &mut Criterion) {
     group.bench_function("month", |b| b.iter(|| coupon.leaf_i64(codes[at()]).no));
     group.bench_function("xxh3 % 16", |b| b.iter(|| by_reference(&numbers[at()].to_le_bytes())));
     group.finish();
-    let mut report = Report::new("router");
-    ratio(&mut report, "bigint", &numbers, |key| member.leaf_i64(key).no, |key| by_reference(&key.to_le_bytes()));
-    ratio(&mut report, "uuid", &uuids, |key| member_key.leaf_uuid(key).no, |key| by_reference(key.as_bytes()));
-    ratio(&mut report, "month", &codes, |key| coupon.leaf_i64(key).no, |key| by_reference(&key.to_le_bytes()));
-    report.finish();
+    ratio(bench, "bigint", &numbers, |key| member.leaf_i64(key).no, |key| by_reference(&key.to_le_bytes()));
+    ratio(bench, "uuid", &uuids, |key| member_key.leaf_uuid(key).no, |key| by_reference(key.as_bytes()));
+    ratio(bench, "month", &codes, |key| coupon.leaf_i64(key).no, |key| by_reference(&key.to_le_bytes()));
 }
-
-criterion_group! {
-    name = benches;
-    config = report::criterion(100, 3_000, 5_000);
-    targets = router
-}
-criterion_main!(benches);

@@ -1,84 +1,121 @@
-//! The lines a bench ends with: a subject beside its reference, measured in turns in one run, and the goal.
+//! What a run ends with: each subject beside its reference, measured in turns, and the table of goals.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fmt::Write, fs, path::PathBuf};
 
-use criterion::Criterion;
-
-const HEAD: [&str; 6] = ["path", "tasks", "subject", "reference", "ratio", "goal"];
+use super::{
+    goals::{GOALS, verdict},
+    machine,
+};
 
 /// Short, and on small tables: for CI, as information.
 pub fn is_quick() -> bool {
     std::env::var_os("TESSERA_BENCH_QUICK").is_some_and(|value| value != "0")
 }
 
-/// Criterion with its times in milliseconds; in a quick run as short as it lets itself be. The ratios are measured besides.
-pub fn criterion(samples: usize, warm_up_ms: u64, measurement_ms: u64) -> Criterion {
-    let (criterion, part) = match is_quick() {
-        true => (Criterion::default().without_plots().sample_size(10).nresamples(1_001), 10),
-        false => (Criterion::default().sample_size(samples), 1),
-    };
-    criterion
-        .warm_up_time(Duration::from_millis((warm_up_ms / part).max(1)))
-        .measurement_time(Duration::from_millis(measurement_ms / part))
+/// A subject and a reference.
+struct Line {
+    file: &'static str,
+    path: String,
+    tasks: String,
+    subject: String,
+    reference: String,
+    ratio: f64,
+    /// Of the table of goals; empty for one that is told besides.
+    row: &'static str,
 }
 
-/// The lines of one bench. Printed and written to `criterion-ratios/<bench>.txt` in the target directory.
+/// The lines of a run.
+#[derive(Default)]
 pub struct Report {
-    bench: &'static str,
-    lines: Vec<[String; 6]>,
+    lines: Vec<Line>,
+    /// Said under the tables.
+    notes: Vec<String>,
+    began: String,
 }
 
 impl Report {
-    pub fn new(bench: &'static str) -> Self {
-        Self { bench, lines: Vec::new() }
+    pub fn new() -> Self {
+        Self { began: machine::load(), ..Self::default() }
     }
 
-    /// `goal` is `≥ 3`, `≤ 1.2`, or `-` where there is none: a ratio is a piece of information, and fails nothing.
-    pub fn add(&mut self, path: &str, tasks: &str, subject: String, reference: String, ratio: f64, goal: &str) {
-        let verdict = match goal.split_once(' ').and_then(|(sign, bound)| Some((sign, bound.parse::<f64>().ok()?))) {
-            Some(("≥", bound)) => {
-                if ratio >= bound {
-                    ", met"
-                } else {
-                    ", missed"
-                }
-            }
-            Some(("≤", bound)) => {
-                if ratio <= bound {
-                    ", met"
-                } else {
-                    ", missed"
-                }
-            }
-            _ => "",
-        };
-        let goal = format!("{goal}{verdict}");
-        self.lines.push([path.into(), tasks.into(), subject, reference, format!("{ratio:.2}"), goal]);
+    /// A line, printed at once. `row` is that of the table of goals that it answers, or empty: a ratio is a piece of
+    /// information, and fails nothing.
+    #[expect(clippy::too_many_arguments, reason = "the columns of a line")]
+    pub fn add(
+        &mut self,
+        file: &'static str,
+        path: &str,
+        tasks: impl ToString,
+        subject: String,
+        reference: String,
+        ratio: f64,
+        row: &'static str,
+    ) {
+        assert!(row.is_empty() || GOALS.iter().any(|goal| goal.row == row), "there is no goal {row}");
+        println!("{path} | {} | {subject} | {reference} | {ratio:.2}", tasks.to_string());
+        let (path, tasks) = (path.to_owned(), tasks.to_string());
+        self.lines.push(Line { file, path, tasks, subject, reference, ratio, row });
     }
 
-    /// Prints and writes what was added; nothing when a filter left nothing.
-    pub fn finish(self) {
-        if self.lines.is_empty() {
-            return;
-        }
-        let head = HEAD.map(str::to_owned);
-        let width = |column: usize| {
-            self.lines.iter().chain([&head]).map(|line| line[column].chars().count()).max().unwrap_or_default()
-        };
-        let mut text = String::new();
-        for line in [&head].into_iter().chain(&self.lines) {
-            let cells: Vec<String> =
-                line.iter().enumerate().map(|(column, cell)| format!("{cell:<0$}", width(column))).collect();
-            text.push_str(cells.join(" | ").trim_end());
-            text.push('\n');
-        }
+    /// A sentence for the end.
+    pub fn note(&mut self, note: String) {
+        println!("{note}");
+        self.notes.push(note);
+    }
+
+    /// Prints the tables and writes them: `bench-report.md` in the target directory, or where `TESSERA_BENCH_REPORT` says.
+    pub fn finish(self, what: &str) {
+        let text = self.text(what);
         println!("\n{text}");
-        let dir = target_dir().join("criterion-ratios");
-        let path = dir.join(format!("{}.txt", self.bench));
-        if let Err(error) = fs::create_dir_all(&dir).and_then(|()| fs::write(&path, text)) {
-            eprintln!("{} was not written: {error}", path.display());
+        let place = std::env::var_os("TESSERA_BENCH_REPORT");
+        let place = place.map_or_else(|| target_dir().join("bench-report.md"), PathBuf::from);
+        if let Err(error) = fs::write(&place, text) {
+            eprintln!("{} was not written: {error}", place.display());
         }
     }
+
+    fn text(&self, what: &str) -> String {
+        let mut text =
+            format!("# Tessera: what is compared with what\n\n{}\n{what}\n\n", machine::describe(&self.began));
+        let head = ["bench", "path", "tasks", "subject", "reference", "ratio"];
+        let rows = self.lines.iter().map(|line| {
+            let ratio = format!("{:.2}", line.ratio);
+            [line.file, &line.path, &line.tasks, &line.subject, &line.reference, &ratio].map(str::to_owned).to_vec()
+        });
+        text += &table(&head, rows.collect());
+        for note in &self.notes {
+            let _ = write!(text, "\n{note}\n");
+        }
+        text += "\n## Goals\n\n";
+        let head = ["path", "subject", "reference", "measured", "ratio", "goal", "met"];
+        let rows = GOALS.iter().map(|goal| {
+            let measured = self.lines.iter().find(|line| line.row == goal.row);
+            let (subject, reference, ratio, met) = match measured {
+                Some(line) => {
+                    let met = if verdict(goal.goal, line.ratio).unwrap_or_default() { "yes" } else { "**no**" };
+                    (line.subject.clone(), line.reference.clone(), format!("{:.2}", line.ratio), met.to_owned())
+                }
+                None => ("–".to_owned(), "–".to_owned(), "–".to_owned(), format!("not measured: {}", goal.needs)),
+            };
+            vec![goal.path.into(), subject, goal.reference.into(), reference, ratio, goal.goal.into(), met]
+        });
+        text + &table(&head, rows.collect())
+    }
+}
+
+/// A table of Markdown that is also read as it stands.
+fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
+    let head: Vec<String> = head.iter().map(|&title| title.to_owned()).collect();
+    let width =
+        |column: usize| rows.iter().chain([&head]).map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let rule: Vec<String> = widths.iter().map(|&width| "-".repeat(width)).collect();
+    let mut text = String::new();
+    for row in [&head, &rule].into_iter().chain(&rows) {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
+    }
+    text
 }
 
 /// The program lies in `<target>/<profile>/deps`.

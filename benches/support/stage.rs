@@ -1,110 +1,124 @@
-//! A durable PostgreSQL of the bench's own with coupons in it, twice: partitioned, and in flat tables beside.
+//! A database with coupons in it, twice: partitioned, and in flat tables beside.
 //!
 //! The flat tables of schema `flat` have the columns, constraints, indexes and fill factor of the leaves, and the same
-//! rows. The cluster is made as `tessera serve` makes it, fsync on, and is gone when the bench ends.
+//! rows.
 
-use std::{path::PathBuf, sync::Mutex, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
 
+use rand::{SeedableRng, rngs::StdRng};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 use tessera::{
-    boot,
-    clock::{Clock, Zone},
-    db::{
-        embedded::{Embedded, EmbeddedSettings, Reach, SUPERUSER},
-        migrate::{self, role},
+    app::App,
+    chain::{
+        NewStore, StoreId, StoreName,
+        key::{KeyName, NewToken, Role, insert_key},
+        store::insert_store,
     },
-    id::{CodeId, Day, MemberId},
-    partition::{Locked, plans, upkeep},
+    clock::{Clock, Zone},
+    config::Settings,
+    coupon::desk::Till,
+    db::{embedded::SUPERUSER, migrate::role},
+    id::{CodeId, Day, MemberId, RuleId, StoreNo},
+    member::key::{Identifier, Kind, normalise},
+    node::{self, NodeArgs},
+    secret::{SecretFile, Secrets},
 };
 use tokio::runtime::Runtime;
+use uuid::Uuid;
 
-use super::report::is_quick;
+use super::{built::Built, cluster::Cluster, fill, machine};
 
-const DATABASE: &str = "tessera_bench";
-/// Of the directory in the temporary one; the process's number follows.
-const DIR_PREFIX: &str = "tessera-bench-";
-const PATIENCE: Duration = Duration::from_secs(30);
-const TABLES: [&str; 7] = ["coupon", "coupon_receive", "coupon_index", "member", "redemption", "request", "event"];
-/// Coupons are spread over so many rules and over a quarter as many members as there are coupons.
-pub const RULES: i64 = 100;
+/// Of rules that coupons are spread over, and the rush over all of them.
+pub const RULES: i64 = 1_000;
 /// Odd, so that it permutes the serials: neighbours of the file are not neighbours of the key.
-const SPREAD: i64 = 1_000_003;
-const SERIALS: i64 = 1 << 41;
+pub(super) const SPREAD: i64 = 1_000_003;
+pub(super) const SERIALS: i64 = 1 << 41;
+/// Prime, so that it permutes the coupons: neighbours in the order of use are not neighbours of the key.
+const SHUFFLE: i64 = 7_368_787;
+const SEED: u64 = 9;
 
-/// The lane as a service has it that was given no settings.
-pub fn lane_settings() -> tessera::db::lane::LaneSettings {
-    tessera::config::Settings::default().lane.lane()
-}
-
-/// Removes what benches left behind that were killed: their servers are gone with them.
-fn sweep() {
-    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix(DIR_PREFIX).and_then(|pid| pid.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}")).exists()) {
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
-/// Leaked by each bench, since its tasks borrow it; so it is ended by name.
+/// Leaked, since the tasks of benches borrow it.
 pub struct Stage {
-    pub runtime: Runtime,
-    /// Coupons.
+    pub runtime: &'static Runtime,
+    pub cluster: &'static Cluster,
+    pub database: String,
+    /// Coupons in partitions.
     pub rows: i64,
-    /// Days up to today on which they were issued.
+    /// Coupons in flat tables; the same, but for a built dataset.
+    pub flat_rows: i64,
+    /// Days up to today on which those were issued that are made by formula.
     pub days: i64,
     pub today: Day,
-    embedded: Mutex<Option<Embedded>>,
-    reach: Reach,
-    programs: PathBuf,
-    dir: PathBuf,
+    /// What the partitions hold, if it is not the same as the flat tables.
+    pub built: Option<Built>,
+    /// Coupons that were redeemed, of those in the partitions and of those in flat tables.
+    used: AtomicI64,
+    used_flat: AtomicI64,
 }
 
 impl Stage {
-    /// Starts PostgreSQL and fills it with `TESSERA_BENCH_ROWS` coupons, 200,000 by default, issued over `days`.
-    pub fn new(days: i64) -> Self {
-        let default = if is_quick() { 50_000 } else { 200_000 };
-        let rows = std::env::var("TESSERA_BENCH_ROWS").map_or(default, |rows| rows.parse().expect("a number of rows"));
-        let runtime = Runtime::new().expect("a runtime");
-        sweep();
-        let dir = std::env::temp_dir().join(format!("{DIR_PREFIX}{}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("a directory for the database");
-        let settings = EmbeddedSettings { shared_buffers_mib: Some(1024), ..EmbeddedSettings::new(dir.join("data")) };
-        let embedded = Embedded::start_blocking(&settings).unwrap_or_else(|error| panic!("{error}"));
-        let today = Zone::DEFAULT.day_of(Clock::system().now());
-        let stage = Self {
+    /// A database of so many coupons that were issued over so many days.
+    pub fn new(
+        runtime: &'static Runtime,
+        cluster: &'static Cluster,
+        database: &str,
+        rows: i64,
+        days: i64,
+    ) -> &'static Self {
+        let stage = Self::bare(runtime, cluster, database, rows, days, None);
+        runtime.block_on(fill::fill(&stage));
+        Box::leak(Box::new(stage))
+    }
+
+    /// A built dataset, with flat tables of so many rows at most, which are made if they are not there.
+    pub fn of_built(
+        runtime: &'static Runtime,
+        cluster: &'static Cluster,
+        built: Built,
+        flat_rows: i64,
+        days: i64,
+    ) -> &'static Self {
+        let rows = built.dataset.shape.coupons as i64;
+        let mut stage = Self::bare(runtime, cluster, "tessera", rows, days, Some(built));
+        stage.flat_rows = runtime.block_on(fill::beside(&stage, flat_rows.min(rows)));
+        Box::leak(Box::new(stage))
+    }
+
+    fn bare(
+        runtime: &'static Runtime,
+        cluster: &'static Cluster,
+        database: &str,
+        rows: i64,
+        days: i64,
+        built: Option<Built>,
+    ) -> Self {
+        Self {
             runtime,
+            cluster,
+            database: database.to_owned(),
             rows,
+            flat_rows: rows,
             days,
-            today,
-            dir,
-            reach: embedded.reach().clone(),
-            programs: embedded.bin_dir().to_owned(),
-            embedded: Mutex::new(Some(embedded)),
-        };
-        stage.runtime.block_on(stage.fill());
-        stage
+            today: Zone::DEFAULT.day_of(Clock::system().now()),
+            built,
+            used: AtomicI64::new(0),
+            used_flat: AtomicI64::new(0),
+        }
     }
 
-    pub fn service(&self) -> PgConnectOptions {
-        self.options(role::SERVICE)
+    /// How to reach it as a role, for clients that are not ours.
+    pub fn url(&self, role: &str) -> String {
+        self.cluster.url(role, &self.database)
     }
 
-    fn options(&self, role: &str) -> PgConnectOptions {
-        self.reach.options(role, DATABASE)
-    }
-
-    /// Directory of the socket and of the server's programs.
-    pub fn places(&self) -> (PathBuf, PathBuf) {
-        (self.reach.socket_dir.clone(), self.programs.clone())
-    }
-
-    /// Stops the server and removes its files.
-    pub fn end(&self) {
-        let embedded = self.embedded.lock().expect("nobody panics while holding it").take();
-        drop(embedded);
-        let _ = std::fs::remove_dir_all(&self.dir);
+    pub fn options(&self, role: &str) -> PgConnectOptions {
+        self.url(role).parse().expect("it is a database's URL")
     }
 
     /// The settings of the lane's connections.
@@ -132,92 +146,200 @@ impl Stage {
         })
     }
 
+    /// A connection without the lane's settings.
+    pub fn admin(&self) -> PgConnection {
+        self.runtime.block_on(PgConnection::connect_with(&self.options(SUPERUSER))).expect("a connection")
+    }
+
     /// The `i`th coupon, from 1 to `rows`, with its holder and its rule.
-    pub fn coupon(&self, i: i64) -> (CodeId, MemberId, i64) {
+    pub fn coupon(&self, i: i64) -> (CodeId, MemberId, RuleId) {
+        match &self.built {
+            Some(built) => built.coupon(i),
+            None => self.flat_coupon(i),
+        }
+    }
+
+    /// The same of those in flat tables.
+    pub fn flat_coupon(&self, i: i64) -> (CodeId, MemberId, RuleId) {
         let day = Day::from_number(self.today.number() - (i % self.days) as i32).expect("a day of this century");
         let code_id = CodeId::from_parts(day, i * SPREAD % SERIALS).expect("it fits");
-        (code_id, MemberId::new((i % self.members() + 1) << 22).expect("not negative"), i % RULES + 1)
+        let member_id = MemberId::new((i % self.flat_members() + 1) << 22).expect("not negative");
+        (code_id, member_id, RuleId::new(i % RULES + 1).expect("not negative"))
     }
 
-    fn members(&self) -> i64 {
-        (self.rows / 4).max(1)
+    /// Members, from 1.
+    pub fn members(&self) -> i64 {
+        self.built.as_ref().map_or_else(|| self.flat_members(), |built| built.dataset.shape.members as i64)
     }
 
-    /// The code of coupon `:i` as an expression of pgbench.
-    pub fn code_expression(&self) -> String {
-        format!("(({} - (:i % {})) << 41) | ((:i * {SPREAD}) % {SERIALS})", self.today.number(), self.days)
+    pub fn flat_members(&self) -> i64 {
+        (self.flat_rows / 4).max(1)
+    }
+
+    pub fn member(&self, m: i64) -> MemberId {
+        match &self.built {
+            Some(built) => built.dataset.member_id(m as u64 - 1),
+            None => MemberId::new(m << 22).expect("not negative"),
+        }
+    }
+
+    /// What the `m`th member says at a till.
+    pub fn phone(&self, m: i64) -> Identifier {
+        if let Some(built) = &self.built {
+            return built.phone(m);
+        }
+        let phone = normalise(Kind::Phone, &format!("138{m:08}")).expect("a phone number");
+        phone.expect("it is not empty")
+    }
+
+    /// One of the rules, counted from 0 and on from the first again.
+    pub fn rule(&self, k: i64) -> RuleId {
+        match &self.built {
+            Some(built) => built.dataset.rules[k as usize % built.dataset.rules.len()].rule_id,
+            None => RuleId::new(k % RULES + 1).expect("not negative"),
+        }
+    }
+
+    /// Where the tables are that stand beside the same rows: flat ones, or the parents where those hold other rows.
+    pub fn beside(&self) -> &'static str {
+        if self.built.is_some() { "public" } else { "flat" }
+    }
+
+    /// The number of a redemption, and its coupon, each once.
+    pub fn take(&self) -> (i64, CodeId) {
+        loop {
+            let number = self.used.fetch_add(1, Ordering::Relaxed);
+            assert!(number < self.rows, "every coupon was redeemed: raise TESSERA_BENCH_ROWS");
+            let coupon = match &self.built {
+                Some(built) => built.usable(number),
+                None => Some(self.coupon(number * SHUFFLE % self.rows + 1).0),
+            };
+            if let Some(code_id) = coupon {
+                return (number, code_id);
+            }
+        }
+    }
+
+    /// So many of those in flat tables: the number of the first.
+    pub fn take_flat(&self, count: i64) -> i64 {
+        let first = self.used_flat.fetch_add(count, Ordering::Relaxed);
+        assert!(first + count <= self.flat_rows, "every coupon was redeemed: raise TESSERA_BENCH_ROWS");
+        first
+    }
+
+    /// Coupons redeemed so far, in partitions and in flat tables.
+    pub fn taken(&self) -> (i64, i64) {
+        (self.used.load(Ordering::Relaxed), self.used_flat.load(Ordering::Relaxed))
+    }
+
+    /// Which coupon the `:n`th redemption is of, as an expression of pgbench.
+    pub fn nth_expression(&self) -> String {
+        format!("(:n * {SHUFFLE}) % {} + 1", self.flat_rows)
+    }
+
+    /// Code, member and rule of coupon `:i` as expressions of pgbench.
+    pub fn expressions(&self) -> [String; 3] {
+        [
+            format!("(({} - (:i % {})) << 41) | ((:i * {SPREAD}) % {SERIALS})", self.today.number(), self.days),
+            format!("((:i % {}) + 1) << 22", self.flat_members()),
+            format!("(:i % {RULES}) + 1"),
+        ]
     }
 
     /// One number out of SQL.
     pub fn count(&self, sql: &str) -> i64 {
-        let mut conn = self.connect(1).remove(0);
+        let mut conn = self.admin();
         self.runtime
             .block_on(sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut conn))
             .unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
-    async fn fill(&self) {
-        let mut conn = migrate::connect(&self.reach.options(SUPERUSER, "postgres"), PATIENCE).await.expect("a server");
-        migrate::bootstrap(&mut conn, DATABASE).await.expect("roles and a database");
-        migrate::close(conn).await;
-        let owner = self.options(role::OWNER);
-        let now = Clock::system().now();
-        boot::migrate_and_upkeep(&owner, PATIENCE, now, Zone::DEFAULT).await.expect("a schema");
-        let first = Day::from_number(self.today.number() - self.days as i32).expect("a day of this century");
-        let ask = upkeep::Ask {
-            today: self.today.to_date(),
-            now,
-            past: Some(upkeep::Past { from: first.to_date(), until: None, tables: Vec::new() }),
-            leaves_only: true,
-            pace: Default::default(),
+    /// Whether memory holds all of it.
+    pub fn is_resident(&self) -> bool {
+        let bytes = self.count("select pg_database_size(current_database())");
+        (bytes as u64) < machine::memory_kib() * 1024 / 10 * 8
+    }
+
+    /// Those that the rows were made with.
+    pub fn secrets(&self) -> Secrets {
+        match &self.built {
+            Some(built) => Self::ready(&built.secrets),
+            None => Self::ready(&SecretFile::generate(&mut StdRng::seed_from_u64(SEED))),
+        }
+    }
+
+    pub fn ready(file: &SecretFile) -> Secrets {
+        Secrets::new(file, StdRng::from_os_rng())
+    }
+
+    /// A node without a server.
+    pub fn app(&self, settings: Settings) -> Arc<App> {
+        let start = App::start(settings, self.options(role::SERVICE), self.secrets(), Clock::system(), Uuid::new_v4());
+        self.runtime.block_on(start).expect("a node")
+    }
+
+    /// A node that serves HTTP until the process ends.
+    pub fn serve(&self, settings: Settings) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.set_nonblocking(true).expect("a socket");
+        let place = listener.local_addr().expect("it is bound");
+        let args = NodeArgs {
+            settings,
+            service: self.options(role::SERVICE),
+            owner: None,
+            secrets: self.secrets(),
+            clock: Clock::system(),
+            holder: Uuid::new_v4(),
         };
-        let mut locked = Locked::open(&owner, plans(), PATIENCE).await.expect("the lock of the upkeep");
-        upkeep::run(&mut locked, plans(), &ask).await.expect("leaves");
-        locked.close().await.expect("the lock is given back");
-
-        let mut conn = PgConnection::connect_with(&self.options(SUPERUSER)).await.expect("a connection");
-        let sql = self.rows_sql();
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await.expect("rows");
-        let mut flat = "create schema flat;".to_owned();
-        for table in TABLES {
-            let storage: Option<String> = sqlx::query_scalar(
-                "select array_to_string(c.reloptions, ', ') from pg_inherits i \
-                 join pg_class c on c.oid = i.inhrelid where i.inhparent = $1::regclass limit 1",
-            )
-            .bind(table)
-            .fetch_one(&mut conn)
-            .await
-            .expect("a leaf");
-            let storage = storage.expect("each plan has a fill factor");
-            flat += &format!(
-                "create table flat.{table} (like public.{table} including all) with ({storage}); \
-                 insert into flat.{table} select * from public.{table};"
-            );
-        }
-        sqlx::raw_sql(AssertSqlSafe(flat)).execute(&mut conn).await.expect("flat tables");
-        for statement in ["vacuum (analyze)", "checkpoint"] {
-            sqlx::raw_sql(statement).execute(&mut conn).await.expect("a settled database");
-        }
+        self.runtime.spawn(async move {
+            node::serve(args, listener, std::future::pending()).await.expect("it serves");
+        });
+        place
     }
 
-    fn rows_sql(&self) -> String {
-        let (rows, members, today, days) = (self.rows, self.members(), self.today.number(), self.days);
-        format!(
-            "insert into coupon_rule (rule_id, created_at, updated_at, version, state) \
-             select r, now(), now(), 1, 2 from generate_series(1, {RULES}) r; \
-             insert into coupon_rule_version \
-                 (rule_id, created_at, amount, threshold, version, days_after_issue, discount, currency, name) \
-             select r, now(), 1000, 5000, 1, 30, 1, 'CNY', '10 off 50' from generate_series(1, {RULES}) r; \
-             insert into member (member_id, created_at, updated_at) \
-             select m << 22, now(), now() from generate_series(1::bigint, {members}) m; \
-             insert into coupon (code_id, rule_id, issued_at, valid_from, valid_until, member_id, rule_version) \
-             select ({today} - i % {days}) << 41 | i * {SPREAD} % {SERIALS}, i % {RULES} + 1, now(), \
-                 now() - interval '1 day', now() + interval '30 days', (i % {members} + 1) << 22, 1 \
-             from generate_series(1::bigint, {rows}) i order by {today} - i % {days}, i; \
-             insert into coupon_receive (member_id, code_id, rule_id, valid_until, state) \
-             select c.member_id, c.code_id, c.rule_id, c.valid_until, c.state from coupon c; \
-             insert into coupon_index (rule_id, code_id, valid_until, member_id, state) \
-             select c.rule_id, c.code_id, c.valid_until, c.member_id, c.state from coupon c;"
-        )
+    /// The first store.
+    pub fn store_id(&self) -> &'static str {
+        if self.built.is_some() { "S00001" } else { "S0001" }
     }
+
+    /// A key of a till of the first store, which this makes if it is not there.
+    pub fn token(&self) -> String {
+        self.runtime.block_on(async {
+            let mut conn = PgConnection::connect_with(&self.options(role::SERVICE)).await.expect("a connection");
+            let now = Clock::system().now();
+            let store_id = StoreId::parse(self.store_id()).expect("an id");
+            let name = StoreName::parse("Store".to_owned()).expect("a name");
+            // The second caller finds it there.
+            let _ = insert_store(&mut conn, &NewStore::new(store_id.clone(), name), now).await;
+            let seed = Uuid::new_v4().as_u128() as u64;
+            let token = NewToken::mint(&mut StdRng::seed_from_u64(seed));
+            let name = KeyName::parse(format!("bench-{seed}")).expect("a name");
+            insert_key(&mut conn, &name, Role::Pos, Some(&store_id), &token, now).await.expect("a key");
+            token.reveal()
+        })
+    }
+
+    /// A till of the first store.
+    pub fn till(&self) -> Till {
+        Till {
+            store_no: StoreNo::new(1),
+            store_id: Arc::from(self.store_id()),
+            register: Some("2".to_owned()),
+            sequence: None,
+            business_day: self.today,
+            regions: Arc::from([]),
+        }
+    }
+}
+
+/// The defaults, but that one caller may ask as much as it can.
+pub fn settings() -> Settings {
+    let mut settings = Settings::default();
+    (settings.limits.rate_per_second, settings.limits.rate_burst) = (0, 1_000_000);
+    settings
+}
+
+/// The key of the `n`th request.
+pub fn request_key(n: i64) -> Uuid {
+    Uuid::from_u64_pair((n as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15), n as u64)
 }
