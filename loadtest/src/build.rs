@@ -148,7 +148,7 @@ impl Place {
 
     fn ask(&self, at: DateTime<Utc>) -> upkeep::Ask {
         let today = self.zone().day_of(at).to_date();
-        upkeep::Ask { today, now: at, past: None, leaves_only: true, pace: Default::default() }
+        upkeep::Ask { today, now: at, past: None, leaves_only: true, pace: tessera::partition::expire::Pace::of_window(0) }
     }
 }
 
@@ -406,7 +406,7 @@ async fn finish(site: &Site, conn: &mut PgConnection, at_once: usize) -> anyhow:
         now: site.dataset.shape.at,
         past: None,
         leaves_only: true,
-        pace: Default::default(),
+        pace: tessera::partition::expire::Pace::of_window(0),
     };
     upkeep::run(&mut *site.locked.lock().await, plans(), &ask).await?;
     for table in SOURCES.iter().map(|source| source.table()).chain([stock::TABLE]) {

@@ -7,6 +7,7 @@ mod coupon_imports;
 mod crash;
 mod erase;
 mod family;
+mod grown;
 mod imports;
 mod input;
 mod issue_jobs;
