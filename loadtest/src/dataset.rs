@@ -83,7 +83,7 @@ pub struct Shape {
     pub first_serial: i64,
     /// The first of the ledger's numbers; each coupon has two, for a use and its undo.
     pub first_redemption: i64,
-    /// The first of the logs' numbers; each member has one.
+    /// The first of the numbers of logs and events; each member has one, and after them each coupon.
     pub first_log: i64,
 }
 

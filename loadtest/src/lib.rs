@@ -6,3 +6,5 @@
 
 pub mod build;
 pub mod dataset;
+pub mod prove;
+pub mod sizes;

@@ -32,6 +32,8 @@ const fn measured(source: Source) -> (u64, u64, f64) {
         Source::History => (60, 40, 4.0),
         Source::Taken => (76, 38, 4.0),
         Source::Uses => (190, 95, 6.0),
+        Source::Requests => (480, 50, 9.0),
+        Source::Events => (380, 55, 9.0),
     }
 }
 
