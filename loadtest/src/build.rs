@@ -228,8 +228,15 @@ async fn build(args: &Args, ground: &Ground) -> anyhow::Result<()> {
     let took = started.elapsed();
     let done = state::done(&mut conn).await?;
     let mut rows: BTreeMap<String, u64> = BTreeMap::new();
+    let mut spent: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
     for leaf in done.values() {
         *rows.entry(leaf.table.clone()).or_default() += leaf.rows;
+        let spent = spent.entry(&leaf.table).or_default();
+        *spent = (spent.0 + leaf.copy_secs, spent.1 + leaf.keys_secs);
+    }
+    for (table, (copying, keys)) in &spent {
+        let (count, micros) = (rows[*table], |secs: f64| secs * 1e6 / rows[*table].max(1) as f64);
+        println!("{table:22} {:>14} rows: {:>6.2} µs to copy, {:>5.2} to give keys", HumanCount(count).to_string(), micros(*copying), micros(*keys));
     }
     let all: u64 = rows.values().sum();
     let made = all.saturating_sub(before);
