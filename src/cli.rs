@@ -325,7 +325,11 @@ async fn prove(ground: &Ground, settings: &Settings, is_json: bool) -> Result<()
     }
     let report = proof::run(&mut conn, partition::queries(), |_| {}).await?;
     boot::disconnect(conn).await;
-    if is_json { println!("{:#}", report.json()) } else { print!("{}", report.render()) }
+    if is_json {
+        println!("{:#}", report.json())
+    } else {
+        print!("{}", report.render())
+    }
     if report.ok() {
         Ok(())
     } else {

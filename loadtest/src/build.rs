@@ -236,7 +236,12 @@ async fn build(args: &Args, ground: &Ground) -> anyhow::Result<()> {
     }
     for (table, (copying, keys)) in &spent {
         let (count, micros) = (rows[*table], |secs: f64| secs * 1e6 / rows[*table].max(1) as f64);
-        println!("{table:22} {:>14} rows: {:>6.2} µs to copy, {:>5.2} to give keys", HumanCount(count).to_string(), micros(*copying), micros(*keys));
+        println!(
+            "{table:22} {:>14} rows: {:>6.2} µs to copy, {:>5.2} to give keys",
+            HumanCount(count).to_string(),
+            micros(*copying),
+            micros(*keys)
+        );
     }
     let all: u64 = rows.values().sum();
     let made = all.saturating_sub(before);
@@ -307,7 +312,8 @@ async fn check_fit(
             bail!("the database must be empty, and it is not: {some}");
         }
     }
-    let wal: i64 = sqlx::query_scalar("select pg_size_bytes(current_setting('max_wal_size'))").fetch_one(&mut *conn).await?;
+    let wal: i64 =
+        sqlx::query_scalar("select pg_size_bytes(current_setting('max_wal_size'))").fetch_one(&mut *conn).await?;
     let forecast = Forecast::new(dataset, at_once, u64::from(args.work_mib) << 20, wal as u64);
     println!("{}", forecast.render());
     if begun {
@@ -428,7 +434,9 @@ mod tests {
 
     #[test]
     fn counts_are_written_as_people_do() {
-        for (text, count) in [("500", 500), ("20K", 20_000), ("1.5M", 1_500_000), ("2g", 2_000_000_000), ("1_000", 1_000)] {
+        for (text, count) in
+            [("500", 500), ("20K", 20_000), ("1.5M", 1_500_000), ("2g", 2_000_000_000), ("1_000", 1_000)]
+        {
             assert_eq!(parse_count(text), Ok(count), "{text}");
         }
         for text in ["", "0", "-1", "M", "1.5", "x", "1e40"] {

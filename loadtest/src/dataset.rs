@@ -53,8 +53,8 @@ use tessera::{clock::Zone, id::Day};
 use chance::{Shuffle, Weighted, draw};
 pub use coupon::{Coupon, Fate, LEGACY_ALPHABET, LEGACY_LENGTH, LEGACY_SHAPE, Rule, USE_DAYS_MAX, UseOf};
 pub use people::{External, Member, store_id};
-pub use time::{Month, instant};
 use time::{Days, months};
+pub use time::{Month, instant};
 
 /// Members that share out a fixed number of coupons among themselves.
 pub const BLOCK: u64 = 1_000;
@@ -419,7 +419,7 @@ mod tests {
                 assert_eq!(used.day, dataset.shape.zone().day_of(used.at));
             }
         }
-        assert!((20_000..60_000).contains(&uses), "{uses}");
+        assert!((10_000..25_000).contains(&uses), "{uses}");
     }
 
     #[test]

@@ -112,7 +112,9 @@ impl Table {
         }
         let _ = match changed.is_empty() {
             true => writeln!(text, "\n{} queries; each executes as many leaves at every size.", self.queries.len()),
-            false => writeln!(text, "\n{} queries; other leaves at other sizes: {}.", self.queries.len(), changed.join(", ")),
+            false => {
+                writeln!(text, "\n{} queries; other leaves at other sizes: {}.", self.queries.len(), changed.join(", "))
+            }
         };
         text
     }

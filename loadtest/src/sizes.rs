@@ -148,7 +148,8 @@ pub fn render(tables: &[Table]) -> String {
     for table in tables.iter().filter(|table| table.rows > 0) {
         let whole = table.heap_bytes + table.toast_bytes + table.indexes.values().map(|(_, bytes)| bytes).sum::<u64>();
         all += whole;
-        let _ = writeln!(text, "| **{}** | {} | {} | {} |", table.table, table.rows, mib(whole), per(whole, table.rows));
+        let _ =
+            writeln!(text, "| **{}** | {} | {} | {} |", table.table, table.rows, mib(whole), per(whole, table.rows));
         let mut line = |name: &str, rows: u64, bytes: u64| {
             let _ = writeln!(text, "| {name} | {rows} | {} | {} |", mib(bytes), per(bytes, rows));
         };
@@ -204,7 +205,8 @@ pub async fn columns(conn: &mut PgConnection, sample: u32) -> anyhow::Result<Vec
             continue;
         }
         for (name, (count, bytes)) in names.into_iter().zip(sums) {
-            let (filled, bytes) = (count as f64 / rows as f64, if count == 0 { 0.0 } else { bytes as f64 / count as f64 });
+            let (filled, bytes) =
+                (count as f64 / rows as f64, if count == 0 { 0.0 } else { bytes as f64 / count as f64 });
             found.push(Column { table: plan.table.clone(), column: name, filled, bytes });
         }
     }
@@ -216,10 +218,8 @@ pub fn render_columns(columns: &[Column], beside: &[Column]) -> String {
     let mut text = String::from("| column | filled | bytes | filled beside | bytes beside |\n|---|--:|--:|--:|--:|\n");
     for one in columns {
         let other = beside.iter().find(|other| (&other.table, &other.column) == (&one.table, &one.column));
-        let other = other.map_or_else(
-            || "– | –".to_owned(),
-            |other| format!("{:.0} % | {:.1}", other.filled * 100.0, other.bytes),
-        );
+        let other = other
+            .map_or_else(|| "– | –".to_owned(), |other| format!("{:.0} % | {:.1}", other.filled * 100.0, other.bytes));
         let _ = writeln!(
             text,
             "| {}.{} | {:.0} % | {:.1} | {other} |",

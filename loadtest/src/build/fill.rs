@@ -57,7 +57,10 @@ pub async fn run(site: &Arc<Site>, job: &Job) -> anyhow::Result<()> {
     for leaf in &job.leaves {
         let mut conn = leaf::connect(&site.owner, &site.settings).await?;
         let begin = format!("begin; {}", leaf::make(leaf.plan, &leaf.to_string()));
-        sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut conn).await.with_context(|| format!("{leaf} cannot be made"))?;
+        sqlx::raw_sql(AssertSqlSafe(begin))
+            .execute(&mut conn)
+            .await
+            .with_context(|| format!("{leaf} cannot be made"))?;
         conns.push(conn);
     }
     let copied = copy(site, job, &mut conns).await?;

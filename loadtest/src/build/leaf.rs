@@ -70,7 +70,9 @@ impl Keys {
             let unique = if *unique { "unique " } else { "" };
             format!("create {unique}index {name}_{suffix} on {name} using {using}")
         });
-        std::iter::once(format!("alter table {name} add constraint {name}_pkey {}", self.primary)).chain(others).collect()
+        std::iter::once(format!("alter table {name} add constraint {name}_pkey {}", self.primary))
+            .chain(others)
+            .collect()
     }
 }
 

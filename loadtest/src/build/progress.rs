@@ -27,8 +27,10 @@ impl Progress {
         let is_terminal = std::io::stderr().is_terminal();
         let target = if is_terminal { ProgressDrawTarget::stderr_with_hz(4) } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(total), target);
-        let style = ProgressStyle::with_template("{bar:40} {percent:>3} % {human_pos} of {human_len} rows, {per_sec}, {eta} left")
-            .expect("the template is a constant");
+        let style = ProgressStyle::with_template(
+            "{bar:40} {percent:>3} % {human_pos} of {human_len} rows, {per_sec}, {eta} left",
+        )
+        .expect("the template is a constant");
         bar.set_style(style);
         bar.set_position(before);
         bar.reset_eta();

@@ -49,7 +49,8 @@ pub async fn measure(
 ) -> anyhow::Result<Measured> {
     let mut samples = Vec::new();
     for source in SOURCES {
-        let mut leaves: Vec<_> = done.iter().filter(|(_, leaf)| leaf.table == source.table() && leaf.rows > 0).collect();
+        let mut leaves: Vec<_> =
+            done.iter().filter(|(_, leaf)| leaf.table == source.table() && leaf.rows > 0).collect();
         leaves.sort_by_key(|(_, leaf)| leaf.rows);
         let Some((name, leaf)) = leaves.get(leaves.len() / 2) else { continue };
         samples.push(take(conn, source, name, leaf.rows.min(ROWS_MAX)).await?);
@@ -61,7 +62,8 @@ pub async fn measure(
             && let Some(sample) = waiting.next()
         {
             let site = Arc::clone(site);
-            running.spawn(async move { Ok::<_, anyhow::Error>((sample.source, sample.rows, time(&site, sample).await?)) });
+            running
+                .spawn(async move { Ok::<_, anyhow::Error>((sample.source, sample.rows, time(&site, sample).await?)) });
         }
         let Some(timed) = running.join_next().await else { break };
         let (source, rows, took) = timed??;

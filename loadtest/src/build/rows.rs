@@ -15,16 +15,47 @@ use uuid::Uuid;
 use crate::dataset::{Coupon, Dataset, Fate, Member, UseOf, chance::draw, store_id, stream};
 
 pub const MEMBER: &[&str] = &[
-    "member_id", "created_at", "updated_at", "phone_bound_at", "email_bound_at", "version", "home_store_no", "state",
-    "gender", "source", "level", "phone", "email", "name", "birthday", "nickname", "attributes",
+    "member_id",
+    "created_at",
+    "updated_at",
+    "phone_bound_at",
+    "email_bound_at",
+    "version",
+    "home_store_no",
+    "state",
+    "gender",
+    "source",
+    "level",
+    "phone",
+    "email",
+    "name",
+    "birthday",
+    "nickname",
+    "attributes",
 ];
 pub const MEMBER_AUTH: &[&str] = &["member_id", "bound_at", "key", "key_version", "kind", "source", "identifier"];
 pub const MEMBER_KEY: &[&str] = &["member_id", "bound_at", "key", "key_version", "kind"];
 pub const REGISTER_LOG: &[&str] = &["log_id", "member_id", "created_at", "store_no", "source", "actor"];
 pub const COUPON: &[&str] = &[
-    "code_id", "rule_id", "issued_at", "valid_from", "valid_until", "member_id", "redemption_id", "redeemed_at",
-    "legacy_key", "rule_version", "issue_store_no", "redeemed_store_no", "state", "uses", "cycles", "counted",
-    "order_ref", "referrer", "void_reason",
+    "code_id",
+    "rule_id",
+    "issued_at",
+    "valid_from",
+    "valid_until",
+    "member_id",
+    "redemption_id",
+    "redeemed_at",
+    "legacy_key",
+    "rule_version",
+    "issue_store_no",
+    "redeemed_store_no",
+    "state",
+    "uses",
+    "cycles",
+    "counted",
+    "order_ref",
+    "referrer",
+    "void_reason",
 ];
 pub const COUPON_RECEIVE: &[&str] = &["member_id", "code_id", "rule_id", "valid_until", "state", "rule_version"];
 pub const COUPON_INDEX: &[&str] = &["rule_id", "code_id", "valid_until", "member_id", "state", "referrer"];
@@ -32,8 +63,24 @@ pub const COUPON_HISTORY_INDEX: &[&str] = &["code_id", "legacy_key"];
 pub const MEMBER_RULE: &[&str] = &["member_id", "rule_id", "last_taken_at", "taken"];
 pub const COUPON_STOCK: &[&str] = &["rule_id", "issued", "voided", "spent", "period", "store_no"];
 pub const REDEMPTION: &[&str] = &[
-    "redemption_id", "code_id", "rule_id", "recorded_at", "amount", "discount", "member_id", "reverses", "reversed",
-    "returned", "rule_version", "store_no", "sequence", "kind", "reversed_whole", "register", "order_ref", "counted",
+    "redemption_id",
+    "code_id",
+    "rule_id",
+    "recorded_at",
+    "amount",
+    "discount",
+    "member_id",
+    "reverses",
+    "reversed",
+    "returned",
+    "rule_version",
+    "store_no",
+    "sequence",
+    "kind",
+    "reversed_whole",
+    "register",
+    "order_ref",
+    "counted",
 ];
 
 pub const REQUEST: &[&str] = &["created_at", "digest", "key", "day", "status", "answer"];
@@ -65,9 +112,8 @@ impl Maker<'_> {
 
     pub fn member(&self, member: &Member<'_>, rows: &mut CopyRows) {
         let (id, at) = (member.member_id.get(), member.created_at);
-        let seal = |column, plain: Option<String>| {
-            plain.map(|plain| self.seal(("member", column), member.n, id, &plain))
-        };
+        let seal =
+            |column, plain: Option<String>| plain.map(|plain| self.seal(("member", column), member.n, id, &plain));
         let (phone, email) = (seal("phone", Some(member.phone())), seal("email", member.email()));
         let name = seal("name", member.name());
         let birthday = seal("birthday", member.birthday().map(|day| day.to_string()));
@@ -272,7 +318,9 @@ impl Maker<'_> {
         let window = request::Window::new(shape.at, shape.zone());
         let (scope, source) = (format!("store:{}", store_id(used.store)), request::Source::Key(uuid.to_string()));
         // Days are those that numbers are accepted for; one that is not has no row.
-        let Ok(number) = request::RequestNumber::new(&scope, request::Operation::Redeem, &source, &window) else { return };
+        let Ok(number) = request::RequestNumber::new(&scope, request::Operation::Redeem, &source, &window) else {
+            return;
+        };
         let code = self.dataset.code_id(self.codes, coupon);
         let rule = &self.dataset.rules[coupon.rule].version;
         let answer = Answer::decided(

@@ -162,16 +162,16 @@ impl Source {
         let (members, coupons, held) = (dataset.shape.members, dataset.shape.coupons, dataset.held());
         match self {
             Self::Members => members,
-            Self::Auths => members * 8 / 10,
-            Self::Keys => members * 24 / 10,
+            Self::Auths => members * 6 / 10,
+            Self::Keys => members * 21 / 10,
             Self::Registrations => members / 3,
             Self::Coupons | Self::Index => coupons,
             Self::Received => held,
             Self::History => coupons / 10,
-            Self::Taken => held * 9 / 10,
-            Self::Uses => coupons * 37 / 100,
-            Self::Requests => coupons * 16 / 1_000,
-            Self::Events => coupons * 3 / 1_000,
+            Self::Taken => held * 75 / 100,
+            Self::Uses => coupons * 18 / 100,
+            Self::Requests => coupons * 8 / 1_000,
+            Self::Events => coupons * 2 / 1_000,
         }
     }
 
@@ -278,7 +278,8 @@ fn registrations(dataset: &Dataset, leaf: Leaf) -> Range<u64> {
 
 /// The coupons that may have been used on the days of these leaves, which are in order.
 fn issued_for_uses(dataset: &Dataset, leaves: &[Leaf]) -> Range<u64> {
-    let (first, end) = (leaves.first().and_then(|leaf| leaf.first_day()), leaves.last().and_then(|leaf| leaf.end_day()));
+    let (first, end) =
+        (leaves.first().and_then(|leaf| leaf.first_day()), leaves.last().and_then(|leaf| leaf.end_day()));
     let (Some(first), Some(end)) = (first, end) else { return 0..0 };
     let earliest = Day::from_date(first).plus(-(USE_DAYS_MAX as i32) - 1);
     // A UTC day may be a day later in the chain's zone.

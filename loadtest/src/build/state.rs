@@ -75,16 +75,14 @@ pub async fn record(
     copying: Duration,
     keys: Duration,
 ) -> anyhow::Result<()> {
-    sqlx::query(
-        "insert into loadtest.leaf (leaf, belongs_to, rows, copy_secs, keys_secs) values ($1, $2, $3, $4, $5)",
-    )
-    .bind(leaf)
-    .bind(table)
-    .bind(rows as i64)
-    .bind(copying.as_secs_f64())
-    .bind(keys.as_secs_f64())
-    .execute(conn)
-    .await?;
+    sqlx::query("insert into loadtest.leaf (leaf, belongs_to, rows, copy_secs, keys_secs) values ($1, $2, $3, $4, $5)")
+        .bind(leaf)
+        .bind(table)
+        .bind(rows as i64)
+        .bind(copying.as_secs_f64())
+        .bind(keys.as_secs_f64())
+        .execute(conn)
+        .await?;
     Ok(())
 }
 
@@ -94,7 +92,9 @@ pub async fn record(
 /// The database's.
 pub async fn done(conn: &mut PgConnection) -> anyhow::Result<BTreeMap<String, Done>> {
     let rows: Vec<(String, String, i64, f64, f64)> =
-        sqlx::query_as("select leaf, belongs_to, rows, copy_secs, keys_secs from loadtest.leaf").fetch_all(conn).await?;
+        sqlx::query_as("select leaf, belongs_to, rows, copy_secs, keys_secs from loadtest.leaf")
+            .fetch_all(conn)
+            .await?;
     let done = |(leaf, table, rows, copy_secs, keys_secs): (String, String, i64, f64, f64)| {
         (leaf, Done { table, rows: rows as u64, copy_secs, keys_secs })
     };

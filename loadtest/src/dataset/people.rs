@@ -10,18 +10,19 @@ use super::{Dataset, chance::below, stream, time::instant};
 
 /// Series of Chinese mobile numbers that are wholly in use: 13x, 15x but for 154, 18x.
 const SERIES: [u64; 29] = [
-    130, 131, 132, 133, 134, 135, 136, 137, 138, 139, 150, 151, 152, 153, 155, 156, 157, 158, 159, 180, 181, 182, 183, 184,
-    185, 186, 187, 188, 189,
+    130, 131, 132, 133, 134, 135, 136, 137, 138, 139, 150, 151, 152, 153, 155, 156, 157, 158, 159, 180, 181, 182, 183,
+    184, 185, 186, 187, 188, 189,
 ];
 const IN_SERIES: u64 = 100_000_000;
 /// All numbers of those series.
 pub(super) const PHONES: u64 = SERIES.len() as u64 * IN_SERIES;
 const FAMILY_NAMES: [&str; 20] = [
-    "王", "李", "张", "刘", "陈", "杨", "黄", "赵", "吴", "周", "徐", "孙", "马", "朱", "胡", "郭", "何", "林", "高", "罗",
+    "王", "李", "张", "刘", "陈", "杨", "黄", "赵", "吴", "周", "徐", "孙", "马", "朱", "胡", "郭", "何", "林", "高",
+    "罗",
 ];
 const GIVEN_NAMES: [&str; 24] = [
-    "伟", "芳", "娜", "敏", "静", "丽", "强", "磊", "军", "洋", "勇", "艳", "杰", "娟", "涛", "明", "超", "秀英", "霞", "平",
-    "刚", "桂英", "建华", "文",
+    "伟", "芳", "娜", "敏", "静", "丽", "强", "磊", "军", "洋", "勇", "艳", "杰", "娟", "涛", "明", "超", "秀英", "霞",
+    "平", "刚", "桂英", "建华", "文",
 ];
 const NICKNAMES: [&str; 8] = ["happy", "panda", "晴天", "summer", "小鱼", "lucky", "tea", "云"];
 
@@ -119,15 +120,15 @@ impl Member<'_> {
     }
 
     pub fn email(&self) -> Option<String> {
-        (self.bits(8, 10) < 6).then(|| format!("m{}@example.cn", self.n))
+        (self.bits(8, 10) < 5).then(|| format!("m{}@example.cn", self.n))
     }
 
     pub fn card(&self) -> Option<String> {
-        (self.bits(12, 10) < 5).then(|| format!("C{:012}", self.n))
+        (self.bits(12, 10) < 4).then(|| format!("C{:012}", self.n))
     }
 
     pub fn external(&self) -> Option<External> {
-        (self.bits(16, 10) < 3).then(|| format!("web:{}", self.n + 1))
+        (self.bits(16, 10) < 2).then(|| format!("web:{}", self.n + 1))
     }
 
     /// All of them, each in its normal form.

@@ -40,7 +40,8 @@ async fn digests(db: &TestDb) -> Vec<(String, i64, Option<String>)> {
     let leafed = plans().iter().map(|plan| plan.table.as_str());
     for table in leafed.chain(office) {
         let what = if table == "event" { "(to_jsonb(t) - 'xid')::text" } else { "t::text" };
-        let statement = format!("select count(*), md5(string_agg(md5({what}), '' order by md5({what}))) from {table} t");
+        let statement =
+            format!("select count(*), md5(string_agg(md5({what}), '' order by md5({what}))) from {table} t");
         let (rows, digest) = sqlx::query_as(AssertSqlSafe(statement)).fetch_one(&mut conn).await.unwrap();
         found.push((table.to_owned(), rows, digest));
     }
@@ -118,7 +119,10 @@ async fn redeemed(site: &Site, manifest: &Manifest, dataset: &Dataset) {
 async fn answers_are_the_ledgers(db: &TestDb) {
     let mut conn = service(db).await;
     let answers: Vec<String> =
-        sqlx::query_scalar("select answer from request where answer like '%redemption_id%' limit 20").fetch_all(&mut conn).await.unwrap();
+        sqlx::query_scalar("select answer from request where answer like '%redemption_id%' limit 20")
+            .fetch_all(&mut conn)
+            .await
+            .unwrap();
     assert!(!answers.is_empty());
     for answer in answers {
         let answer: Value = serde_json::from_str(&answer).unwrap();
@@ -128,7 +132,10 @@ async fn answers_are_the_ledgers(db: &TestDb) {
             .fetch_one(&mut conn)
             .await
             .unwrap();
-        assert_eq!((row.0, row.1.as_str()), (answer["discount"].as_i64().unwrap(), answer["order_ref"].as_str().unwrap()));
+        assert_eq!(
+            (row.0, row.1.as_str()),
+            (answer["discount"].as_i64().unwrap(), answer["order_ref"].as_str().unwrap())
+        );
     }
 }
 
@@ -165,10 +172,12 @@ async fn as_wide_as_the_apis(db: &TestDb, site: &Site, manifest: &Manifest, data
     let id: i64 = made.json["member_id"].as_str().unwrap().parse().unwrap();
     let mut conn = service(db).await;
     for table in ["member", "member_auth", "member_key"] {
-        let statement = format!("select count(*), sum(pg_column_size(t.*))::bigint from {table} t where member_id = $1");
+        let statement =
+            format!("select count(*), sum(pg_column_size(t.*))::bigint from {table} t where member_id = $1");
         let mut sizes = Vec::new();
         for id in [like.member_id.get(), id] {
-            let size: (i64, i64) = sqlx::query_as(AssertSqlSafe(statement.clone())).bind(id).fetch_one(&mut conn).await.unwrap();
+            let size: (i64, i64) =
+                sqlx::query_as(AssertSqlSafe(statement.clone())).bind(id).fetch_one(&mut conn).await.unwrap();
             sizes.push(size);
         }
         assert_eq!(sizes[0], sizes[1], "{table}: built, by the API");
