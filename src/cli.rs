@@ -50,7 +50,11 @@ enum Command {
     #[command(subcommand)]
     Apikey(ApikeyCommand),
     /// Prove that each query touches as many partitions as it claims.
-    Prove,
+    Prove {
+        /// Print an array of objects, one a query, in place of the table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Compare every table with its index tables, in both directions.
     Verify(VerifySettings),
     /// Partitions of the tables.
@@ -202,7 +206,7 @@ async fn command(
             Ok(())
         }
         Command::Apikey(command) => apikey::run(command, ground, settings, clock).await,
-        Command::Prove => prove(ground, settings).await,
+        Command::Prove { json } => prove(ground, settings, *json).await,
         Command::Verify(verify) => compare(verify, ground, settings, clock).await,
         Command::Partitions(command) => leaves::partitions(command, ground, settings, clock, zone).await,
         Command::Retire(args) => leaves::retire(args, ground, settings, clock, zone).await,
@@ -314,14 +318,18 @@ async fn stop_asked() {
     tracing::info!("stopping: accepted requests are finished, others refused");
 }
 
-async fn prove(ground: &Ground, settings: &Settings) -> Result<(), Failure> {
+async fn prove(ground: &Ground, settings: &Settings, is_json: bool) -> Result<(), Failure> {
     let mut conn = boot::connect(ground, settings).await?;
     if let Err(errors) = partition::load() {
         return Err(Failure(errors.iter().map(|error| sentence(error)).collect::<Vec<_>>().join("; ")));
     }
     let report = proof::run(&mut conn, partition::queries(), |_| {}).await?;
     boot::disconnect(conn).await;
-    print!("{}", report.render());
+    if is_json {
+        println!("{:#}", report.json())
+    } else {
+        print!("{}", report.render())
+    }
     if report.ok() {
         Ok(())
     } else {

@@ -47,7 +47,7 @@ pub async fn fill(stage: &Stage) {
         now,
         past: Some(upkeep::Past { from: first.to_date(), until: None, tables: vec!["coupon".to_owned()] }),
         leaves_only: true,
-        pace: Default::default(),
+        pace: tessera::partition::expire::Pace::of_window(0),
     };
     let mut locked = Locked::open(&owner, plans(), PATIENCE).await.expect("the lock of the upkeep");
     upkeep::run(&mut locked, plans(), &ask).await.expect("leaves");

@@ -8,3 +8,5 @@
 pub mod build;
 pub mod dataset;
 pub mod drive;
+pub mod prove;
+pub mod sizes;

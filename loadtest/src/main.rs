@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use loadtest::{
     build,
     drive::{self, Verdict},
+    prove, sizes,
 };
 
 /// Datasets, load and proof for Tessera at any size.
@@ -25,6 +26,10 @@ enum Command {
     Build(build::Args),
     /// Takes away what `build` made.
     Drop(build::DropArgs),
+    /// Says where the bytes are: by table, index and column.
+    Sizes(sizes::Args),
+    /// Puts proofs of several sizes side by side, as a table in Markdown.
+    ProveSizes(prove::Args),
     #[command(flatten)]
     Drive(drive::Command),
 }
@@ -34,6 +39,8 @@ async fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Build(args) => build::run(args).await.map(|()| Verdict::Passed),
         Command::Drop(args) => build::clear(args).await.map(|()| Verdict::Passed),
+        Command::Sizes(args) => sizes::run(args).await.map(|()| Verdict::Passed),
+        Command::ProveSizes(args) => prove::run(&args).map(|()| Verdict::Passed),
         Command::Drive(command) => drive::run(command).await,
     };
     match outcome {

@@ -80,6 +80,24 @@ impl Report {
     }
 }
 
+impl Report {
+    /// The same for programs: an array with an object for each query, in the order of the table.
+    pub fn json(&self) -> Value {
+        let one = |row: &Proven| {
+            serde_json::json!({
+                "query": row.query,
+                "leaves": row.leaves_text(),
+                "executed": row.leaves.values().map(BTreeSet::len).sum::<usize>(),
+                "buffers": row.buffers,
+                "ms": row.time_ms,
+                "ok": row.ok(),
+                "failures": row.failures,
+            })
+        };
+        self.rows.iter().map(one).collect()
+    }
+}
+
 impl Proven {
     pub fn ok(&self) -> bool {
         self.failures.is_empty()

@@ -2,15 +2,17 @@
 
 use chrono::{DateTime, Utc};
 use tessera::{
-    coupon::code::CodeKeys,
+    coupon::{StateName, code::CodeKeys, decide::Redeemed},
     db::copy::CopyRows,
+    event,
     id::{Day, NUMBER_BITS},
     member::{State, key::Kind},
+    request::{self, store::Answer},
     secret::{NONCE_BYTES, Secrets},
 };
 use uuid::Uuid;
 
-use crate::dataset::{Coupon, Dataset, Fate, Member, UseOf, chance::draw, stream};
+use crate::dataset::{Coupon, Dataset, Fate, Member, UseOf, chance::draw, store_id, stream};
 
 pub const MEMBER: &[&str] = &[
     "member_id",
@@ -80,6 +82,9 @@ pub const REDEMPTION: &[&str] = &[
     "order_ref",
     "counted",
 ];
+
+pub const REQUEST: &[&str] = &["created_at", "digest", "key", "day", "status", "answer"];
+pub const EVENT: &[&str] = &["event_id", "created_at", "subject", "kind", "body"];
 
 const REDEEM: i16 = 1;
 const REVERSE: i16 = 2;
@@ -302,6 +307,69 @@ impl Maker<'_> {
             .text(&used.register.to_string())
             .text(&used.order_ref())
             .i16(used.counted);
+    }
+
+    /// The request number of a use with its answer, as it is kept for repetitions. Tills name theirs by store, register,
+    /// day and sequence; these are UUIDs, so that no till of a load test repeats one by chance.
+    pub fn request(&self, coupon: &Coupon, used: &UseOf, rows: &mut CopyRows) {
+        let millis = used.at.timestamp_millis() as u128;
+        let uuid = Uuid::from_u128(millis << 80 | 7 << 76 | 2 << 62 | u128::from(coupon.n));
+        let shape = &self.dataset.shape;
+        let window = request::Window::new(shape.at, shape.zone());
+        let (scope, source) = (format!("store:{}", store_id(used.store)), request::Source::Key(uuid.to_string()));
+        // Days are those that numbers are accepted for; one that is not has no row.
+        let Ok(number) = request::RequestNumber::new(&scope, request::Operation::Redeem, &source, &window) else {
+            return;
+        };
+        let code = self.dataset.code_id(self.codes, coupon);
+        let rule = &self.dataset.rules[coupon.rule].version;
+        let answer = Answer::decided(
+            200,
+            Ok(Redeemed {
+                redemption_id: used.redemption_id,
+                code,
+                state: StateName::Redeemed,
+                discount: used.discount,
+                payable: used.amount - used.discount,
+                currency: rule.currency.clone(),
+                gift_sku: rule.discount.gift_sku().map(str::to_owned),
+                lines: Vec::new(),
+                uses: 1,
+                uses_max: 1,
+                redeemed_at: used.at,
+                store_id: store_id(used.store).into(),
+                order_ref: used.order_ref(),
+            }),
+        );
+        rows.row()
+            .instant(used.at)
+            .i64(request::digest(&(code, used.amount)))
+            .uuid(number.key)
+            .i32(used.day.number())
+            .i16(answer.status.cast_signed())
+            .text(&answer.body);
+    }
+
+    /// What the outbox says of a use.
+    pub fn event(&self, coupon: &Coupon, used: &UseOf, rows: &mut CopyRows) {
+        let shape = &self.dataset.shape;
+        let number = shape.first_log + shape.members as i64 + coupon.n as i64;
+        let body = serde_json::json!({
+            "redemption_id": used.redemption_id,
+            "reverses": null,
+            "rule_id": self.dataset.rules[coupon.rule].rule_id,
+            "member_id": coupon.holder.map(|member| self.dataset.member_id(member)),
+            "store_id": store_id(used.store),
+            "order_ref": used.order_ref(),
+            "discount": used.discount,
+            "occurred_at": null,
+        });
+        rows.row()
+            .i64(Day::from_date(used.at.date_naive()).first_id() | number)
+            .instant(used.at)
+            .i64(self.dataset.code_id(self.codes, coupon).get())
+            .i16(event::Kind::CouponRedeemed.number())
+            .text(&body.to_string());
     }
 }
 

@@ -19,6 +19,10 @@ use crate::dataset::{Dataset, Fate, USE_DAYS_MAX};
 /// Bytes of one leaf that are sent together; the server reads a message at a time.
 const SEND_BYTES: usize = 128 << 10;
 
+/// Days of which the API's numbers and events are there, as upkeep keeps them.
+const REQUEST_DAYS: i32 = 36;
+const EVENT_DAYS: i32 = 7;
+
 /// Walks, by what they give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
@@ -32,10 +36,13 @@ pub enum Source {
     History,
     Taken,
     Uses,
+    /// Request numbers of uses with their answers, while they are kept.
+    Requests,
+    Events,
 }
 
 /// All walks, those that take the longest first.
-pub const SOURCES: [Source; 10] = [
+pub const SOURCES: [Source; 12] = [
     Source::Coupons,
     Source::Received,
     Source::Index,
@@ -46,6 +53,8 @@ pub const SOURCES: [Source; 10] = [
     Source::Auths,
     Source::History,
     Source::Registrations,
+    Source::Requests,
+    Source::Events,
 ];
 
 /// Whoever takes the rows is gone.
@@ -102,6 +111,8 @@ impl Source {
             Self::History => "coupon_history_index",
             Self::Taken => "member_rule",
             Self::Uses => "redemption",
+            Self::Requests => "request",
+            Self::Events => "event",
         }
     }
 
@@ -117,6 +128,8 @@ impl Source {
             Self::History => rows::COUPON_HISTORY_INDEX,
             Self::Taken => rows::MEMBER_RULE,
             Self::Uses => rows::REDEMPTION,
+            Self::Requests => rows::REQUEST,
+            Self::Events => rows::EVENT,
         }
     }
 
@@ -127,6 +140,7 @@ impl Source {
             Self::Received | Self::Index | Self::Taken => 4,
             Self::Members | Self::Auths => 4,
             Self::Registrations | Self::Coupons | Self::Uses => 1,
+            Self::Requests | Self::Events => 7,
         }
     }
 
@@ -137,6 +151,8 @@ impl Source {
             Self::Registrations | Self::Coupons | Self::Uses => {
                 dataset.months.iter().map(|month| plan.leaf_date(month.first_day.to_date())).collect()
             }
+            Self::Requests => last_days(dataset, REQUEST_DAYS).map(|day| plan.leaf_date(day.to_date())).collect(),
+            Self::Events => last_days(dataset, EVENT_DAYS).map(|day| plan.leaf_date(day.to_date())).collect(),
             _ => plan.hash_leaves().collect(),
         }
     }
@@ -146,14 +162,16 @@ impl Source {
         let (members, coupons, held) = (dataset.shape.members, dataset.shape.coupons, dataset.held());
         match self {
             Self::Members => members,
-            Self::Auths => members * 8 / 10,
-            Self::Keys => members * 24 / 10,
+            Self::Auths => members * 6 / 10,
+            Self::Keys => members * 21 / 10,
             Self::Registrations => members / 3,
             Self::Coupons | Self::Index => coupons,
             Self::Received => held,
             Self::History => coupons / 10,
-            Self::Taken => held * 9 / 10,
-            Self::Uses => coupons * 37 / 100,
+            Self::Taken => held * 75 / 100,
+            Self::Uses => coupons * 18 / 100,
+            Self::Requests => coupons * 8 / 1_000,
+            Self::Events => coupons * 2 / 1_000,
         }
     }
 
@@ -227,11 +245,23 @@ impl Source {
                 }
             }
             Self::Uses => {
-                for n in issued_for_uses(dataset, out.leaves[0]) {
+                for n in issued_for_uses(dataset, &out.leaves) {
                     let coupon = dataset.coupon(n);
                     let (Fate::Redeemed(used) | Fate::Reversed(used, _)) = &coupon.fate else { continue };
                     let Some(at) = out.place(plan.leaf_i64(used.redemption_id.get())) else { continue };
                     out.put(at, |rows| maker.uses(&coupon, rows))?;
+                }
+            }
+            Self::Requests | Self::Events => {
+                for n in issued_for_uses(dataset, &out.leaves) {
+                    let coupon = dataset.coupon(n);
+                    let (Fate::Redeemed(used) | Fate::Reversed(used, _)) = &coupon.fate else { continue };
+                    let day = if self == Self::Requests { used.day.to_date() } else { used.at.date_naive() };
+                    let Some(at) = out.place(plan.leaf_date(day)) else { continue };
+                    out.put(at, |rows| match self {
+                        Self::Requests => maker.request(&coupon, used, rows),
+                        _ => maker.event(&coupon, used, rows),
+                    })?;
                 }
             }
         }
@@ -246,9 +276,18 @@ fn registrations(dataset: &Dataset, leaf: Leaf) -> Range<u64> {
     dataset.registered_between(midnight(at(leaf.first_day())), midnight(at(leaf.end_day())))
 }
 
-/// The coupons that may have been used in a month.
-fn issued_for_uses(dataset: &Dataset, leaf: Leaf) -> Range<u64> {
-    let (Some(first), Some(end)) = (leaf.first_day(), leaf.end_day()) else { return 0..0 };
+/// The coupons that may have been used on the days of these leaves, which are in order.
+fn issued_for_uses(dataset: &Dataset, leaves: &[Leaf]) -> Range<u64> {
+    let (first, end) =
+        (leaves.first().and_then(|leaf| leaf.first_day()), leaves.last().and_then(|leaf| leaf.end_day()));
+    let (Some(first), Some(end)) = (first, end) else { return 0..0 };
     let earliest = Day::from_date(first).plus(-(USE_DAYS_MAX as i32) - 1);
-    dataset.first_issued(earliest)..dataset.first_issued(Day::from_date(end))
+    // A UTC day may be a day later in the chain's zone.
+    dataset.first_issued(earliest)..dataset.first_issued(Day::from_date(end).plus(1))
+}
+
+/// The last so many days up to today.
+fn last_days(dataset: &Dataset, days: i32) -> impl Iterator<Item = Day> {
+    let today = dataset.shape.today();
+    (1 - days..=0).map(move |ago| today.plus(ago))
 }

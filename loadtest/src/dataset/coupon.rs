@@ -156,7 +156,7 @@ pub(super) fn rules(shape: &Shape, days: &Days, first: Day) -> Vec<Rule> {
             claimable: n % 5 == 2,
         };
         let days = (!is_fixed).then_some(validity);
-        let used_percent = 20 + chance % 40;
+        let used_percent = 10 + chance % 20;
         Rule { rule_id, version, created_at: instant(created), used_percent, days, until: fixed }
     };
     (0..shape.rules).map(one).collect()

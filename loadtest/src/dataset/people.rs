@@ -120,15 +120,15 @@ impl Member<'_> {
     }
 
     pub fn email(&self) -> Option<String> {
-        (self.bits(8, 10) < 6).then(|| format!("m{}@example.cn", self.n))
+        (self.bits(8, 10) < 5).then(|| format!("m{}@example.cn", self.n))
     }
 
     pub fn card(&self) -> Option<String> {
-        (self.bits(12, 10) < 5).then(|| format!("C{:012}", self.n))
+        (self.bits(12, 10) < 4).then(|| format!("C{:012}", self.n))
     }
 
     pub fn external(&self) -> Option<External> {
-        (self.bits(16, 10) < 3).then(|| format!("web:{}", self.n + 1))
+        (self.bits(16, 10) < 2).then(|| format!("web:{}", self.n + 1))
     }
 
     /// All of them, each in its normal form.

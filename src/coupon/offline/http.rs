@@ -321,8 +321,7 @@ impl Till<'_> {
         let scope = format!("store:{}", self.shop.store_id);
         let nowhere = Day::EPOCH.to_date();
         let content = format!("malformed {}", item.text);
-        let identity =
-            RequestNumber::of_item(&scope, Operation::Redeem, &self.source(nowhere, 0), &content, nowhere);
+        let identity = RequestNumber::of_item(&scope, Operation::Redeem, &self.source(nowhere, 0), &content, nowhere);
         let sequence = item.sequence.map_or(0, |sequence| sequence.get() as i32);
         Item {
             identity: Ticket { number: identity, digest: 0 },
