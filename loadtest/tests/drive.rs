@@ -200,10 +200,11 @@ async fn nodes_keep_the_stated_bound_under_load_also_while_one_cannot_follow_the
     let running = ground.loadtest(&all);
     let pausing = async {
         // The backend that the second node's tail speaks to stands still for longer than the bound.
-        let after: Vec<i32> = sqlx::query_scalar(tails).fetch_one(&mut conn).await.unwrap();
-        let tail = after.into_iter().find(|pid| !before.contains(pid)).expect("the second node follows the events");
         for _ in 0..2 {
             tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+            // A tail that waits too long connects anew.
+            let after: Vec<i32> = sqlx::query_scalar(tails).fetch_one(&mut conn).await.unwrap();
+            let tail = after.into_iter().find(|pid| !before.contains(pid)).expect("the second node follows the events");
             signal("-STOP", tail);
             tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
             signal("-CONT", tail);

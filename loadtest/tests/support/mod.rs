@@ -85,6 +85,8 @@ impl Ground {
         listener.set_nonblocking(true).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let mut settings = Settings::default();
+        // Only the first node of the process sets it up.
+        let _ = tessera::telemetry::init(&settings.log);
         settings.limits.rate_per_second = 1_000_000;
         settings.limits.rate_burst = 1_000_000;
         let file = SecretFile::load(&self.path("secrets.toml")).unwrap();
