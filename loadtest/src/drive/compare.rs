@@ -114,7 +114,8 @@ fn pairs(before: &Run, after: &Run) -> Vec<Pair> {
     };
     latencies("all", &before.record.latency(), &after.record.latency());
     for (op, was) in &before.record.ops {
-        if let Some(is) = after.record.ops.get(op) {
+        let is = after.record.ops.get(op).filter(|is| is.latency.count().min(was.latency.count()) > 0);
+        if let Some(is) = is {
             latencies(op.name(), &was.latency, &is.latency);
         }
     }
@@ -230,7 +231,7 @@ pub fn gate(baseline: &Run, run: &Run, tolerance: &Tolerance) -> Gated {
     if is > was + tolerance.errors_tolerance {
         worse.push(format!("{:.3}% errors, where the baseline had {:.3}%", is * 100.0, was * 100.0));
     }
-    for (op, was) in &baseline.record.ops {
+    for (op, was) in baseline.record.ops.iter().filter(|(_, was)| was.latency.count() > 0) {
         worse.extend(slower(*op, was, run.record.ops.get(op), tolerance.tolerance));
     }
     let mut text = String::new();

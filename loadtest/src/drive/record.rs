@@ -64,14 +64,12 @@ impl Hist {
         self.0.mean()
     }
 
-    /// Percentile and microseconds, for a curve: nine steps for each further nine.
+    /// Percentile and microseconds, for a curve: nine steps for each further nine, as far as there are values for one.
     pub fn curve(&self) -> Vec<(f64, u64)> {
-        if self.0.is_empty() {
-            return Vec::new();
-        }
+        let last = 100.0 * (1.0 - 1.0 / self.count().max(1) as f64);
         let steps =
             self.0.iter_quantiles(9).map(|step| (step.quantile_iterated_to() * 100.0, step.value_iterated_to()));
-        steps.collect()
+        if self.0.is_empty() { Vec::new() } else { steps.map(|(at, us)| (at.min(last), us)).collect() }
     }
 }
 

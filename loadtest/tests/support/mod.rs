@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Parser;
-use loadtest::drive::{self, Verdict, keys};
+use loadtest::drive::{self, Verdict, keys, workload};
 use rand::{SeedableRng, rngs::StdRng};
 use sqlx::PgConnection;
 use tempfile::TempDir;
@@ -85,6 +85,10 @@ impl Ground {
         listener.set_nonblocking(true).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let mut settings = Settings::default();
+        // For a look at why a test failed; only the first node of the process sets it up.
+        if std::env::var_os("TESSERA_LOG").is_some() {
+            let _ = tessera::telemetry::init(&settings.log);
+        }
         settings.limits.rate_per_second = 1_000_000;
         settings.limits.rate_burst = 1_000_000;
         let file = SecretFile::load(&self.path("secrets.toml")).unwrap();
@@ -105,6 +109,15 @@ impl Ground {
         });
         wait_until_ready(&url).await;
         Node { url, _stop: stop }
+    }
+
+    /// A built-in workload with few members, as a file.
+    pub fn small(&self, name: &str) -> String {
+        let text = workload::BUILT_IN.iter().find(|(known, _)| *known == name).unwrap().1;
+        let path = self.path(&format!("{name}.toml"));
+        std::fs::write(&path, text.replace("members = 2000", "members = 60").replace("rules = 8", "rules = 2"))
+            .unwrap();
+        path.to_str().unwrap().to_owned()
     }
 
     /// `loadtest ARGS`, with debug builds allowed and no bound on the generator's lateness: other tests run meanwhile.
