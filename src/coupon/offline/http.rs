@@ -63,7 +63,8 @@ pub struct OfflineItem {
     /// When it was, by the till's clock.
     #[serde(deserialize_with = "till_time")]
     redeemed_at: DateTime<Utc>,
-    /// As it was printed, typed or scanned, whatever it is.
+    /// As it was printed, typed or scanned, whatever it is. Of one that fails its check 64 characters are kept with the
+    /// conflict, as they are.
     code: String,
     /// Payable before the discount, smallest unit.
     amount: Amount,
@@ -321,8 +322,7 @@ impl Till<'_> {
         let scope = format!("store:{}", self.shop.store_id);
         let nowhere = Day::EPOCH.to_date();
         let content = format!("malformed {}", item.text);
-        let identity =
-            RequestNumber::of_item(&scope, Operation::Redeem, &self.source(nowhere, 0), &content, nowhere);
+        let identity = RequestNumber::of_item(&scope, Operation::Redeem, &self.source(nowhere, 0), &content, nowhere);
         let sequence = item.sequence.map_or(0, |sequence| sequence.get() as i32);
         Item {
             identity: Ticket { number: identity, digest: 0 },
