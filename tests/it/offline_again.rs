@@ -97,7 +97,7 @@ async fn a_refusal_online_of_a_sale_with_lines_is_the_reason_offline() {
     assert_eq!(reasons(&sent), ["coupon_below_threshold", "request_number_reused", "coupon_below_threshold"]);
     // Online it stays what it was, and other lines are another request.
     let again = api.post(&path, &api.keys.pos, body.clone()).await.expect(422);
-    assert_eq!((again.header("idempotency-replayed"), again.text), (Some("true"), refused.text));
+    assert_eq!((again.header("idempotency-replayed"), &again.text), (Some("true"), &refused.text));
     let lines = json!({"lines": [{"line": "1", "amount": 60}, {"line": "2", "amount": 40}]});
     assert_eq!(api.post(&path, &api.keys.pos, with(body, lines)).await.expect(409).code(), "request_number_reused");
     assert_once(db, 2).await;
