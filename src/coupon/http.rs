@@ -33,11 +33,11 @@ use crate::{
 };
 
 text_type! {
-    /// What the till calls the sale.
+    /// What the till calls the sale. It stays when members are erased: nothing of the customer belongs in it.
     OrderRef: word 1..=64, "S0001-20261122-0093";
     /// A line of a sale, as the till numbers them.
     LineName: word 1..=16, "1";
-    /// Who referred the member: an employee's number.
+    /// Who referred the member: an employee's number, which stays when members are erased. No name, phone number or e-mail.
     Referrer: word 1..=32, "E1001";
 }
 

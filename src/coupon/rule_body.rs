@@ -22,6 +22,7 @@ use crate::{
 };
 
 text_type! {
+    /// What people call a rule. Whoever holds a coupon of it may read that.
     RuleName: text 1..=100, "10 off 50";
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A conflict and a use are of one item when the till's number, the code, the amount and the order are the same, as an
 //! upload compares them. Whichever of the two is the truth, somebody has to say: nothing is taken away here. A conflict
-//! whose code fails its check has no use to be held against.
+//! whose code fails its check, or that could not be read, has no use to be held against.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     id::Day,
     partition::{Leaf, plan, query},
+    problem::Code,
 };
 
 #[derive(Debug, FromRow)]
@@ -30,9 +31,15 @@ struct ConflictRow {
     sequence: i32,
     register: String,
     order_ref: String,
+    reason: String,
 }
 
 impl ConflictRow {
+    /// One that could not be read claims no till's number: it may say the same as one that could.
+    fn has_number(&self) -> bool {
+        self.code_id.is_some() && self.reason != Code::ItemMalformed.name()
+    }
+
     fn first_id(&self) -> i64 {
         Day::from_date(self.business_date).first_id()
     }
@@ -105,7 +112,7 @@ pub(super) fn mend() -> Repair {
 /// Of these conflicts, those that stand in the ledger as well.
 async fn in_ledger(conn: &mut PgConnection, leaves: &Leaves, rows: &[ConflictRow]) -> Result<Vec<i64>, sqlx::Error> {
     let mut by_leaf: HashMap<Leaf, Vec<&ConflictRow>> = HashMap::new();
-    for row in rows.iter().filter(|row| row.code_id.is_some()) {
+    for row in rows.iter().filter(|row| row.has_number()) {
         by_leaf.entry(plan("redemption").leaf_i64(row.first_id())).or_default().push(row);
     }
     let mut twice = Vec::new();

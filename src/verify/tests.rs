@@ -361,7 +361,8 @@ async fn only_the_pairs_of_the_tables_asked_for_are_compared() {
         [
             "coupon / redemption",
             "coupon, redemption / coupon_stock by day, store and money",
-            "coupon_receive / member_rule"
+            "coupon_receive / member_rule",
+            "redemption_conflict / redemption"
         ]
     );
     let unknown = VerifySettings { tables: vec!["voucher".to_owned()], ..settings() };

@@ -393,3 +393,97 @@ async fn a_small_job_is_not_stuck_behind_a_large_one() {
     assert_exact(&db, 10).await;
     app.stop().await;
 }
+
+/// Rows that coupons were written in, those that were taken back among them.
+async fn written(db: &TestDb, least: i64) -> i64 {
+    let started = Instant::now();
+    loop {
+        let sum = "select coalesce(sum(n_tup_ins), 0)::bigint from pg_stat_user_tables where relname like 'coupon_m%'";
+        let rows = db.count(sum).await;
+        if rows >= least || started.elapsed() > Duration::from_secs(30) {
+            return rows;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_over_an_empty_stock_writes_nothing_more_and_ends() {
+    let db = TestDb::new().await;
+    let mut settings = settings();
+    settings.jobs.job_slice_rows = 50;
+    let app = TestApp::on(&db, Keys::make(&db).await, settings, Clock::system()).await;
+    let api = &app.client;
+    members(api, 300).await;
+    let rule = api.rule(json!({"stock": 120})).await;
+    // Its preview warns, so it waits for somebody who means it.
+    let path = begin_count(api, &rule, 1_000_000).await;
+    act(api, &path, "start").await.expect(200);
+    let ended = done_at(api, &path).await;
+    assert_eq!((ended["state"].as_str(), rows(&ended)), (Some("done"), (120, 0, 999_880)), "{ended}");
+    // Rows of a file are refused each with its own reason.
+    let mut file = phones(0..300);
+    file.push_str("13799999999\n");
+    let path = begin_file(api, &rule, "", file).await;
+    act(api, &path, "start").await.expect(200);
+    let ended = done_at(api, &path).await;
+    assert_eq!(rows(&ended), (0, 0, 301), "{ended}");
+    assert_eq!(failed_rows(api, &path).await.last().map(|(_, code)| code.as_str()), Some("stock_exhausted"));
+    let last = db.count("select count(*) from job_failure where code = 'member_not_found'").await;
+    assert_eq!(last, 1);
+    assert_eq!(written(&db, 120).await, 120, "a slice was copied and taken back");
+    assert_exact(&db, 120).await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_month_that_is_put_away_fail_and_the_job_ends() {
+    let app = TestApp::spawn().await;
+    let (api, db) = (&app.client, &app.db);
+    let rule = api.rule(json!({})).await;
+    let shape = json!({"name": "old", "length_min": 8, "length_max": 8, "alphabet": "0123456789"});
+    api.post("/v1/legacy-code-shapes", &api.keys.ops, shape).await.expect(201);
+    let today = Zone::DEFAULT.day_of(Clock::system().now());
+    let issued = begin_count(api, &rule, 7).await;
+    assert_eq!(rows(&done_at(api, &issued).await), (7, 0, 0));
+    let waiting = api.post_numbered(&jobs_of(&rule), &api.keys.marketing, &fresh_number(), json!({"count": 500})).await;
+    let waiting = waiting.expect(201).header("location").unwrap().to_owned();
+    let leaf = format!("coupon_{}", today.to_date().format("m%Y_%m"));
+    let fence = format!("alter table {leaf} add constraint {leaf}_fence check (false) not valid");
+    sqlx::query(sqlx::AssertSqlSafe(fence)).execute(&mut db.sql().await).await.unwrap();
+    act(api, &waiting, "start").await.expect(200);
+    let ended = done_at(api, &waiting).await;
+    assert_eq!((ended["state"].as_str(), rows(&ended)), (Some("done"), (0, 0, 500)), "{ended}");
+    assert_eq!(failed_rows(api, &waiting).await, [(1, "month_retired".to_owned())]);
+    let import = begin_import(api, format!("code,rule_id,issued_on\n00000001,{rule},{today}\n")).await;
+    assert_eq!(rows(&done_at(api, &import).await), (0, 0, 1));
+    assert_eq!(failed_rows(api, &import).await, [(1, "month_retired".to_owned())]);
+    // Nor is there anything to be taken back in it.
+    let undo = act(api, &issued, "undo").await.expect(201).header("location").unwrap().to_owned();
+    assert_eq!(rows(&done_at(api, &undo).await), (0, 0, 7));
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_asked_for_again_takes_what_came_back_since() {
+    let app = TestApp::spawn().await;
+    let (api, db) = (&app.client, &app.db);
+    let rule = api.rule(json!({"stock": 10})).await;
+    let job = begin_count(api, &rule, 5).await;
+    done_at(api, &job).await;
+    let codes: Vec<String> = codes_of(api, &job).await.into_iter().map(|(code, _)| code).collect();
+    let used = api.redeem(&codes[3]).await.expect(200);
+    let undo = async || act(api, &job, "undo").await.expect(201).header("location").unwrap().to_owned();
+    let first = undo().await;
+    assert_eq!(rows(&done_at(api, &first).await), (4, 0, 1));
+    assert_eq!(undo().await, first, "its use stands");
+    let body = json!({"store_id": "S0001", "redemption_id": used.json["redemption_id"]});
+    let path = format!("/v1/coupons/{}/reverse", codes[3]);
+    api.post_numbered(&path, &api.keys.pos, &fresh_number(), body).await.expect(200);
+    let second = undo().await;
+    assert_ne!(second, first);
+    assert_eq!(rows(&done_at(api, &second).await), (1, 4, 0));
+    assert_eq!(undo().await, second);
+    assert_exact(db, 0).await;
+    app.stop().await;
+}

@@ -22,6 +22,7 @@ mod logs;
 mod numbers;
 mod office;
 mod offline;
+mod offline_again;
 mod offline_races;
 mod offline_totals;
 mod prove;

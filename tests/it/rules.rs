@@ -298,3 +298,22 @@ async fn a_pause_holds_on_every_node_within_its_bound_for_whatever_is_done() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_may_name_as_many_stores_as_it_may_and_end_with_a_leap_second() {
+    let app = TestApp::spawn().await;
+    let api = &app.client;
+    let ids = |from: usize| -> Vec<String> { (from..from + 2_000).map(|n| format!("{n:0>32}")).collect() };
+    let mut body = plain();
+    body["stores"] = json!({"in": ids(0), "out": ids(2_000)});
+    body["regions"] = json!({"in": ids(0), "out": ids(2_000)});
+    assert_eq!(create(api, &body).await.expect(404).code(), "store_not_found");
+    let mut body = plain();
+    body["validity"] = json!({"from": "2026-06-30T23:59:60Z", "until": "2030-06-30T23:59:60.5Z"});
+    let made = create(api, &body).await.expect(201);
+    let validity = json!({"from": "2026-07-01T00:00:00Z", "until": "2030-07-01T00:00:00.500Z"});
+    assert_eq!(made.json["validity"], validity, "{}", made.text);
+    let path = made.header("location").unwrap();
+    assert_eq!(api.get(path, &api.keys.marketing).await.expect(200).json["validity"], validity);
+    app.stop().await;
+}

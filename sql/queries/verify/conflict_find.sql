@@ -13,6 +13,7 @@ select
     c.store_no,
     c.sequence,
     c.register,
-    c.order_ref
+    c.order_ref,
+    c.reason
 from {redemption_conflict} c
 where c.conflict_id = any($1::bigint[])

@@ -12,7 +12,8 @@ select
     c.store_no,
     c.sequence,
     c.register,
-    c.order_ref
+    c.order_ref,
+    c.reason
 from {redemption_conflict} c
 where c.conflict_id > $1::bigint
 order by c.conflict_id

@@ -63,7 +63,8 @@ pub struct OfflineItem {
     /// When it was, by the till's clock.
     #[serde(deserialize_with = "till_time")]
     redeemed_at: DateTime<Utc>,
-    /// As it was printed, typed or scanned, whatever it is.
+    /// As it was printed, typed or scanned, whatever it is. Of one that fails its check 64 characters are kept with the
+    /// conflict, as they are.
     code: String,
     /// Payable before the discount, smallest unit.
     amount: Amount,

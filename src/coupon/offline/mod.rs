@@ -130,6 +130,10 @@ impl Item {
         }))
     }
 
+    fn is_malformed(&self) -> bool {
+        self.refusal.as_ref().is_some_and(|refusal| refusal.code == Code::ItemMalformed)
+    }
+
     fn filed_under(&self, day: Day) -> Result<RedemptionId, WriteError> {
         RedemptionId::from_parts(day, self.serial).map_err(|error| WriteError::Inconsistent(error.to_string()))
     }

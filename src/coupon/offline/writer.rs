@@ -202,6 +202,7 @@ impl OfflineWriter {
         let late: Vec<usize> = (0..items.len())
             .filter(|position| !placed[*position] && claims[*position] == Claim::Won)
             .filter(|position| (0..DAY_END).contains(&items[*position].business_day.number()))
+            .filter(|position| !items[*position].is_malformed())
             .collect();
         let mut recorded = HashMap::new();
         if !late.is_empty() {

@@ -25,7 +25,7 @@ use crate::{
 const KIND: Kind = Kind::MemberImport;
 
 text_type! {
-    /// What people call the file.
+    /// What people call the file; it is shown with the job, and is to name nobody.
     FileName: text 1..=120, "members-2026-11.csv";
     /// Names of columns, by comma.
     ColumnNames: text 1..=4000, "external:crm,attr.age,-";

@@ -145,6 +145,11 @@ async fn a_month_stays_while_a_till_may_still_send_or_take_back_a_use() {
         execute(locked.conn(), &format!("update {leaf} set {change}")).await;
         let found = expire::survey(locked.conn(), leaf, noon(), pace().late_days).await.unwrap().unwrap();
         assert_eq!((found.coupons, found.alive), (20, Alive { valid, reversible }), "{change}");
+        if change.contains("2026-10-17") {
+            // Where numbers are accepted from a day longer ago, tills may still send it.
+            let found = expire::survey(locked.conn(), leaf, noon(), pace().late_days + 1).await.unwrap().unwrap();
+            assert_eq!(found.alive, Alive { valid: 2, reversible: 0 });
+        }
     }
     execute(locked.conn(), &format!("update {leaf} set state = 1 where code_id = {used}")).await;
     let kept = expire::month(&mut locked, leaf, noon(), &pace()).await.unwrap();
@@ -292,4 +297,21 @@ async fn a_fence_that_a_crash_left_on_a_leaf_that_is_not_due_comes_down() {
     assert_eq!(report[0].fate, Fate::Unfenced);
     let fences: i64 = value(locked.conn(), "select count(*) from pg_constraint where conname like '%\\_fence'").await;
     assert_eq!(fences, 0);
+}
+
+#[tokio::test]
+async fn keys_of_late_items_are_forgotten_with_the_conflicts_that_they_name() {
+    let db = TestDb::new().await;
+    let mut locked = db.locked().await;
+    let rows = "insert into redemption_late (recorded_at, key, answer)
+        select timestamptz '2023-10-31 12:00+00' + n * interval '1 day', gen_random_uuid(), '{}'
+        from generate_series(0, 2) n";
+    execute(locked.conn(), rows).await;
+    let report = upkeep::run(&mut locked, plans(), &ask()).await.unwrap();
+    assert_eq!(report.late_forgotten, 1, "October of 2023 is 36 months ago, November is kept to its end");
+    let left: i64 = value(locked.conn(), "select count(*) from redemption_late").await;
+    assert_eq!(left, 2);
+    let kept = plans().keeping(&["redemption_conflict=none".parse().unwrap()]);
+    execute(locked.conn(), "update redemption_late set recorded_at = '2000-01-01'").await;
+    assert_eq!(upkeep::run(&mut locked, kept, &ask()).await.unwrap().late_forgotten, 0);
 }
