@@ -16,7 +16,7 @@ use tessera::{
 
 use crate::support::{Bench, report::is_quick};
 
-const MEMBERS: i64 = 100_000;
+const MEMBERS: i64 = 50_000;
 const CALLS: i64 = 20_000;
 
 fn member(member_id: MemberId) -> Member {
