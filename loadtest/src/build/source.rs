@@ -14,7 +14,7 @@ use tessera::{
 use tokio::sync::mpsc;
 
 use super::rows::{self, Maker};
-use crate::dataset::{Dataset, Fate, USE_DAYS_MAX};
+use crate::dataset::{Dataset, Fate, Rule, USE_DAYS_MAX};
 
 /// Bytes of one leaf that are sent together; the server reads a message at a time.
 const SEND_BYTES: usize = 128 << 10;
@@ -180,92 +180,111 @@ impl Source {
     /// # Errors
     /// [`Gone`]
     pub fn walk(self, maker: &Maker<'_>, mut out: Out) -> Result<(), Gone> {
-        let dataset = maker.dataset;
-        let plan = plan(self.table());
         match self {
-            Self::Members | Self::Auths | Self::Taken => {
-                for n in 0..dataset.shape.members {
-                    let Some(at) = out.place(plan.leaf_i64(dataset.member_id(n).get())) else { continue };
-                    out.put(at, |rows| match self {
-                        Self::Members => maker.member(&dataset.member(n), rows),
-                        Self::Auths => maker.auths(&dataset.member(n), rows),
-                        _ => maker.taken(n, rows),
-                    })?;
-                }
+            Self::Members | Self::Auths | Self::Taken | Self::Keys | Self::Registrations => {
+                self.walk_members(maker, &mut out)?;
             }
-            Self::Keys => {
-                for n in 0..dataset.shape.members {
-                    let mut full = Ok(());
-                    maker.keys(&dataset.member(n), |key, write| {
-                        if let Some(at) = out.place(plan.leaf_uuid(key)) {
-                            full = std::mem::replace(&mut full, Ok(())).and_then(|()| out.put(at, write));
-                        }
-                    });
-                    full?;
-                }
+            Self::Coupons | Self::Received | Self::Index | Self::History => self.walk_coupons(maker, &mut out)?,
+            Self::Uses | Self::Requests | Self::Events => self.walk_uses(maker, &mut out)?,
+        }
+        out.finish()
+    }
+
+    fn walk_members(self, maker: &Maker<'_>, out: &mut Out) -> Result<(), Gone> {
+        let (dataset, plan) = (maker.dataset, plan(self.table()));
+        let all = match self {
+            Self::Registrations => registrations(dataset, out.leaves[0]),
+            _ => 0..dataset.shape.members,
+        };
+        for n in all {
+            if self == Self::Keys {
+                let mut full = Ok(());
+                maker.keys(&dataset.member(n), |key, write| {
+                    if let Some(at) = out.place(plan.leaf_uuid(key)) {
+                        full = std::mem::replace(&mut full, Ok(())).and_then(|()| out.put(at, write));
+                    }
+                });
+                full?;
+                continue;
             }
-            Self::Registrations => {
-                for n in registrations(dataset, out.leaves[0]) {
+            let key = match self {
+                Self::Registrations => {
                     let member = dataset.member(n);
                     if !member.is_logged() {
                         continue;
                     }
-                    let Some(at) = out.place(plan.leaf_i64(maker.log_id(&member))) else { continue };
-                    out.put(at, |rows| maker.log(&member, rows))?;
+                    maker.log_id(&member)
                 }
-            }
+                _ => dataset.member_id(n).get(),
+            };
+            let Some(at) = out.place(plan.leaf_i64(key)) else { continue };
+            out.put(at, |rows| match self {
+                Self::Members => maker.member(&dataset.member(n), rows),
+                Self::Auths => maker.auths(&dataset.member(n), rows),
+                Self::Taken => maker.taken(n, rows),
+                _ => maker.log(&dataset.member(n), rows),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn walk_coupons(self, maker: &Maker<'_>, out: &mut Out) -> Result<(), Gone> {
+        let (dataset, plan) = (maker.dataset, plan(self.table()));
+        let all = match self {
             Self::Coupons => {
                 let leaf = out.leaves[0];
                 let month = dataset.months.iter().find(|month| plan.leaf_date(month.first_day.to_date()) == leaf);
-                for n in month.map_or(0..0, |month| month.coupons.clone()) {
-                    out.put(0, |rows| maker.coupon(&dataset.coupon(n), rows))?;
-                }
+                month.map_or(0..0, |month| month.coupons.clone())
             }
-            Self::Received => {
-                for n in 0..dataset.shape.coupons {
+            _ => 0..dataset.shape.coupons,
+        };
+        let of_rule = |rule: &Rule| out.place(plan.leaf_i64(rule.rule_id.get()));
+        let by_rule: Vec<Option<usize>> =
+            if self == Self::Index { dataset.rules.iter().map(of_rule).collect() } else { Vec::new() };
+        for n in all {
+            match self {
+                Self::Received => {
                     let Some(holder) = dataset.holder_of(n) else { continue };
                     let holder = dataset.member_id(holder).get();
                     let Some(at) = out.place(plan.leaf_i64(holder)) else { continue };
                     out.put(at, |rows| maker.receive(&dataset.coupon(n), holder, rows))?;
                 }
-            }
-            Self::Index => {
-                let of_rule = |rule: &crate::dataset::Rule| out.place(plan.leaf_i64(rule.rule_id.get()));
-                let places: Vec<Option<usize>> = dataset.rules.iter().map(of_rule).collect();
-                for n in 0..dataset.shape.coupons {
-                    let Some(at) = places[dataset.rule(n)] else { continue };
+                Self::Index => {
+                    let Some(at) = by_rule[dataset.rule(n)] else { continue };
                     out.put(at, |rows| maker.index(&dataset.coupon(n), rows))?;
                 }
-            }
-            Self::History => {
-                for n in (0..dataset.shape.coupons).filter(|n| dataset.is_legacy(*n)) {
+                Self::History => {
+                    if !dataset.is_legacy(n) {
+                        continue;
+                    }
                     let key = maker.secrets.legacy(&dataset.legacy_code(n));
                     let Some(at) = out.place(plan.leaf_uuid(key)) else { continue };
                     out.put(at, |rows| maker.history(&dataset.coupon(n), key, rows))?;
                 }
-            }
-            Self::Uses => {
-                for n in issued_for_uses(dataset, &out.leaves) {
-                    let coupon = dataset.coupon(n);
-                    let (Fate::Redeemed(used) | Fate::Reversed(used, _)) = &coupon.fate else { continue };
-                    let Some(at) = out.place(plan.leaf_i64(used.redemption_id.get())) else { continue };
-                    out.put(at, |rows| maker.uses(&coupon, rows))?;
-                }
-            }
-            Self::Requests | Self::Events => {
-                for n in issued_for_uses(dataset, &out.leaves) {
-                    let coupon = dataset.coupon(n);
-                    let (Fate::Redeemed(used) | Fate::Reversed(used, _)) = &coupon.fate else { continue };
-                    let day = if self == Self::Requests { used.day.to_date() } else { used.at.date_naive() };
-                    let Some(at) = out.place(plan.leaf_date(day)) else { continue };
-                    out.put(at, |rows| match self {
-                        Self::Requests => maker.request(&coupon, used, rows),
-                        _ => maker.event(&coupon, used, rows),
-                    })?;
-                }
+                _ => out.put(0, |rows| maker.coupon(&dataset.coupon(n), rows))?,
             }
         }
-        out.finish()
+        Ok(())
+    }
+
+    fn walk_uses(self, maker: &Maker<'_>, out: &mut Out) -> Result<(), Gone> {
+        let (dataset, plan) = (maker.dataset, plan(self.table()));
+        for n in issued_for_uses(dataset, &out.leaves) {
+            let coupon = dataset.coupon(n);
+            let (Fate::Redeemed(used) | Fate::Reversed(used, _)) = &coupon.fate else { continue };
+            let leaf = match self {
+                Self::Requests => plan.leaf_date(used.day.to_date()),
+                Self::Events => plan.leaf_date(used.at.date_naive()),
+                _ => plan.leaf_i64(used.redemption_id.get()),
+            };
+            let Some(at) = out.place(leaf) else { continue };
+            out.put(at, |rows| match self {
+                Self::Requests => maker.request(&coupon, used, rows),
+                Self::Events => maker.event(&coupon, used, rows),
+                _ => maker.uses(&coupon, rows),
+            })?;
+        }
+        Ok(())
     }
 }
 
