@@ -30,6 +30,5 @@ from (
         unnest($10::text[]) as order_ref,
         unnest($11::bigint[]) as member_id,
         unnest($12::text[]) as void_reason
-    limit cardinality($1::bigint[])
 ) as t
-where c.code_id = t.code_id
+where c.code_id = any(array[t.code_id])

@@ -10,7 +10,6 @@ from (
         unnest($1::bigint[]) as rule_id,
         unnest($2::bigint[]) as code_id,
         unnest($3::smallint[]) as state
-    limit cardinality($1::bigint[])
 ) as t
-where i.rule_id = t.rule_id
+where i.rule_id = any(array[t.rule_id])
     and i.code_id = t.code_id

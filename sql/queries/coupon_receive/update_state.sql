@@ -10,7 +10,6 @@ from (
         unnest($1::bigint[]) as member_id,
         unnest($2::bigint[]) as code_id,
         unnest($3::smallint[]) as state
-    limit cardinality($1::bigint[])
 ) as t
-where r.member_id = t.member_id
+where r.member_id = any(array[t.member_id])
     and r.code_id = t.code_id

@@ -16,8 +16,7 @@ from (
         unnest($4::bigint[]) as issued,
         unnest($5::bigint[]) as voided,
         unnest($6::bigint[]) as spent
-    limit cardinality($1::bigint[])
 ) as t
-where s.rule_id = t.rule_id
+where s.rule_id = any(array[t.rule_id])
     and s.period = t.period
     and s.store_no = t.store_no

@@ -12,7 +12,6 @@ from (
         unnest($2::bigint[]) as rule_id,
         unnest($3::integer[]) as taken,
         unnest($4::timestamptz[]) as last_taken_at
-    limit cardinality($1::bigint[])
 ) as t
-where m.member_id = t.member_id
+where m.member_id = any(array[t.member_id])
     and m.rule_id = t.rule_id

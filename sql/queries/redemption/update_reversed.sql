@@ -16,6 +16,5 @@ from (
         unnest($3::bigint[]) as returned,
         unnest($4::boolean[]) as reversed_whole,
         unnest($5::text[]) as lines
-    limit cardinality($1::bigint[])
 ) as t
-where r.redemption_id = t.redemption_id
+where r.redemption_id = any(array[t.redemption_id])

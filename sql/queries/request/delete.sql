@@ -7,7 +7,6 @@ using (
     select
         unnest($1::date[]) as day,
         unnest($2::uuid[]) as key
-    limit cardinality($1::date[])
 ) as t
-where r.day = t.day
+where r.day = any(array[t.day])
     and r.key = t.key

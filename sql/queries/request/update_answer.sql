@@ -12,7 +12,6 @@ from (
         unnest($2::uuid[]) as key,
         unnest($3::smallint[]) as status,
         unnest($4::text[]) as answer
-    limit cardinality($1::date[])
 ) as t
-where r.day = t.day
+where r.day = any(array[t.day])
     and r.key = t.key
