@@ -46,9 +46,9 @@ fn requests(stage: &'static Stage, token: String, tills: usize) -> Vec<impl FnMu
 pub fn run(bench: &mut Bench, stage: &'static Stage, app: &Arc<App>) {
     let (token, runtime) = (stage.token(), client_runtime());
     let place = stage.serve(settings());
-    let share = (stage.rows as usize / 2_000).min(500);
+    let share = stage.share();
     for (tasks, calls, measures) in [
-        (1, share / 3, &[(Measure::P50, ""), (Measure::Rate, "")]),
+        (1, share.div_ceil(3), &[(Measure::P50, ""), (Measure::Rate, "")]),
         (64, share * 10, &[(Measure::Rate, "redeem http 64"), (Measure::P99, "")]),
     ] {
         let mut ours = OverHttp::new("HTTP", runtime, place, requests(stage, token.clone(), tasks));

@@ -92,10 +92,10 @@ commit;
 
 pub fn run(bench: &mut Bench, stage: &'static Stage, app: &Arc<App>) {
     // Every coupon is redeemed once: the rounds of all benches together must not need more than there are.
-    let share = (stage.rows as usize / 2_000).min(500);
+    let share = stage.share();
     let in_all = if stage.is_resident() { "redeem 64" } else { "redeem uniform 64" };
     for (tasks, calls, measures) in [
-        (1, share / 2, &[(Measure::P50, "redeem p50 1"), (Measure::Rate, "")]),
+        (1, share.div_ceil(2), &[(Measure::P50, "redeem p50 1"), (Measure::Rate, "")]),
         (16, share * 6, &[(Measure::Rate, "redeem 16"), (Measure::P99, "")]),
         (64, share * 14, &[(Measure::Rate, in_all), (Measure::P99, "")]),
     ] {

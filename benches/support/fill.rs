@@ -68,28 +68,34 @@ async fn settle(conn: &mut PgConnection) {
 }
 
 /// Flat tables beside a built dataset, with rows by formula, unless they are there already. Gives how many coupons they
-/// hold.
-pub async fn beside(stage: &Stage, rows: i64) -> i64 {
+/// hold, and how many of the dataset's earlier runs have passed.
+pub async fn beside(stage: &Stage, rows: i64) -> (i64, i64) {
     let mut conn = PgConnection::connect_with(&stage.options(SUPERUSER)).await.expect("a connection");
-    let there: Option<i64> = sqlx::query_scalar(
-        "select obj_description(oid, 'pg_namespace')::bigint from pg_namespace where nspname = 'flat'",
+    let there: Option<String> = sqlx::query_scalar(
+        "select coalesce(obj_description(oid, 'pg_namespace'), '') from pg_namespace where nspname = 'flat'",
     )
     .fetch_optional(&mut conn)
     .await
-    .expect("the catalogue")
-    .flatten();
-    if let Some(rows) = there {
-        // What an earlier run redeemed may be redeemed again: it costs the same.
+    .expect("the catalogue");
+    if let Some(told) = there {
+        let told = told.split_once(' ').and_then(|(rows, used)| Some((rows.parse().ok()?, used.parse().ok()?)));
+        // What an earlier run redeemed there may be redeemed again: it costs the same.
         let sql = "truncate flat.redemption, flat.request, flat.event";
         sqlx::raw_sql(sql).execute(&mut conn).await.expect("empty tables");
-        return rows;
+        return told.expect("schema flat was left half made: drop it");
     }
     println!("[{rows} coupons are put into flat tables, once]");
     make_flat(&mut conn, "").await;
-    let sql = format!("{} comment on schema flat is '{rows}';", coupons(stage, rows, "flat"));
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await.expect("rows");
+    sqlx::raw_sql(AssertSqlSafe(coupons(stage, rows, "flat"))).execute(&mut conn).await.expect("rows");
     settle(&mut conn).await;
-    rows
+    remember(stage, rows, 0).await;
+    (rows, 0)
+}
+
+pub async fn remember(stage: &Stage, rows: i64, used: i64) {
+    let mut conn = PgConnection::connect_with(&stage.options(SUPERUSER)).await.expect("a connection");
+    let sql = format!("comment on schema flat is '{rows} {used}'");
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await.expect("a comment");
 }
 
 /// Members with what a registration at a till gives them: a phone number with its key, a name, a birthday.

@@ -86,8 +86,21 @@ impl Stage {
     ) -> &'static Self {
         let rows = built.dataset.shape.coupons as i64;
         let mut stage = Self::bare(runtime, cluster, "tessera", rows, days, Some(built));
-        stage.flat_rows = runtime.block_on(fill::beside(&stage, flat_rows.min(rows)));
+        let (flat_rows, used) = runtime.block_on(fill::beside(&stage, flat_rows.min(rows)));
+        (stage.flat_rows, stage.used) = (flat_rows, AtomicI64::new(used));
         Box::leak(Box::new(stage))
+    }
+
+    /// Of a built dataset: which of its coupons are redeemed stands in the database, for the next run.
+    pub fn remember(&self) {
+        self.runtime.block_on(fill::remember(self, self.flat_rows, self.taken().0));
+    }
+
+    /// How many redemptions are a fair round, so that all rounds of all benches find coupons enough. Of a built dataset a
+    /// till may redeem few: most are used or have expired.
+    pub fn share(&self) -> usize {
+        let parts = if self.built.is_some() { 20_000 } else { 2_000 };
+        (self.rows as usize / parts).clamp(3, 500)
     }
 
     fn bare(
@@ -209,7 +222,7 @@ impl Stage {
     pub fn take(&self) -> (i64, CodeId) {
         loop {
             let number = self.used.fetch_add(1, Ordering::Relaxed);
-            assert!(number < self.rows, "every coupon was redeemed: raise TESSERA_BENCH_ROWS");
+            assert!(number < self.rows, "every coupon was redeemed: more rows are needed");
             let coupon = match &self.built {
                 Some(built) => built.usable(number),
                 None => Some(self.coupon(number * SHUFFLE % self.rows + 1).0),
