@@ -232,7 +232,7 @@ pub fn compare(bench: &mut Bench, path: Path, subject: &mut dyn Contender, refer
         let ours = subject.round(runtime, calls);
         let mut turn = vec![Some(ours)];
         for reference in references.iter_mut() {
-            let takes_part = !reference.side.is_slow() || no % SLOW_EVERY == 0;
+            let takes_part = !reference.side.is_slow() || no.is_multiple_of(SLOW_EVERY);
             turn.push(takes_part.then(|| reference.side.round(runtime, calls)));
         }
         turns.push(turn);

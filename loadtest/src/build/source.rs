@@ -290,7 +290,7 @@ impl Source {
 
 /// The members that may have a row in that month of the log. Days of the log are UTC's.
 fn registrations(dataset: &Dataset, leaf: Leaf) -> Range<u64> {
-    let at = |day: Option<chrono::NaiveDate>| day.map_or_else(chrono::NaiveDate::default, |day| day);
+    let at = |day: Option<chrono::NaiveDate>| day.unwrap_or_default();
     let midnight = |day: chrono::NaiveDate| day.and_time(chrono::NaiveTime::MIN).and_utc();
     dataset.registered_between(midnight(at(leaf.first_day())), midnight(at(leaf.end_day())))
 }

@@ -147,7 +147,7 @@ pub(super) fn rules(shape: &Shape, days: &Days, first: Day) -> Vec<Rule> {
                 true => Validity::Fixed { from: None, until: instant(fixed) },
                 false => Validity::DaysAfterIssue(validity),
             },
-            stock: limit(n % 3 == 0, n % 12 == 7, n % 16 == 9),
+            stock: limit(n.is_multiple_of(3), n % 12 == 7, n % 16 == 9),
             budget: limit(n % 14 == 8, false, false),
             per_member: None,
             uses: 1,
@@ -184,7 +184,7 @@ impl Dataset {
             fate: self.fate(n, rule, issued, until),
             is_legacy: self.is_legacy(n),
             issue_store,
-            referrer: ((chance >> 8) % 10 == 0).then(|| below(chance.rotate_left(40), 5_000) as u32),
+            referrer: ((chance >> 8).is_multiple_of(10)).then(|| below(chance.rotate_left(40), 5_000) as u32),
             counted: stocks(rule, issue_store),
         }
     }
@@ -213,7 +213,7 @@ impl Dataset {
     /// Whether it has a code of an older system.
     #[inline]
     pub fn is_legacy(&self, n: u64) -> bool {
-        self.draw(stream::LEGACY, n) % 10 == 0
+        self.draw(stream::LEGACY, n).is_multiple_of(10)
     }
 
     fn fate(&self, n: u64, rule: &Rule, issued: i64, until: i64) -> Fate {

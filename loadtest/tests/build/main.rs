@@ -153,7 +153,7 @@ async fn as_wide_as_the_apis(db: &TestDb, site: &Site, manifest: &Manifest, data
     let like = dataset.member((0..3_000).find(all).unwrap());
     // Another person with texts of the same length.
     let other = |text: String| {
-        let mut digits = text.rsplitn(2, |c: char| !c.is_ascii_digit()).next().unwrap_or_default().to_owned();
+        let mut digits = text.rsplit(|c: char| !c.is_ascii_digit()).next().unwrap_or_default().to_owned();
         let at = text.rfind(&digits).unwrap();
         digits = "9".repeat(digits.len());
         format!("{}{digits}", &text[..at])
