@@ -278,6 +278,11 @@ async fn every_body_is_checked_before_anything_is_done() {
                 if id == "lookup_member" {
                     body = json!({});
                 }
+                // A till that was cut off is believed: an item that makes no sense is kept as a conflict.
+                let items = if id == "upload_offline" { bad.as_array().map_or(0, Vec::len) } else { 0 };
+                if (1..10).contains(&items) {
+                    continue;
+                }
                 body[field] = bad;
                 let what = format!("{id}.{field} = {:.60}", body[field].to_string());
                 bench.refused(&what, &send(json_type, body.to_string().into()).await, &[]);

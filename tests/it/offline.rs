@@ -22,7 +22,7 @@ use crate::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_salted_stream_each_lands_with_its_reason_and_sent_again_nothing_happens() {
-    let app = TestApp::spawn().await;
+    let app = at_noon().await;
     let (api, db, now) = (&app.client, &app.db, app.clock.now());
     make_store(&mut db.sql().await, "S0002").await;
     let (member, other, frozen) =

@@ -34,9 +34,10 @@ async fn fill(app: &TestApp) {
     for code in api.issue(&often, json!({"count": 24})).await.iter().take(12) {
         api.redeem(code).await.expect(200);
     }
+    let codes = api.issue(&often, json!({"count": 2})).await;
+    // Not before they were issued.
     let now = tessera::clock::Clock::system().now();
-    let items: Vec<Value> =
-        api.issue(&often, json!({"count": 2})).await.iter().map(|code| item(1, code, now)).collect();
+    let items: Vec<Value> = codes.iter().map(|code| item(1, code, now)).collect();
     let body = json!({"store_id": "S0001", "register": "9", "items": items});
     api.post("/v1/pos/offline-redemptions", &keys.pos, body).await.expect(200);
     // What limits days, stores and money has rows of its own.

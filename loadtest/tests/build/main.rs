@@ -55,7 +55,7 @@ async fn a_built_dataset_is_clean_provable_and_served() {
     let dataset = Dataset::new(&manifest.shape);
     let report = verify::run(&Default::default(), db.service(), &db.secrets(), |_| {}).await.unwrap();
     assert!(report.is_clean(), "{}", report.render());
-    assert_eq!(report.pairs.len(), 8);
+    assert_eq!(report.pairs.len(), 9);
     let report = proof::run(&mut service(&db).await, queries(), |_| {}).await.unwrap();
     assert!(report.ok(), "{}", report.render());
     for (table, rows) in [("member", 3_000), ("coupon", 20_000), ("coupon_index", 20_000)] {
