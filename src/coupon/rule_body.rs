@@ -1,5 +1,7 @@
 //! Rules as bodies say and show them.
 
+mod currency;
+
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
@@ -9,6 +11,7 @@ use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use self::currency::Currency;
 use super::{
     decide::millis,
     rule::{CYCLES_MAX, Discount, Limit, Places, Rule, RuleState, RuleVersion, Undo, Validity},
@@ -31,34 +34,6 @@ pub const PLACES_MAX: usize = 2_000;
 
 /// Money, or a number of coupons.
 pub type Quantity = Int<0, 1_000_000_000_000>;
-
-/// ISO 4217: three capital letters.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Currency(String);
-
-impl Currency {
-    pub fn into_string(self) -> String {
-        self.0
-    }
-}
-
-impl<'de> Deserialize<'de> for Currency {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        if text.len() == 3 && text.bytes().all(|letter| letter.is_ascii_uppercase()) {
-            return Ok(Self(text));
-        }
-        Err(crate::http::input::invalid("must be three capital letters, as in ISO 4217"))
-    }
-}
-
-impl utoipa::PartialSchema for Currency {
-    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
-        crate::http::input::text_schema(3, 3, "^[A-Z]{3}$", "CNY")
-    }
-}
-
-impl ToSchema for Currency {}
 
 /// When the coupons of a rule may be used: from issue to the end of the n-th business day after it, or a fixed window.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
