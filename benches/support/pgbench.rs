@@ -96,17 +96,23 @@ impl Pgbench {
     }
 }
 
-/// Judged by the time in which every client was at it: warm, and not yet at its end.
+/// Judged by the time in which every client was at it: warm, and not yet at its end. A client that got no core before
+/// another had ended leaves no such time in a short round; then all is judged, connecting and preparing included.
 fn steady(waits: &BTreeMap<u32, Vec<(u64, u64)>>, calls: usize) -> Round {
-    let begin = waits.values().filter_map(|waits| waits.get(WARM - 1)).map(|(end, _)| *end).max().unwrap_or_default();
-    let end = waits.values().filter_map(|waits| waits.last()).map(|(end, _)| *end).min().unwrap_or_default();
+    let warm = || waits.values().filter_map(|waits| waits.get(WARM - 1)).map(|(end, _)| *end);
+    let last = || waits.values().filter_map(|waits| waits.last()).map(|(end, _)| *end);
+    let (mut begin, mut end) = (warm().max().unwrap_or_default(), last().min().unwrap_or_default());
+    if begin >= end {
+        eprintln!("the clients of pgbench were never all at it: the whole round is judged");
+        (begin, end) = (warm().min().unwrap_or_default(), last().max().unwrap_or_default());
+    }
     let took: Vec<Duration> = waits
         .values()
         .flatten()
         .filter(|(ended, _)| (begin + 1..=end).contains(ended))
         .map(|(_, took)| Duration::from_micros(*took))
         .collect();
-    assert!(!took.is_empty(), "the clients of pgbench were never all at it: more transactions are needed");
+    assert!(!took.is_empty(), "pgbench logged no transactions beyond the first {WARM} of each client");
     let whole = Duration::from_micros(end - begin).as_secs_f64() * calls as f64 / took.len() as f64;
     Round::of(Duration::from_secs_f64(whole), took)
 }
