@@ -145,6 +145,18 @@ fn on_rows(choice: &Choice, bench: &mut Bench) -> String {
 /// Reads come first, since writes leave dead rows behind.
 fn run(choice: &Choice, bench: &mut Bench, stage: &'static Stage, small: &dyn Fn() -> &'static Stage) {
     bench.report.note(sizes::told(stage));
+    if let Some(rate) = stage.built.as_ref().and_then(|built| built.rate) {
+        let (subject, reference) = (format!("{:.0} rows/s", rate.built), format!("raw COPY: {:.0} rows/s", rate.raw));
+        bench.report.add(
+            "dataset.json",
+            "dataset build",
+            "",
+            subject,
+            reference,
+            rate.built / rate.raw,
+            "dataset build",
+        );
+    }
     let app: Arc<App> = stage.app(settings());
     timed(choice, "lane_read", || lane_read::run(bench, stage, &app));
     timed(choice, "growth", || growth::run(bench, stage, &app, small()));

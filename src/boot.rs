@@ -77,7 +77,7 @@ impl Ground {
     pub async fn open(settings: &Settings, clock: &Clock, zone: Zone) -> Result<Self, BootError> {
         let ground = match Self::named(settings)? {
             Some(named) => named,
-            None => Self::start(settings, clock, zone).await?,
+            None => Self::start(settings, clock, zone, false).await?,
         };
         match ground.check(settings, zone).await {
             Ok(()) => Ok(ground),
@@ -97,11 +97,23 @@ impl Ground {
         if let Some(named) = Self::named(settings)? {
             return Ok(named);
         }
-        match Self::start(settings, clock, zone).await {
+        match Self::start(settings, clock, zone, false).await {
             Err(BootError::Embedded(EmbeddedError::InUse { .. })) => {
                 Ok(Self::reached(None, &Reach::of(&settings.database.data_dir)?, None))
             }
             other => other,
+        }
+    }
+
+    /// As [`Self::visit`], for who fills tables with very many rows: a server of its own runs for that
+    /// ([`EmbeddedSettings::fills`]).
+    ///
+    /// # Errors
+    /// As [`Self::visit`].
+    pub async fn visit_to_fill(settings: &Settings, clock: &Clock, zone: Zone) -> Result<Self, BootError> {
+        match Self::named(settings)? {
+            Some(named) => Ok(named),
+            None => Self::start(settings, clock, zone, true).await,
         }
     }
 
@@ -117,9 +129,10 @@ impl Ground {
         Self { embedded, service, owner, migrated }
     }
 
-    async fn start(settings: &Settings, clock: &Clock, zone: Zone) -> Result<Self, BootError> {
+    async fn start(settings: &Settings, clock: &Clock, zone: Zone, fills: bool) -> Result<Self, BootError> {
         let embedded_settings = EmbeddedSettings {
             pg_bin: settings.database.pg_bin.clone(),
+            fills,
             ..EmbeddedSettings::new(&settings.database.data_dir)
         };
         let embedded = Embedded::start(&embedded_settings).await?;

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use loadtest::dataset::{Coupon, Dataset, Manifest};
+use loadtest::dataset::{BuildRate, Coupon, Dataset, Manifest};
 use tessera::{
     clock::Clock,
     coupon::{code::CodeKeys, rule::Discount},
@@ -20,6 +20,7 @@ pub const AMOUNT: i64 = 8_000;
 pub struct Built {
     pub dataset: Dataset,
     pub secrets: SecretFile,
+    pub rate: Option<BuildRate>,
     codes: Arc<CodeKeys>,
     at: DateTime<Utc>,
 }
@@ -31,7 +32,8 @@ impl Built {
         let place = manifest.secrets_file.expect("dataset.json names the secrets that its rows were made with");
         let secrets = SecretFile::load(&place).unwrap_or_else(|error| panic!("{}: {error}", place.display()));
         let dataset = Dataset::new(&manifest.shape);
-        Self { codes: Stage::ready(&secrets).codes(), dataset, secrets, at: Clock::system().now() }
+        let rate = manifest.rate;
+        Self { codes: Stage::ready(&secrets).codes(), dataset, secrets, rate, at: Clock::system().now() }
     }
 
     /// The `i`th, from 1. An anonymous one is told with its rule's first member.

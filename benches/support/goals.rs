@@ -62,7 +62,7 @@ pub const GOALS: &[Goal] = &[
         path: "dataset build",
         reference: "binary COPY with FREEZE and the keys' build alone",
         goal: "≥ 0.8",
-        needs: "printed by `loadtest build`",
+        needs: "told by the dataset.json of `loadtest build`",
     },
     goal("claim rush", "claim rush on one rule, 64 tasks", "the same claims spread over 1,000 rules", "≥ 1"),
     goal("growth p50", "growth, the same hot set, 16 tasks, p50", "the same on a tenth of the rows", "≤ 1.2"),

@@ -125,8 +125,21 @@ impl Place {
     /// # Errors
     /// When it is not to be had, or its schema is not this program's.
     pub async fn open(&self) -> anyhow::Result<Ground> {
-        let (settings, clock) = (self.settings(), Clock::system());
-        let ground = Ground::visit(&settings, &clock, self.zone()).await?;
+        let ground = Ground::visit(&self.settings(), &Clock::system(), self.zone()).await?;
+        self.check(ground).await
+    }
+
+    /// As [`Self::open`]; Tessera's own server must not run for somebody else.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    async fn open_to_fill(&self) -> anyhow::Result<Ground> {
+        let ground = Ground::visit_to_fill(&self.settings(), &Clock::system(), self.zone()).await?;
+        self.check(ground).await
+    }
+
+    async fn check(&self, ground: Ground) -> anyhow::Result<Ground> {
+        let settings = self.settings();
         let check = async {
             let mut conn = migrate::connect(&ground.service, settings.database.connect_timeout).await?;
             migrate::check(&mut conn, self.zone().name()).await?;
@@ -180,7 +193,7 @@ fn parse_count(text: &str) -> Result<u64, String> {
 /// # Errors
 /// When the database has other rows, or the forecast does not fit, before anything is written; else the database's.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let ground = args.place.open().await?;
+    let ground = if args.dry_run { args.place.open().await? } else { args.place.open_to_fill().await? };
     let outcome = build(&args, &ground).await;
     ground.close().await;
     outcome
@@ -262,12 +275,18 @@ async fn build(args: &Args, ground: &Ground) -> anyhow::Result<()> {
     let secrets_file = settings.secrets.secrets_command.is_none().then(|| boot::secrets_path(&settings));
     let secrets_file = secrets_file.map(|path| std::path::absolute(&path).unwrap_or(path));
     let keys = office::make_keys(&mut conn, &site.dataset).await?;
-    let manifest = Manifest { shape: site.dataset.shape.clone(), secrets_file, keys, rows };
-    manifest.save(&args.manifest).with_context(|| format!("{} cannot be written", args.manifest.display()))?;
+    let mut manifest = Manifest { shape: site.dataset.shape.clone(), secrets_file, keys, rows, rate: None };
+    let save = |manifest: &Manifest| {
+        manifest.save(&args.manifest).with_context(|| format!("{} cannot be written", args.manifest.display()))
+    };
+    // What is built can be used whatever becomes of the measurement.
+    save(&manifest)?;
     println!("{} says what is there; it holds API keys", args.manifest.display());
     if !args.no_raw && before == 0 {
         let measured = raw::measure(&site, &mut conn, &done, at_once).await?;
         println!("{}", measured.render(all, secs));
+        manifest.rate = Some(measured.rate(all, secs));
+        save(&manifest)?;
     }
     Ok(())
 }

@@ -96,6 +96,16 @@ pub struct Manifest {
     pub keys: Keys,
     /// Rows by table.
     pub rows: BTreeMap<String, u64>,
+    /// How fast it was built, if that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<BuildRate>,
+}
+
+/// Rows a second of a build, and of the same rows by raw `COPY … FREEZE` and the keys' build alone.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct BuildRate {
+    pub built: f64,
+    pub raw: f64,
 }
 
 /// API keys by role; those of tills by store.

@@ -180,11 +180,14 @@ pub fn routes() -> Routes {
     .collect()
 }
 
+/// Routes by path.
+type Resources = BTreeMap<String, Vec<Arc<Route>>>;
+
 /// What is the same for every worker: routes and their rendered document.
 #[derive(Clone)]
 pub struct Api {
     /// By [family](family_of) and path.
-    families: Arc<BTreeMap<String, BTreeMap<String, Vec<Arc<Route>>>>>,
+    families: Arc<BTreeMap<String, Resources>>,
     document: Bytes,
 }
 
@@ -200,7 +203,7 @@ fn family_of(path: &str) -> &str {
 impl Api {
     pub fn new(routes: Routes) -> Self {
         let document = Bytes::from(openapi::document(&routes).to_string());
-        let mut families: BTreeMap<String, BTreeMap<String, Vec<Arc<Route>>>> = BTreeMap::new();
+        let mut families: BTreeMap<String, Resources> = BTreeMap::new();
         for route in routes {
             let family = families.entry(family_of(&route.path).to_owned()).or_default();
             family.entry(route.path.clone()).or_default().push(Arc::new(route));

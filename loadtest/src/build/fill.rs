@@ -94,7 +94,7 @@ async fn copy(site: &Arc<Site>, job: &Job, conns: &mut [PgConnection]) -> anyhow
         let (site, job) = (Arc::clone(site), job.clone());
         tokio::task::spawn_blocking(move || {
             let codes = site.secrets.codes();
-            let maker = Maker { dataset: &site.dataset, secrets: &site.secrets, codes: &codes };
+            let maker = Maker::new(&site.dataset, &site.secrets, &codes);
             job.source.walk(&maker, Out::new(job.source.columns(), &job.leaves, to))
         })
     };

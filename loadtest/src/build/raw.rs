@@ -20,6 +20,8 @@ use super::{
 };
 use tessera::partition::plan;
 
+use crate::dataset::BuildRate;
+
 /// Of a leaf, at most so many rows.
 const ROWS_MAX: u64 = 1_000_000;
 const SEND_BYTES: usize = 128 << 10;
@@ -123,9 +125,8 @@ async fn time(site: &Site, mut sample: Sample) -> anyhow::Result<Duration> {
 }
 
 impl Measured {
-    /// What all rows would take raw, by what they took to build.
-    pub fn ratio(&self, built_secs: f64) -> f64 {
-        self.secs / built_secs
+    pub fn rate(&self, rows: u64, built_secs: f64) -> BuildRate {
+        BuildRate { built: rows as f64 / built_secs, raw: rows as f64 / self.secs }
     }
 
     pub fn render(&self, rows: u64, built_secs: f64) -> String {
@@ -133,11 +134,7 @@ impl Measured {
         for (table, (rows, secs)) in &self.by_table {
             text += &format!("{table:22} {:>6.2} µs a row and core ({rows} rows)\n", secs * 1e6);
         }
-        text + &format!(
-            "raw {:.0} rows/s, built {:.0} rows/s: ratio {:.2}, goal 0.80",
-            rows as f64 / self.secs,
-            rows as f64 / built_secs,
-            self.ratio(built_secs)
-        )
+        let BuildRate { built, raw } = self.rate(rows, built_secs);
+        text + &format!("raw {raw:.0} rows/s, built {built:.0} rows/s: ratio {:.2}, goal 0.80", built / raw)
     }
 }

@@ -1,11 +1,13 @@
 //! The rows of a dataset, each with the columns that the API and its jobs write.
 
+use std::cell::RefCell;
+
 use chrono::{DateTime, Utc};
 use tessera::{
     coupon::{StateName, code::CodeKeys, decide::Redeemed},
     db::copy::CopyRows,
     event,
-    id::{Day, NUMBER_BITS},
+    id::{CodeId, Day, NUMBER_BITS},
     member::{State, key::Kind},
     request::{self, store::Answer},
     secret::{NONCE_BYTES, Secrets},
@@ -91,15 +93,43 @@ const REVERSE: i16 = 2;
 /// Why a coupon was taken back.
 const VOID_REASON: &str = "withdrawn";
 
-/// What rows are made from.
-#[derive(Clone, Copy)]
+/// What rows are made from, by one thread.
 pub struct Maker<'a> {
-    pub dataset: &'a Dataset,
-    pub secrets: &'a Secrets,
-    pub codes: &'a CodeKeys,
+    dataset: &'a Dataset,
+    secrets: &'a Secrets,
+    codes: &'a CodeKeys,
+    /// Made together, since a walk asks for one after another: the first coupon's number, and serials from there.
+    serials: RefCell<(u64, Vec<i64>)>,
 }
 
-impl Maker<'_> {
+/// Coupons whose serials are made together.
+const TOGETHER: u64 = 64;
+
+impl<'a> Maker<'a> {
+    pub fn new(dataset: &'a Dataset, secrets: &'a Secrets, codes: &'a CodeKeys) -> Self {
+        Self { dataset, secrets, codes, serials: RefCell::default() }
+    }
+
+    pub fn dataset(&self) -> &'a Dataset {
+        self.dataset
+    }
+
+    /// The key of a coupon's older code.
+    pub fn legacy_key(&self, n: u64) -> Uuid {
+        self.secrets.legacy(&self.dataset.legacy_code(n))
+    }
+
+    fn code_id(&self, coupon: &Coupon) -> CodeId {
+        let mut known = self.serials.borrow_mut();
+        let first = coupon.n / TOGETHER * TOGETHER;
+        if known.1.is_empty() || known.0 != first {
+            let count = TOGETHER.min(self.dataset.shape.coupons - first) as usize;
+            let from = self.dataset.shape.first_serial + first as i64;
+            *known = (first, self.codes.serials(from, count).expect("numbers are leased within their range"));
+        }
+        CodeId::from_parts(coupon.day, known.1[(coupon.n - first) as usize]).expect("a day of this century")
+    }
+
     /// Encrypted as the API does, with a nonce from the seed: the same dataset is the same bytes.
     fn seal(&self, place: (&'static str, &'static str), n: u64, id: i64, plain: &str) -> Vec<u8> {
         let (table, column) = place;
@@ -203,9 +233,9 @@ impl Maker<'_> {
             Fate::Redeemed(used) => Some(used),
             _ => None,
         };
-        let legacy = coupon.is_legacy.then(|| self.secrets.legacy(&self.dataset.legacy_code(coupon.n)));
+        let legacy = coupon.is_legacy.then(|| self.legacy_key(coupon.n));
         rows.row()
-            .i64(self.dataset.code_id(self.codes, coupon).get())
+            .i64(self.code_id(coupon).get())
             .i64(self.rule_id(coupon))
             .instant(coupon.issued_at)
             .instant(coupon.issued_at)
@@ -229,7 +259,7 @@ impl Maker<'_> {
     pub fn receive(&self, coupon: &Coupon, holder: i64, rows: &mut CopyRows) {
         rows.row()
             .i64(holder)
-            .i64(self.dataset.code_id(self.codes, coupon).get())
+            .i64(self.code_id(coupon).get())
             .i64(self.rule_id(coupon))
             .instant(coupon.valid_until)
             .i16(coupon.state())
@@ -239,7 +269,7 @@ impl Maker<'_> {
     pub fn index(&self, coupon: &Coupon, rows: &mut CopyRows) {
         rows.row()
             .i64(self.rule_id(coupon))
-            .i64(self.dataset.code_id(self.codes, coupon).get())
+            .i64(self.code_id(coupon).get())
             .instant(coupon.valid_until)
             .opt(self.holder(coupon), |row, id| row.i64(id))
             .i16(coupon.state())
@@ -247,7 +277,7 @@ impl Maker<'_> {
     }
 
     pub fn history(&self, coupon: &Coupon, key: Uuid, rows: &mut CopyRows) {
-        rows.row().i64(self.dataset.code_id(self.codes, coupon).get()).uuid(key);
+        rows.row().i64(self.code_id(coupon).get()).uuid(key);
     }
 
     /// What a member has of each rule.
@@ -290,7 +320,7 @@ impl Maker<'_> {
         let returned = |amount: i64| if back { amount } else { 0 };
         rows.row()
             .i64(id.get())
-            .i64(self.dataset.code_id(self.codes, coupon).get())
+            .i64(self.code_id(coupon).get())
             .i64(self.rule_id(coupon))
             .instant(at)
             .i64(used.amount)
@@ -321,7 +351,7 @@ impl Maker<'_> {
         let Ok(number) = request::RequestNumber::new(&scope, request::Operation::Redeem, &source, &window) else {
             return;
         };
-        let code = self.dataset.code_id(self.codes, coupon);
+        let code = self.code_id(coupon);
         let rule = &self.dataset.rules[coupon.rule].version;
         let answer = Answer::decided(
             200,
@@ -367,7 +397,7 @@ impl Maker<'_> {
         rows.row()
             .i64(Day::from_date(used.at.date_naive()).first_id() | number)
             .instant(used.at)
-            .i64(self.dataset.code_id(self.codes, coupon).get())
+            .i64(self.code_id(coupon).get())
             .i16(event::Kind::CouponRedeemed.number())
             .text(&body.to_string());
     }

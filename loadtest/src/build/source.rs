@@ -191,7 +191,7 @@ impl Source {
     }
 
     fn walk_members(self, maker: &Maker<'_>, out: &mut Out) -> Result<(), Gone> {
-        let (dataset, plan) = (maker.dataset, plan(self.table()));
+        let (dataset, plan) = (maker.dataset(), plan(self.table()));
         let all = match self {
             Self::Registrations => registrations(dataset, out.leaves[0]),
             _ => 0..dataset.shape.members,
@@ -229,7 +229,7 @@ impl Source {
     }
 
     fn walk_coupons(self, maker: &Maker<'_>, out: &mut Out) -> Result<(), Gone> {
-        let (dataset, plan) = (maker.dataset, plan(self.table()));
+        let (dataset, plan) = (maker.dataset(), plan(self.table()));
         let all = match self {
             Self::Coupons => {
                 let leaf = out.leaves[0];
@@ -257,7 +257,7 @@ impl Source {
                     if !dataset.is_legacy(n) {
                         continue;
                     }
-                    let key = maker.secrets.legacy(&dataset.legacy_code(n));
+                    let key = maker.legacy_key(n);
                     let Some(at) = out.place(plan.leaf_uuid(key)) else { continue };
                     out.put(at, |rows| maker.history(&dataset.coupon(n), key, rows))?;
                 }
@@ -268,7 +268,7 @@ impl Source {
     }
 
     fn walk_uses(self, maker: &Maker<'_>, out: &mut Out) -> Result<(), Gone> {
-        let (dataset, plan) = (maker.dataset, plan(self.table()));
+        let (dataset, plan) = (maker.dataset(), plan(self.table()));
         for n in issued_for_uses(dataset, &out.leaves) {
             let coupon = dataset.coupon(n);
             let (Fate::Redeemed(used) | Fate::Reversed(used, _)) = &coupon.fate else { continue };

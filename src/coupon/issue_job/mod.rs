@@ -277,9 +277,7 @@ impl Work for IssueJob {
         }
         let first_no = bulk::lease_serials(&self.desk.office, count).await?;
         let codes = self.desk.secrets.codes();
-        let mint = move || -> Result<Vec<CodeId>, JobError> {
-            (first_no..first_no + count as i64).map(|no| Ok(codes.mint(day, no)?.code_id)).collect()
-        };
+        let mint = move || codes.code_ids(day, first_no, count);
         let code_ids = tokio::task::spawn_blocking(mint).await.map_err(JobError::Panicked)??;
         let event_id = self.desk.event_id().await.map_err(of_desk)?;
         let issued_at = options.issued_on.map(|day| self.desk.zone.start_of(day));

@@ -70,7 +70,7 @@ pub(super) async fn code_ids(
                 if found.len() == max {
                     return Ok(found);
                 }
-                found.push(codes.mint(day, no)?.code_id);
+                found.push(codes.code_id(day, no)?);
             }
         }
         if found.len() == before {

@@ -42,6 +42,7 @@ pub struct Cluster {
     /// None when Tessera is not root: the server runs as the same user.
     pub user: Option<User>,
     pub durable: bool,
+    pub fills: bool,
 }
 
 /// Makes the data directory if needed and gives its absolute path.
@@ -72,6 +73,7 @@ impl Cluster {
             binaries,
             user,
             durable: settings.durable,
+            fills: settings.fills,
         };
         if !exists {
             cluster.create()?;

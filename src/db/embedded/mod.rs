@@ -37,6 +37,9 @@ pub struct EmbeddedSettings {
     pub pg_bin: Option<PathBuf>,
     /// False switches fsync off: only for clusters that are thrown away. A killed process loses nothing even so.
     pub durable: bool,
+    /// While it runs this time a table that is filled in the transaction that makes it is not written to the log too, but
+    /// to disk at the commit; nothing is less durable. Nobody can follow its log, and backups by log begin anew after it.
+    pub fills: bool,
     pub connections_max: u16,
     /// MiB of shared buffers; by default a quarter of the memory, at most 8 GiB.
     pub shared_buffers_mib: Option<u64>,
@@ -50,6 +53,7 @@ impl EmbeddedSettings {
             data_dir: data_dir.into(),
             pg_bin: None,
             durable: true,
+            fills: false,
             connections_max: 200,
             shared_buffers_mib: None,
             start_max: Duration::from_secs(900),

@@ -226,6 +226,12 @@ fn spawn(cluster: &Cluster) -> Result<Child, EmbeddedError> {
         .args(["-c", "logging_collector=off", "-c", "log_destination=stderr"])
         .arg("-c")
         .arg(format!("unix_socket_directories={}", quote_list(&socket_dir)))
+        // What is filled stands not in the log: little of it need be kept.
+        .args(if cluster.fills {
+            &["-c", "wal_level=minimal", "-c", "max_wal_senders=0", "-c", "max_wal_size=2GB"][..]
+        } else {
+            &[]
+        })
         .stdin(Stdio::null())
         .stdout(log.try_clone().map_err(EmbeddedError::io("opening the log"))?)
         .stderr(log);
