@@ -78,7 +78,12 @@ pub fn run(bench: &mut Bench, stage: &'static Stage) {
         let sides = clients(tasks).into_iter().map(|clients| {
             let conns = stage.connect(clients).into_iter().enumerate();
             let callers = conns
-                .map(|(caller, conn)| ByJoin { draw: Draw::new(stage, caller), app: Arc::clone(&app), conn, sql })
+                .map(|(caller, conn)| ByJoin {
+                    draw: Draw::new(stage, caller + 1_000),
+                    app: Arc::clone(&app),
+                    conn,
+                    sql,
+                })
                 .collect();
             Side::new(format!("a join, {}, sqlx, {clients} clients", stage.beside()), callers)
         });

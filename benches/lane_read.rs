@@ -72,8 +72,9 @@ fn on_parent(stage: &'static Stage, tasks: usize, calls: usize) -> Side<ByQuery>
     let sql = statement("from public.coupon ");
     let sides = clients(tasks).into_iter().map(|clients| {
         let conns = stage.connect(clients).into_iter().enumerate();
-        let callers =
-            conns.map(|(caller, conn)| ByQuery { draw: Draw::new(stage, stage.rows, caller), conn, sql }).collect();
+        // Others than the lane's, which it would find in memory after it.
+        let draw = |caller| Draw::new(stage, stage.rows, caller + 1_000);
+        let callers = conns.map(|(caller, conn)| ByQuery { draw: draw(caller), conn, sql }).collect();
         Side::new(format!("parent, sqlx, {clients} clients"), callers)
     });
     best(stage.runtime, calls, sides.collect())

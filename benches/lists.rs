@@ -89,8 +89,9 @@ fn reference(stage: &'static Stage, of_member: bool, tasks: usize, calls: usize)
     let sql: &'static str = if of_member { OF_MEMBER } else { OF_RULE }.replace("{}", stage.beside()).leak();
     let sides = clients(tasks).into_iter().map(|clients| {
         let conns = stage.connect(clients).into_iter().enumerate();
-        let callers =
-            conns.map(|(caller, conn)| ByQuery { draw: Draw::new(stage, caller), conn, of_member, sql }).collect();
+        // Others than ours, which it would find in memory after us.
+        let draw = |caller| Draw::new(stage, caller + 1_000);
+        let callers = conns.map(|(caller, conn)| ByQuery { draw: draw(caller), conn, of_member, sql }).collect();
         Side::new(format!("{}, sqlx, {clients} clients", stage.beside()), callers)
     });
     best(stage.runtime, calls, sides.collect())

@@ -298,6 +298,10 @@ pub struct LaneSettings {
     #[arg(long, env = "TESSERA_LANE_READERS", default_value_t = 4, global = true, hide_short_help = true,
           value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub lane_readers: u16,
+    /// Connections that read while reads wait for the disk. On pages in memory more than a few only thin the batches.
+    #[arg(long, env = "TESSERA_LANE_READERS_MAX", default_value_t = 16, global = true, hide_short_help = true,
+          value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub lane_readers_max: u16,
     /// Connections that write: more only thin the batches.
     #[arg(long, env = "TESSERA_LANE_WRITERS", default_value_t = 2, global = true, hide_short_help = true,
           value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -344,6 +348,7 @@ impl LaneSettings {
     pub fn lane(&self) -> lane::LaneSettings {
         lane::LaneSettings {
             read_connections: usize::from(self.lane_readers),
+            read_connections_max: usize::from(self.lane_readers_max),
             write_connections: usize::from(self.lane_writers),
             read_batch_max: usize::from(self.read_batch_max),
             write_batch_max: usize::from(self.write_batch_max),

@@ -38,38 +38,32 @@ impl<F: FnMut(&mut Vec<u8>) + Send + 'static> Requests for F {
     }
 }
 
-/// A connection that is kept, as a till keeps its own.
+/// A connection that is kept, as a till keeps its own. Opened by its first request: a server does not wait long for one.
 pub struct Connection<R> {
-    stream: TcpStream,
+    place: SocketAddr,
+    stream: Option<TcpStream>,
     requests: R,
     buffer: Vec<u8>,
     answer: Vec<u8>,
 }
 
 impl<R: Requests> Connection<R> {
-    pub async fn open(place: SocketAddr, requests: R) -> Self {
-        let mut tries = 0;
-        let stream = loop {
-            match TcpStream::connect(place).await {
-                Ok(stream) => break stream,
-                // A server that begins.
-                Err(_) if tries < 200 => tokio::time::sleep(std::time::Duration::from_millis(25)).await,
-                Err(error) => panic!("{place}: {error}"),
-            }
-            tries += 1;
-        };
-        stream.set_nodelay(true).expect("a socket");
-        Self { stream, requests, buffer: Vec::with_capacity(1024), answer: Vec::with_capacity(4096) }
+    pub fn new(place: SocketAddr, requests: R) -> Self {
+        Self { place, stream: None, requests, buffer: Vec::with_capacity(1024), answer: Vec::with_capacity(4096) }
     }
 
     /// The whole answer to the next request, which must be a success.
     pub async fn ask(&mut self) -> &[u8] {
         self.buffer.clear();
         self.requests.write_next(&mut self.buffer);
-        self.stream.write_all(&self.buffer).await.expect("it is taken");
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            closed => closed.insert(connect(self.place).await),
+        };
+        stream.write_all(&self.buffer).await.expect("it is taken");
         self.answer.clear();
         loop {
-            let read = self.stream.read_buf(&mut self.answer).await.expect("it is answered");
+            let read = stream.read_buf(&mut self.answer).await.expect("it is answered");
             assert!(read > 0, "the connection was closed");
             if let Some(length) = length_of(&self.answer)
                 && self.answer.len() >= length
@@ -80,6 +74,21 @@ impl<R: Requests> Connection<R> {
         assert!(self.answer.starts_with(b"HTTP/1.1 20"), "{}", String::from_utf8_lossy(&self.answer));
         &self.answer
     }
+}
+
+async fn connect(place: SocketAddr) -> TcpStream {
+    let mut tries = 0;
+    let stream = loop {
+        match TcpStream::connect(place).await {
+            Ok(stream) => break stream,
+            // A server that begins.
+            Err(_) if tries < 200 => tokio::time::sleep(std::time::Duration::from_millis(25)).await,
+            Err(error) => panic!("{place}: {error}"),
+        }
+        tries += 1;
+    };
+    stream.set_nodelay(true).expect("a socket");
+    stream
 }
 
 /// Bytes of an answer, once its head is there.
@@ -105,15 +114,8 @@ pub struct OverHttp<R> {
 
 impl<R: Requests> OverHttp<R> {
     pub fn new(name: &str, runtime: &'static Runtime, place: SocketAddr, requests: Vec<R>) -> Self {
-        let open = async {
-            let mut open = Vec::with_capacity(requests.len());
-            for requests in requests {
-                open.push(Connection::open(place, requests).await);
-            }
-            open
-        };
-        let side = Side::new(name, runtime.block_on(open));
-        Self { side, runtime }
+        let callers = requests.into_iter().map(|requests| Connection::new(place, requests)).collect();
+        Self { side: Side::new(name, callers), runtime }
     }
 }
 

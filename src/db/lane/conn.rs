@@ -85,6 +85,13 @@ impl LaneConn {
         }
     }
 
+    /// Ends the connection; the next request opens another.
+    pub(super) async fn rest(&mut self) {
+        if let Some(conn) = self.open.take() {
+            let _ = tokio::time::timeout(CONNECT_TIMEOUT, conn.close()).await;
+        }
+    }
+
     /// Drops the connection without a word: the server rolls back what was open on it.
     pub fn discard(&mut self) {
         self.open = None;

@@ -34,6 +34,8 @@ pub use self::{
 pub struct LaneSettings {
     /// Connections that read.
     pub read_connections: usize,
+    /// Connections that read when those do not keep up, as when each read waits for the disk.
+    pub read_connections_max: usize,
     /// Connections that write. Two on two cores: more only thin the batches, unless they wait for the disk.
     pub write_connections: usize,
     /// Keys in one read statement.
@@ -59,6 +61,7 @@ impl Default for LaneSettings {
     fn default() -> Self {
         Self {
             read_connections: 4,
+            read_connections_max: 16,
             write_connections: 2,
             read_batch_max: 256,
             write_batch_max: 64,
@@ -144,6 +147,9 @@ impl Lane {
             for _ in 0..workers {
                 Arc::clone(queue).spawn_worker(LaneConn::new(connect.clone()));
             }
+        }
+        for _ in lane.settings.read_connections..lane.settings.read_connections_max {
+            Arc::clone(&lane.reads).spawn_helper(LaneConn::new(connect.clone()));
         }
         lane
     }

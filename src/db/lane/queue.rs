@@ -1,4 +1,8 @@
 //! A bounded queue of non-empty buckets and the workers that empty them, one connection each.
+//!
+//! Few workers make large batches, which is what shares round trips and commits. But where each batch waits for the disk
+//! few workers leave it idle, so a queue may have helpers besides, who serve only buckets that have waited long for their
+//! turn.
 
 use std::{
     collections::VecDeque,
@@ -8,7 +12,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
@@ -25,8 +29,10 @@ pub(super) trait Bucket: Send + Sync {
 
 pub(super) struct Queue {
     name: &'static str,
-    turns: Mutex<VecDeque<Arc<dyn Bucket>>>,
+    turns: Mutex<VecDeque<Turn>>,
     ready: Semaphore,
+    /// Wakes a helper when the next turn is late.
+    late: Notify,
     waiting: AtomicUsize,
     waiting_max: usize,
     stopping: AtomicBool,
@@ -36,6 +42,22 @@ pub(super) struct Queue {
     turns_served: Mutex<Vec<Arc<AtomicU64>>>,
 }
 
+/// A bucket that is to be served, and since when.
+struct Turn {
+    since: Instant,
+    bucket: Arc<dyn Bucket>,
+}
+
+impl Turn {
+    fn is_late(&self) -> bool {
+        self.since.elapsed() >= LATE
+    }
+}
+
+/// What waited so long for its turn is served by helpers too: several times what a turn takes on pages in memory.
+const LATE: Duration = Duration::from_millis(1);
+/// A helper that was not needed for so long closes its connection.
+const HELPER_IDLE_MAX: Duration = Duration::from_secs(60);
 /// Pause between two looks at workers that are waited for.
 const QUIESCE_PAUSE: Duration = Duration::from_millis(5);
 
@@ -45,6 +67,7 @@ impl Queue {
             name,
             turns: Mutex::default(),
             ready: Semaphore::new(0),
+            late: Notify::new(),
             waiting: AtomicUsize::new(0),
             waiting_max,
             stopping: AtomicBool::new(false),
@@ -80,34 +103,98 @@ impl Queue {
 
     /// Gives a bucket a turn. Called when it goes from empty to not empty, or when a worker left some in it.
     pub(super) fn push(&self, bucket: Arc<dyn Bucket>) {
-        self.turns.lock().expect("no code panics while it holds the turns").push_back(bucket);
+        {
+            let mut turns = self.turns.lock().expect("no code panics while it holds the turns");
+            turns.push_back(Turn { since: Instant::now(), bucket });
+            self.tell_if_late(turns.front());
+        }
         self.ready.add_permits(1);
     }
 
     pub(super) fn spawn_worker(self: Arc<Self>, mut conn: LaneConn) {
+        let served = self.enrol();
+        tokio::spawn(async move {
+            // `stop` closes the semaphore only when nothing waits any more.
+            while let Ok(permit) = self.ready.acquire().await {
+                permit.forget();
+                if let Some(turn) = self.take() {
+                    self.serve(turn, &mut conn, &served).await;
+                }
+            }
+            self.leave_work(conn).await;
+        });
+    }
+
+    /// As a worker, for turns that are late.
+    pub(super) fn spawn_helper(self: Arc<Self>, mut conn: LaneConn) {
+        let served = self.enrol();
+        tokio::spawn(async move {
+            loop {
+                let woken = self.late.notified();
+                tokio::pin!(woken);
+                // From here on `stop` wakes it; before, it has closed the semaphore.
+                woken.as_mut().enable();
+                if self.ready.is_closed() {
+                    break;
+                }
+                if tokio::time::timeout(HELPER_IDLE_MAX, woken).await.is_err() {
+                    conn.rest().await;
+                    continue;
+                }
+                while let Some(turn) = self.take_late() {
+                    self.serve(turn, &mut conn, &served).await;
+                }
+            }
+            self.leave_work(conn).await;
+        });
+    }
+
+    fn take(&self) -> Option<Turn> {
+        let mut turns = self.turns.lock().expect("no code panics while it holds the turns");
+        let turn = turns.pop_front();
+        self.tell_if_late(turns.front());
+        turn
+    }
+
+    fn tell_if_late(&self, next: Option<&Turn>) {
+        if next.is_some_and(Turn::is_late) {
+            self.late.notify_one();
+        }
+    }
+
+    /// The next turn, if it is late. A permit is taken with it, or given back.
+    fn take_late(&self) -> Option<Turn> {
+        let permit = self.ready.try_acquire().ok()?;
+        let mut turns = self.turns.lock().expect("no code panics while it holds the turns");
+        let turn = turns.pop_front_if(|turn| turn.is_late())?;
+        self.tell_if_late(turns.front());
+        permit.forget();
+        Some(turn)
+    }
+
+    fn enrol(&self) -> Arc<AtomicU64> {
         self.workers.fetch_add(1, Ordering::AcqRel);
         let served = Arc::new(AtomicU64::new(0));
         self.turns_served.lock().expect("no code panics while it holds the counts").push(Arc::clone(&served));
-        tokio::spawn(async move {
-            // `stop` closes the semaphore only when nothing waits any more.
-            while let Ok(turn) = self.ready.acquire().await {
-                turn.forget();
-                let bucket = self.turns.lock().expect("no code panics while it holds the turns").pop_front();
-                let Some(bucket) = bucket else { continue };
-                served.fetch_add(1, Ordering::SeqCst);
-                if std::panic::AssertUnwindSafe(bucket.serve(&mut conn)).catch_unwind().await.is_err() {
-                    // The requests of the batch learn of it by their dropped senders.
-                    conn.discard();
-                    tracing::error!(queue = self.name, "a batch of the lane panicked; its connection was closed");
-                }
-                served.fetch_add(1, Ordering::SeqCst);
-                // After the batch: who is answered does not wait for it.
-                conn.renew_plans().await;
-            }
-            conn.close().await;
-            self.workers.fetch_sub(1, Ordering::AcqRel);
-            self.worker_ended.notify_one();
-        });
+        served
+    }
+
+    async fn leave_work(&self, conn: LaneConn) {
+        conn.close().await;
+        self.workers.fetch_sub(1, Ordering::AcqRel);
+        self.worker_ended.notify_one();
+    }
+
+    async fn serve(&self, turn: Turn, conn: &mut LaneConn, served: &AtomicU64) {
+        served.fetch_add(1, Ordering::SeqCst);
+        if std::panic::AssertUnwindSafe(turn.bucket.serve(conn)).catch_unwind().await.is_err() {
+            // The requests of the batch learn of it by their dropped senders.
+            conn.discard();
+            tracing::error!(queue = self.name, "a batch of the lane panicked; its connection was closed");
+        }
+        served.fetch_add(1, Ordering::SeqCst);
+        // After the batch: who is answered does not wait for it.
+        conn.renew_plans().await;
     }
 
     /// Waits until every batch that is being served now has ended. Others go on meanwhile.
@@ -127,6 +214,7 @@ impl Queue {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         self.ready.close();
+        self.late.notify_waiters();
         while self.workers.load(Ordering::Acquire) > 0 {
             self.worker_ended.notified().await;
         }
