@@ -195,6 +195,32 @@ async fn an_item_that_cannot_be_read_is_a_conflict_and_holds_up_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_while_a_month_is_put_away_is_a_conflict_once() {
+    let app = at_noon().await;
+    let (api, db, now) = (&app.client, &app.db, noon());
+    let rule = api.rule(json!({"uses": 9})).await;
+    let code = api.issue(&rule, json!({})).await.remove(0);
+    assert_eq!(reasons(&upload(api, "1", &[item(1, &code, now)]).await.expect(200)), [""]);
+    let mut sql = db.sql().await;
+    for (sequence, table, reason) in [(2, "redemption", "month_retired"), (4, "coupon", "coupon_retired")] {
+        let leaf = format!("{table}_{}", day_of(now).to_date().format("m%Y_%m"));
+        let fence = format!("alter table {leaf} add constraint {leaf}_fence check (false) not valid");
+        sqlx::query(sqlx::AssertSqlSafe(fence)).execute(&mut sql).await.unwrap();
+        let items = [item(sequence, &code, now), item(sequence + 10, "nothing", now)];
+        let sent = upload(api, "1", &items).await.expect(200);
+        assert_eq!(reasons(&sent), [reason, "coupon_code_invalid"]);
+        let unfence = format!("alter table {leaf} drop constraint {leaf}_fence");
+        sqlx::query(sqlx::AssertSqlSafe(unfence)).execute(&mut sql).await.unwrap();
+        same_items(&sent, &upload(api, "1", &items).await.expect(200));
+        // It stays, as it turned out.
+        assert_eq!(reasons(&upload(api, "1", &[item(sequence + 1, &code, now)]).await.expect(200)), [""]);
+    }
+    assert_once(db, 7).await;
+    assert_clean(db).await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_codes_of_an_upload_cost_its_sender_other_requests_and_never_the_upload() {
     let db = TestDb::new().await;
     let keys = Keys::make(&db).await;
