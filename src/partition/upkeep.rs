@@ -115,9 +115,9 @@ pub async fn run(db: &mut Locked, plans: &Plans, ask: &Ask) -> Result<Report, Dd
 async fn forget_late(db: &mut Locked, plans: &Plans, today: NaiveDate) -> Result<u64, DdlError> {
     let conflicts = plans.get("redemption_conflict").and_then(|plan| plan.range());
     let Some(retain) = conflicts.and_then(|range| range.retain) else { return Ok(0) };
-    // As whole months go, so that none is forgotten before its conflict.
-    let before = retain.cutoff(today).with_day(1).and_then(|day| day.and_hms_opt(0, 0, 0)).map(|at| at.and_utc());
-    let Some(before) = before else { return Ok(0) };
+    // As whole months go, and a day later, so that none is forgotten before its conflict: a month ends by the chain's zone.
+    let first = retain.cutoff(today).with_day(1).and_then(|day| day.pred_opt());
+    let Some(before) = first.and_then(|day| day.and_hms_opt(0, 0, 0)).map(|at| at.and_utc()) else { return Ok(0) };
     let mut forgotten = 0;
     loop {
         let deleted = sqlx::query(

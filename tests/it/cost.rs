@@ -92,10 +92,10 @@ async fn what_a_request_costs_is_frozen_by_route() {
     redeem, held, floating number: 11 statements, 11 leaves
     get redemption: 1 statements, 1 leaves
     get request: 1 statements, 1 leaves
-    upload 1, anonymous: 8 statements, 8 leaves
-    upload 10, anonymous: 9 statements, 9 leaves
-    upload 10, replayed: 2 statements, 2 leaves
-    upload 10 that do not fit: 6 statements, 6 leaves
+    upload 1, anonymous: 9 statements, 8 leaves
+    upload 10, anonymous: 10 statements, 9 leaves
+    upload 10, replayed: 3 statements, 2 leaves
+    upload 10 that do not fit: 7 statements, 6 leaves
     get conflict: 1 statements, 1 leaves
     resolve conflict: 4 statements, 4 leaves
     list conflicts of a store: 1 statements, 1 leaves

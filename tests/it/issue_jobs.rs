@@ -465,6 +465,31 @@ async fn rows_of_a_month_that_is_put_away_fail_and_the_job_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_month_has_no_partition_waits_for_it() {
+    let app = TestApp::spawn().await;
+    let (api, db) = (&app.client, &app.db);
+    let rule = api.rule(json!({})).await;
+    let made = api.post_numbered(&jobs_of(&rule), &api.keys.marketing, &fresh_number(), json!({"count": 500})).await;
+    let job = made.expect(201).header("location").unwrap().to_owned();
+    let leaf = format!("coupon_{}", Zone::DEFAULT.day_of(Clock::system().now()).to_date().format("m%Y_%m"));
+    let mut sql = db.sql().await;
+    let bounds = "select pg_get_expr(relpartbound, oid) from pg_class where relname = $1";
+    let bounds: String = sqlx::query_scalar(bounds).bind(&leaf).fetch_one(&mut sql).await.unwrap();
+    let mut run = async |text: String| {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(&mut sql).await.unwrap();
+    };
+    run(format!("alter table coupon detach partition {leaf}; alter table {leaf} rename to put_aside")).await;
+    act(api, &job, "start").await.expect(200);
+    let paused = until_at(api, &job, |job| job["state"] != "running").await;
+    assert_eq!((&paused["state"], &paused["error"]), (&json!("paused"), &json!("issue_day_unavailable")), "{paused}");
+    run(format!("alter table put_aside rename to {leaf}; alter table coupon attach partition {leaf} {bounds}")).await;
+    act(api, &job, "resume").await.expect(200);
+    assert_eq!(rows(&done_at(api, &job).await), (500, 0, 0));
+    assert_exact(db, 500).await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_undo_asked_for_again_takes_what_came_back_since() {
     let app = TestApp::spawn().await;
     let (api, db) = (&app.client, &app.db);

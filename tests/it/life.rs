@@ -419,6 +419,7 @@ async fn a_basket_that_is_sent_again_as_offline_redemptions_is_that_basket() {
     assert_eq!((&sent["accepted"], &sent["conflicts"]), (&json!(2), &json!(0)), "{sent}");
     for (used, item) in done["redemptions"].as_array().unwrap().iter().zip(sent["items"].as_array().unwrap()) {
         assert_eq!(item["redemption_id"], used["redemption_id"], "{sent}");
+        assert_eq!((&item["discount"], &item["payable"]), (&used["discount"], &used["payable"]), "{sent}");
     }
     assert_eq!(app.db.count("select count(*) from redemption").await, 2);
     app.stop().await;

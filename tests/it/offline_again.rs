@@ -50,10 +50,31 @@ async fn what_came_before_the_window_was_widened_is_found_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_came_too_early_is_found_when_its_day_has_come() {
+    let app = at_noon().await;
+    let (api, db) = (&app.client, &app.db);
+    let rule = api.rule(json!({})).await;
+    let code = api.issue(&rule, json!({})).await.remove(0);
+    // The clock of the till is days ahead; what it keeps of the sale does not change when that is mended.
+    let early = [item(1, &code, noon() + TimeDelta::days(3))];
+    let first = upload(api, "1", &early).await.expect(200);
+    assert_eq!(reasons(&first), ["request_number_expired"]);
+    for days in [1, 2, 3, 4] {
+        app.clock.set_offset_ms(days * 86_400_000);
+        let again = upload(api, "1", &early).await.expect(200);
+        same_items(&first, &again);
+        assert_eq!(again.json["repeated"], 1);
+    }
+    assert_once(db, 1).await;
+    assert_clean(db).await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_redemption_in_two_spellings_of_its_coupon_is_one() {
     let app = at_noon().await;
     let (api, db, now) = (&app.client, &app.db, noon());
-    let rule = api.rule(json!({"uses": 3})).await;
+    let rule = api.rule(json!({"uses": 4})).await;
     let shape = json!({"name": "old", "length_min": 8, "length_max": 8, "alphabet": "ABCDEFGH0123456789"});
     api.post("/v1/legacy-code-shapes", &api.keys.ops, shape).await.expect(201);
     let file = format!("code,rule_id,issued_on\nABC00001,{rule},{}\n", day_of(now));
@@ -75,8 +96,16 @@ async fn one_redemption_in_two_spellings_of_its_coupon_is_one() {
     assert_eq!(refused.json["items"][0], refused.json["items"][1]);
     let later = upload(api, "1", &[poor(4, "ABC00001")]).await.expect(200);
     assert_eq!(later.json["items"][0], refused.json["items"][2]);
-    assert_eq!(db.count("select count(*) from redemption").await, 2);
-    assert_eq!(db.count("select count(*) from redemption_conflict").await, 2);
+    // And of what says more in one of them, whichever comes first; other content is another item.
+    let more = |sequence, code: &str| with(item(sequence, code, now), json!({"currency": "CNY"}));
+    let items = [more(5, "ABC00001"), item(5, &ours, now), item(6, "ABC00001", now), more(6, &ours), poor(6, &ours)];
+    let sent = upload(api, "1", &items).await.expect(200);
+    assert_eq!(reasons(&sent), ["", "", "", "", "request_number_reused"]);
+    assert_eq!(sent.json["items"][0], sent.json["items"][1]);
+    assert_eq!(sent.json["items"][2], sent.json["items"][3]);
+    same_items(&sent, &upload(api, "1", &items).await.expect(200));
+    assert_eq!(db.count("select count(*) from redemption").await, 4);
+    assert_eq!(db.count("select count(*) from redemption_conflict").await, 3);
     assert_clean(db).await;
     app.stop().await;
 }
@@ -161,6 +190,32 @@ async fn an_item_that_cannot_be_read_is_a_conflict_and_holds_up_no_other() {
     let much = with(item(9, &code, now), json!({"discount": 9_000}));
     assert_eq!(reasons(&upload(api, "1", &[much]).await.expect(200)), ["coupon_already_redeemed"]);
     assert_eq!(db.count("select discount from redemption_conflict where sequence = 9").await, 1000);
+    assert_clean(db).await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_while_a_month_is_put_away_is_a_conflict_once() {
+    let app = at_noon().await;
+    let (api, db, now) = (&app.client, &app.db, noon());
+    let rule = api.rule(json!({"uses": 9})).await;
+    let code = api.issue(&rule, json!({})).await.remove(0);
+    assert_eq!(reasons(&upload(api, "1", &[item(1, &code, now)]).await.expect(200)), [""]);
+    let mut sql = db.sql().await;
+    for (sequence, table, reason) in [(2, "redemption", "month_retired"), (4, "coupon", "coupon_retired")] {
+        let leaf = format!("{table}_{}", day_of(now).to_date().format("m%Y_%m"));
+        let fence = format!("alter table {leaf} add constraint {leaf}_fence check (false) not valid");
+        sqlx::query(sqlx::AssertSqlSafe(fence)).execute(&mut sql).await.unwrap();
+        let items = [item(sequence, &code, now), item(sequence + 10, "nothing", now)];
+        let sent = upload(api, "1", &items).await.expect(200);
+        assert_eq!(reasons(&sent), [reason, "coupon_code_invalid"]);
+        let unfence = format!("alter table {leaf} drop constraint {leaf}_fence");
+        sqlx::query(sqlx::AssertSqlSafe(unfence)).execute(&mut sql).await.unwrap();
+        same_items(&sent, &upload(api, "1", &items).await.expect(200));
+        // It stays, as it turned out.
+        assert_eq!(reasons(&upload(api, "1", &[item(sequence + 1, &code, now)]).await.expect(200)), [""]);
+    }
+    assert_once(db, 7).await;
     assert_clean(db).await;
     app.stop().await;
 }

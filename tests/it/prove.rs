@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
+use sqlx::{AssertSqlSafe, Column, Connection, Executor, PgConnection, Row, SqlSafeStr, Statement};
 use tessera::partition::{Claim, Query, proof, queries};
 
 use crate::support::{
@@ -120,6 +120,29 @@ async fn every_query_touches_what_it_claims_and_the_command_says_so() {
     assert!(failed.iter().any(|line| line.starts_with("redemption/find ")), "{failed:?}");
     assert!(said(&proved).contains("is read as a whole"), "{}", said(&proved));
     app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_over_arrays_take_and_give_the_same_in_their_form_for_one_row() {
+    let db = TestDb::new().await;
+    let mut conn = db.sql().await;
+    let mut shape = async |text: &'static str| {
+        let statement = conn.prepare(text.into_sql_str()).await.unwrap_or_else(|error| panic!("{error}: {text}"));
+        let taken = statement.parameters().and_then(|taken| taken.left().map(<[_]>::to_vec)).unwrap_or_default();
+        let given: Vec<_> =
+            statement.columns().iter().map(|one| (one.name().to_owned(), one.type_info().clone())).collect();
+        (taken, given)
+    };
+    let mut wide = Vec::new();
+    for query in queries().filter(|query| !query.touches.is_empty() && query.parent().contains("unnest(")) {
+        let one = query.for_one(&[]);
+        match one == query.parent() {
+            true => wide.push(query.name.split('/').next().unwrap()),
+            false => assert_eq!(shape(one).await, shape(query.parent()).await, "{}", query.name),
+        }
+    }
+    wide.dedup();
+    assert_eq!(wide, ["coupon_receive", "rotate"], "these are never about one row");
 }
 
 /// Rows by table.

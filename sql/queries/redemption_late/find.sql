@@ -1,4 +1,4 @@
--- coupon::offline::store::claim_late
+-- coupon::offline::store::find_late
 -- touches: none
 select
     l.key,

@@ -89,9 +89,9 @@ struct IssueQuery {
 /// is decided as a request to issue would be, all of its coupons or none, and named under `failures` when it is refused. The
 /// answer's `preview` says how many members are reached, which rows fail, how many coupons there will be, what they may take
 /// off at most (`money_at_risk`), what is left of stock and budget, and warns where that is less. The job pauses by itself
-/// when its rule is not active. Under the same `Idempotency-Key` the same file or count is the same job. Checked in this
-/// order: query, role (with `issued_on`), number, type of the body, the rule exists, `issued_on`, files at once, jobs that
-/// have not ended, columns, size.
+/// when its rule is not active, or its day has no partition. Under the same `Idempotency-Key` the same file or count is the
+/// same job. Checked in this order: query, role (with `issued_on`), number, type of the body, the rule exists, `issued_on`,
+/// files at once, jobs that have not ended, columns, size.
 #[utoipa::path(post, path = "/v1/coupon-rules/{rule_id}/issue-jobs", tag = "issue jobs",
     params(("rule_id" = RuleId, Path), IssueQuery,
         ("Idempotency-Key" = inline(NumberText), Header, description = "The request's number")),
@@ -264,7 +264,7 @@ async fn get_issue_job(shell: Data<Shell>, At((rule_id, job_id)): At<(RuleId, Jo
 /// | `member_not_found`, `member_frozen`, `member_cancelled`, `member_kind_forbidden` | the member gets none |
 /// | `stock_exhausted` | the rule had not enough left for the row |
 /// | `member_limit_reached` | the member has as many of the rule as allowed |
-/// | `month_retired`, `issue_day_unavailable` | the month of `issued_on` was put away since the job was made |
+/// | `month_retired` | the month of `issued_on` was put away since the job was made |
 /// | `coupon_already_redeemed` | of an undo: a use of the coupon stands |
 /// | `coupon_not_found` | of an undo: its month was retired |
 #[utoipa::path(get, path = "/v1/coupon-rules/{rule_id}/issue-jobs/{job_id}/failures", tag = "issue jobs",

@@ -2,7 +2,8 @@
 //!
 //! A file has a column that says who (`member_id`, `phone`, `email`, `username`, `card`, `external` as `system:id`,
 //! `external:<system>`), and may have `referrer` and `count`. Each row is decided as a request to issue would be, all of its
-//! coupons or none; what it is refused is named and does not hold up the others. A rule that is not active pauses the job.
+//! coupons or none; what it is refused is named and does not hold up the others. A rule that is not active pauses the job,
+//! and so does a day that has no partition.
 //!
 //! A slice is one transaction with the locks of [`super::bulk`]; the run of numbers that its codes are made of is written
 //! with it ([`crate::job::range`]), so that the codes of a job can be listed and taken back, and a slice that was not
@@ -232,10 +233,13 @@ impl IssueJob {
     /// What refuses the coupons of a day, whoever is to have them: their month was put away while the job ran, or of a count,
     /// which has nobody else to go on with, the stock is empty. A month that is fenced between this and the write refuses
     /// the slice, which is then made ready again.
+    ///
+    /// # Errors
+    /// `issue_day_unavailable`, which the job waits for: upkeep makes the partition.
     async fn stands_against(&self, rule: &Arc<Rule>, day: Day, is_count: bool) -> Result<Option<Refusal>, JobError> {
         match self.desk.check_issue_day(day).await {
             Ok(()) => {}
-            Err(DeskError::Refused(refusal)) => return Ok(Some(refusal)),
+            Err(DeskError::Refused(refusal)) if refusal.code == Code::MonthRetired => return Ok(Some(refusal)),
             Err(error) => return Err(of_desk(error)),
         }
         if !is_count || rule.current.stock.is_unlimited() {

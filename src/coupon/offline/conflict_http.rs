@@ -190,8 +190,8 @@ fn days(today: Day, from: Option<Day>, until: Option<Day>) -> Result<(Day, Day),
 /// List conflicts
 ///
 /// Offline redemptions that did not fit, of business days of one month, newest first. One whose day lay outside the window
-/// of request numbers is filed under the day on which it came. A till's key sees those of its own store. Checked in this
-/// order: parameters, store.
+/// of request numbers, or that could not be read, is filed under the day on which it came. A till's key sees those of its
+/// own store. Checked in this order: parameters, store.
 #[utoipa::path(get, path = "/v1/pos/conflicts", tag = "tills", params(ConflictList),
     responses((status = 200, description = "A page of conflicts", body = Page<ConflictView>)))]
 pub(super) async fn list_conflicts(

@@ -9,7 +9,8 @@
 //! - Besides, it claims the till's number as an online redemption does. What was redeemed online under that number with
 //!   the same content is the same redemption, and accepted; what was refused online is a conflict with that refusal,
 //!   whatever else (lines, say) was said online; anything else under that number is a conflict of its own reason,
-//!   `request_number_reused`. Of one coupon in two spellings, ours and an old one, the second is answered as the first.
+//!   `request_number_reused`. Of one coupon in two spellings, ours and an old one, the second is answered as the first,
+//!   whatever else either says.
 //! - The day of an item whose leaf of `request` is not there any more, or not yet, can claim nothing. Such an item is
 //!   looked for in the ledger and among the conflicts of its day, and goes, once, to the conflicts of today: its key
 //!   stands in `redemption_late` for as long as conflicts are kept. Should its day have a place later, it is found there.
@@ -20,7 +21,7 @@
 //! # How an item is decided
 //!
 //! In the order of the upload, each seeing those before it, by [`decide::redeem`](super::decide::redeem) with the time
-//! that the till says for locks and validity. What stands against it is the first of: the business date lies outside the
+//! that the till says for validity; a lock counts if it stands when the item comes. What stands against it is the first of: the business date lies outside the
 //! window of request numbers; the register is not one of the store's; the store was closed on an earlier day; the time
 //! does not fit the business date (a day more or less) or lies more than [`AHEAD_MAX`] ahead; the code fails its check;
 //! the number was used for something else; then as for a redemption online.
@@ -189,7 +190,7 @@ impl Item {
         if let Some(used) = done["redemptions"].as_array().and_then(|all| all.iter().find(|used| is_this(used))) {
             let id = used["redemption_id"].as_str().and_then(|id| id.parse().ok());
             let (id, discount) = id.zip(used["discount"].as_i64()).ok_or_else(reused)?;
-            return Ok(self.accepted(id, discount));
+            return Ok(ItemDone { payable: used["payable"].as_i64(), ..self.accepted(id, discount) });
         }
         let money = |name: &str| done[name].as_i64();
         let id = done["redemption_id"].as_str().and_then(|id| id.parse().ok());

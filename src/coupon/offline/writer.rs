@@ -60,7 +60,7 @@ impl Writer for OfflineWriter {
         let items: Vec<&Item> = op.items.iter().collect();
         let now = self.coupons.clock.now();
         let placed = self.placed(tx, now, &items).await?;
-        let claims = claim_items(tx, now, &items, &placed, self.always(now)).await?;
+        let claims = claim_items(tx, now, &items, &placed).await?;
         let answers: Vec<Option<Answer>> = (0..items.len()).map(|position| answer_of(&claims, position)).collect();
         Ok(answers.into_iter().collect())
     }
@@ -80,13 +80,12 @@ fn answer_of(claims: &[Claim], position: usize) -> Option<Answer> {
 }
 
 /// Claims items by number and content: those that have a place by a row of `request`, the others by one of
-/// `redemption_late`. From the day `always` on, every window has had a place for an item.
+/// `redemption_late`.
 async fn claim_items(
     tx: &mut Tx<'_>,
     now: DateTime<Utc>,
     items: &[&Item],
     placed: &[bool],
-    always: Day,
 ) -> Result<Vec<Claim>, WriteError> {
     let mut late: HashMap<Uuid, usize> = HashMap::new();
     let mut follows: Vec<(usize, usize)> = Vec::new();
@@ -100,9 +99,9 @@ async fn claim_items(
     if !late.is_empty() {
         answered = store::claim_late(tx, now, late.keys().copied().collect()).await?;
     }
-    // One that came when its day had no place, and has one now, since the window is wider or leaves were made.
+    // One that came when its day had no place, and has one now: it came too early, the window is wider, leaves were made.
     let key = |position: usize| items[position].identity.number.key;
-    let old: Vec<usize> = (0..items.len()).filter(|at| placed[*at] && items[*at].business_day < always).collect();
+    let old: Vec<usize> = (0..items.len()).filter(|at| placed[*at]).collect();
     if !old.is_empty() {
         answered.extend(store::find_late(tx, old.iter().map(|position| key(*position)).collect()).await?);
     }
@@ -119,6 +118,24 @@ async fn claim_items(
         claims[position] = Claim::Follows(leader);
     }
     Ok(claims)
+}
+
+/// A number that another item of the batch has won, for a redemption of the same core, is told by that one.
+fn follow_cores(numbers: &mut [Claim], tickets: &[Option<&Ticket>]) {
+    let mut won: HashMap<Uuid, usize> = HashMap::new();
+    for (position, ticket) in tickets.iter().enumerate() {
+        let Some(ticket) = ticket else { continue };
+        match (&numbers[position], won.get(&ticket.number.key)) {
+            (Claim::Won, _) => drop(won.insert(ticket.number.key, position)),
+            (Claim::Answered(answer), Some(leader))
+                if !answer.replayed
+                    && tickets[*leader].is_some_and(|of| request::is_of_one_core(of.digest, ticket.digest)) =>
+            {
+                numbers[position] = Claim::Follows(*leader);
+            }
+            _ => {}
+        }
+    }
 }
 
 /// What the claims have told of a batch, before its coupons are looked at.
@@ -140,11 +157,6 @@ impl Known {
 }
 
 impl OfflineWriter {
-    /// The narrowest window goes back a day.
-    fn always(&self, now: DateTime<Utc>) -> Day {
-        self.coupons.zone.day_of(now).plus(-1)
-    }
-
     /// Whether the leaves are there that an item's day needs. Those of the last weeks are.
     async fn placed(&self, tx: &mut Tx<'_>, now: DateTime<Utc>, items: &[&Item]) -> Result<Vec<bool>, WriteError> {
         let today = self.coupons.zone.day_of(now);
@@ -169,13 +181,14 @@ impl OfflineWriter {
     /// Claims all numbers: of the items first, then those of the redemptions that they would be.
     async fn claims(&self, tx: &mut Tx<'_>, now: DateTime<Utc>, items: &[&Item]) -> Result<Known, WriteError> {
         let placed = self.placed(tx, now, items).await?;
-        let claims = claim_items(tx, now, items, &placed, self.always(now)).await?;
+        let claims = claim_items(tx, now, items, &placed).await?;
         let tickets: Vec<Option<&Ticket>> = (0..items.len())
             .map(|position| {
                 items[position].number.as_ref().filter(|_| placed[position] && claims[position] == Claim::Won)
             })
             .collect();
-        let numbers = claim(tx, now, &tickets).await?;
+        let mut numbers = claim(tx, now, &tickets).await?;
+        follow_cores(&mut numbers, &tickets);
         let mut earlier: HashMap<usize, Answer> = HashMap::new();
         let mut other: HashMap<usize, _> = HashMap::new();
         for (position, number) in numbers.iter().enumerate() {

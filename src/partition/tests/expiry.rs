@@ -304,11 +304,14 @@ async fn keys_of_late_items_are_forgotten_with_the_conflicts_that_they_name() {
     let db = TestDb::new().await;
     let mut locked = db.locked().await;
     let rows = "insert into redemption_late (recorded_at, key, answer)
-        select timestamptz '2023-10-31 12:00+00' + n * interval '1 day', gen_random_uuid(), '{}'
+        select timestamptz '2023-10-30 20:00+00' + n * interval '1 day', gen_random_uuid(), '{}'
         from generate_series(0, 2) n";
     execute(locked.conn(), rows).await;
     let report = upkeep::run(&mut locked, plans(), &ask()).await.unwrap();
-    assert_eq!(report.late_forgotten, 1, "October of 2023 is 36 months ago, November is kept to its end");
+    assert_eq!(
+        report.late_forgotten, 1,
+        "October of 2023 is 36 months ago, November is kept to its end, and begins earlier in the east"
+    );
     let left: i64 = value(locked.conn(), "select count(*) from redemption_late").await;
     assert_eq!(left, 2);
     let kept = plans().keeping(&["redemption_conflict=none".parse().unwrap()]);
