@@ -160,7 +160,7 @@ pub fn get(path: &str, token: &str) -> Vec<u8> {
 
 /// The body of the answer to one request.
 pub async fn body_of(place: SocketAddr, request: Vec<u8>) -> Vec<u8> {
-    let mut connection = Connection::open(place, move |buffer: &mut Vec<u8>| buffer.extend_from_slice(&request)).await;
+    let mut connection = Connection::new(place, move |buffer: &mut Vec<u8>| buffer.extend_from_slice(&request));
     let answer = connection.ask().await;
     let head = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
     answer[head..].to_vec()
