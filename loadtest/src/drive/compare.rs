@@ -134,6 +134,9 @@ fn differences(before: &Run, after: &Run) -> Vec<String> {
     if before.workload.name != after.workload.name {
         cautions.push(format!("these are different workloads: {} and {}", before.workload.name, after.workload.name));
     }
+    if before.server.profile != after.server.profile || before.generator.profile != after.generator.profile {
+        cautions.push("these are of builds of different profiles".to_owned());
+    }
     for (what, was, is) in [
         ("rates", before.workload.rate, after.workload.rate),
         ("lengths", before.workload.seconds, after.workload.seconds),

@@ -366,6 +366,11 @@ pub async fn drive(
     let started_at = outcome.started_at;
     let mut run = Run::new(name.to_owned(), aim.share(), aim.seed, started_at, urls, server, generator, outcome.record);
     (run.coherence, run.notes, run.mishaps) = (coherent, notes, mishaps);
+    for (what, profile) in [("the server", &run.server.profile), ("loadtest", &run.generator.profile)] {
+        if profile != "release" {
+            run.notes.push(format!("{what} is a build of profile {profile}: its times are no figures"));
+        }
+    }
     if let Some(late) = late.filter(|late| !late.is_zero()) {
         run.notes.push(format!("it began {:.1} s after --start-at: preparing took longer", late.as_secs_f64()));
     }
