@@ -147,6 +147,23 @@ async fn the_search_for_a_rate_gives_each_trial_coupons_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn keys_are_made_together_with_their_file_or_not_at_all() {
+    use std::os::unix::fs::PermissionsExt;
+    let ground = Ground::make(1).await;
+    let (out, url, mut conn) = (ground.path("more-keys"), ground.url(), ground.sql().await);
+    let mut keys =
+        async || sqlx::query_scalar::<_, i64>("select count(*) from api_key").fetch_one(&mut conn).await.unwrap();
+    let before = keys().await;
+    let args = ["keys", "--database-url", &url, "--stores", "2", "--out", text(&out)];
+    ground.loadtest(&args).await.unwrap();
+    assert_eq!(std::fs::metadata(&out).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!((std::fs::read_to_string(&out).unwrap().lines().count(), keys().await), (3, before + 3));
+    let error = format!("{:#}", ground.loadtest(&args).await.unwrap_err());
+    assert!(error.contains("choose another with --out"), "{error}");
+    assert_eq!((std::fs::read_to_string(&out).unwrap().lines().count(), keys().await), (3, before + 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_debug_build_is_refused() {
     use clap::Parser;
     #[derive(Parser)]

@@ -121,10 +121,11 @@ pub async fn run(args: &KeysArgs) -> anyhow::Result<()> {
     let cannot = || format!("the keys cannot be written to {}: choose another with --out", args.out.display());
     let mut file = options.create_new(true).write(true).mode(0o600).open(&args.out).with_context(cannot)?;
     let made = async {
-        let mut tx = conn.begin().await?;
-        let text = make(&mut tx, usize::from(args.stores), &mut StdRng::from_os_rng()).await?;
+        sqlx::raw_sql("begin").execute(&mut conn).await?;
+        let text = make(&mut conn, usize::from(args.stores), &mut StdRng::from_os_rng()).await?;
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).with_context(cannot)?;
-        anyhow::Ok(tx.commit().await?)
+        sqlx::raw_sql("commit").execute(&mut conn).await?;
+        anyhow::Ok(())
     };
     if let Err(error) = made.await {
         let _ = std::fs::remove_file(&args.out);
