@@ -37,7 +37,7 @@ use crate::{
 const POLL: Duration = Duration::from_millis(10);
 /// Tills that redeem at once.
 const TILLS: usize = 4;
-/// Between two redemptions of a till.
+/// From one customer of a till to the next, however long the redemption takes.
 const TILL_PAUSE: Duration = Duration::from_millis(20);
 const FILE: &str = "issue_job";
 
@@ -202,12 +202,17 @@ async fn tills(stage: &'static Stage, app: &Arc<App>, stop: &Arc<AtomicBool>) ->
         .map(|mut till| {
             let stop = Arc::clone(stop);
             tokio::spawn(async move {
-                let mut waits = Vec::new();
+                let (mut waits, mut due) = (Vec::new(), Instant::now());
                 while !stop.load(Ordering::Relaxed) {
-                    let asked = Instant::now();
                     till.call().await;
-                    waits.push(asked.elapsed());
-                    tokio::time::sleep(TILL_PAUSE).await;
+                    waits.push(due.elapsed());
+                    // A stall must not pass for one long wait: whoever would have come in it waits too.
+                    due += TILL_PAUSE;
+                    if due > Instant::now() {
+                        tokio::time::sleep_until(due.into()).await;
+                        // The timer's own lateness is nobody's wait.
+                        due = Instant::now();
+                    }
                 }
                 waits
             })

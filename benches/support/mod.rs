@@ -274,5 +274,7 @@ pub fn compare(bench: &mut Bench, path: Path, subject: &mut dyn Contender, refer
 pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    let middle = values.len() / 2;
+    // Of an even number neither of the two in the middle is the median.
+    if values.len().is_multiple_of(2) { (values[middle - 1] + values[middle]) / 2.0 } else { values[middle] }
 }

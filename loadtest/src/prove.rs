@@ -76,6 +76,7 @@ impl Table {
                 // The first run of a statement reads what later ones find in memory.
                 known.ms = known.ms.min(one.ms);
                 known.ok &= one.ok;
+                known.executed = known.executed.max(one.executed);
                 known.buffers = known.buffers.min(one.buffers);
             }
         }
@@ -90,7 +91,7 @@ impl Table {
         let head = |what: &str| self.sizes.iter().map(|size| format!(" {what} {size} |")).collect::<String>();
         let mut text = format!("| query | claims |{}{}{}\n", head("leaves"), head("buffers"), head("ms"));
         text += &format!("|---|---|{}\n", "--:|".repeat(3 * self.sizes.len()));
-        let mut changed = Vec::new();
+        let (mut changed, mut grown, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         for query in &self.queries {
             let cells = |show: &dyn Fn(&Proven) -> String| -> String {
                 let cell = |size: &String| self.at(query, size).map_or_else(|| "–".to_owned(), show);
@@ -104,11 +105,12 @@ impl Table {
                 cells(&|proven| proven.buffers.to_string()),
                 cells(&|proven| format!("{:.3}", proven.ms)),
             );
-            let executed: Vec<u64> =
-                self.sizes.iter().filter_map(|size| self.at(query, size)).map(|proven| proven.executed).collect();
-            if executed.windows(2).any(|pair| pair[0] != pair[1]) {
-                changed.push(format!("`{query}`"));
-            }
+            let found: Vec<&Proven> = self.sizes.iter().filter_map(|size| self.at(query, size)).collect();
+            let name = || format!("`{query}`");
+            changed.extend(found.windows(2).any(|pair| pair[0].executed != pair[1].executed).then(name));
+            missing.extend((found.len() < self.sizes.len()).then(name));
+            let buffers: Vec<u64> = found.iter().map(|proven| proven.buffers).collect();
+            grown.extend(buffers.iter().any(|more| *more > 2 * buffers[0]).then(name));
         }
         let _ = match changed.is_empty() {
             true => writeln!(text, "\n{} queries; each executes as many leaves at every size.", self.queries.len()),
@@ -116,6 +118,13 @@ impl Table {
                 writeln!(text, "\n{} queries; other leaves at other sizes: {}.", self.queries.len(), changed.join(", "))
             }
         };
+        for (what, queries) in
+            [("more than twice the buffers of the first size", grown), ("not proved at each size", missing)]
+        {
+            if !queries.is_empty() {
+                let _ = writeln!(text, "\n{what}: {}.", queries.join(", "));
+            }
+        }
         text
     }
 }
@@ -137,5 +146,14 @@ mod tests {
         let text = table.render();
         assert!(text.contains("| `coupon/find` | coupon=1 | 1 | 1 | 4 | 4 | 0.250 | 0.750 |"), "{text}");
         assert!(text.ends_with("2 queries; other leaves at other sizes: `coupon/list`.\n"), "{text}");
+    }
+
+    #[test]
+    fn what_grows_and_what_was_not_proved_is_named() {
+        let many = Proven { buffers: 9, ..proven("coupon/find", 1, 0.5) };
+        let (small, large) = (vec![proven("coupon/find", 1, 0.5)], vec![many, proven("coupon/list", 1, 0.5)]);
+        let text = Table::new(vec![("1M".into(), small), ("9M".into(), large)]).render();
+        assert!(text.contains("more than twice the buffers of the first size: `coupon/find`."), "{text}");
+        assert!(text.contains("not proved at each size: `coupon/list`."), "{text}");
     }
 }

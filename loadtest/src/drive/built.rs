@@ -33,8 +33,8 @@ pub struct BuiltArgs {
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub ticket: u64,
     /// Members to draw from.
-    #[arg(long, default_value_t = 100_000, value_name = "N")]
-    pub people: usize,
+    #[arg(long, default_value_t = 100_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub people: u32,
 }
 
 /// What a coupon of the dataset may be refused with: its rules have stores, budgets and limits.
@@ -80,11 +80,18 @@ impl Built {
         workload.expect.extend(EXPECTED.map(str::to_owned));
     }
 
-    /// Members, and as many coupons as are wanted; also the first ticket that is left.
+    /// Members, and as many coupons as are wanted; also the first ticket that is left. Of several generators each takes
+    /// every so manieth ticket, since a coupon is good for one of them.
     ///
     /// # Errors
     /// When it has no such coupons left.
-    pub fn world(&self, keys: &Keys, wanted: usize, seed: u64) -> anyhow::Result<(World, u64)> {
+    pub fn world(
+        &self,
+        keys: &Keys,
+        wanted: usize,
+        seed: u64,
+        (part, parts): (usize, usize),
+    ) -> anyhow::Result<(World, u64)> {
         let shops = keys.pos.iter().map(|(store_id, key)| Shop { store_id: store_id.clone(), key: key.clone() });
         let mut world = World { shops: shops.collect(), ..World::default() };
         if world.shops.is_empty() {
@@ -92,7 +99,7 @@ impl Built {
         }
         let mut rng = StdRng::seed_from_u64(seed);
         let members = self.dataset.shape.members;
-        while world.people.len() < self.args.people.min(members as usize) {
+        while world.people.len() < (self.args.people as usize).min(members as usize) {
             let n = rng.random_range(0..members);
             if self.dataset.state_of(n) == State::Normal {
                 world.people.push(self.person(n));
@@ -100,13 +107,13 @@ impl Built {
         }
         let (codes, now) = (self.secrets.codes(), Clock::system().now());
         let mut holders: HashMap<u64, u32> = HashMap::new();
-        let mut ticket = self.args.ticket;
+        let mut ticket = self.args.ticket + part as u64;
         while world.coupons.len() < wanted {
             if ticket - self.args.ticket > self.dataset.shape.coupons {
                 bail!("the dataset has {} usable coupons, and {wanted} are wanted", world.coupons.len());
             }
             let coupon = self.dataset.usable(ticket, now);
-            ticket += 1;
+            ticket += parts as u64;
             // Sales begin with a member.
             let Some((coupon, holder)) = coupon.and_then(|coupon| coupon.holder.map(|holder| (coupon, holder))) else {
                 continue;

@@ -220,3 +220,98 @@ impl Probe {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::drive::world::Shop;
+
+    /// What there is to see, and since when, with what was there before.
+    #[derive(Default)]
+    struct Truth {
+        nicknames: [String; 2],
+        paused: bool,
+        changed: Option<Instant>,
+    }
+
+    /// As much of a Tessera as the probe asks, which sees changes so much later.
+    async fn node(truth: Arc<Mutex<Truth>>, lag: Duration) -> Target {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(answer(stream, Arc::clone(&truth), lag));
+            }
+        });
+        Target::parse(&url, None).unwrap()
+    }
+
+    async fn answer(mut stream: TcpStream, truth: Arc<Mutex<Truth>>, lag: Duration) {
+        let mut asked = Vec::new();
+        loop {
+            let head = asked.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
+            let text = String::from_utf8_lossy(&asked).to_lowercase();
+            let length =
+                text.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse::<usize>().ok());
+            let Some(whole) = head.map(|head| head + length.unwrap_or(0)).filter(|whole| asked.len() >= *whole) else {
+                match stream.read_buf(&mut asked).await {
+                    Ok(1..) => continue,
+                    _ => return,
+                }
+            };
+            let text = String::from_utf8_lossy(&asked[..whole]).into_owned();
+            asked.drain(..whole);
+            let body = reply(&text, &mut truth.lock().unwrap(), lag).to_string();
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    }
+
+    fn reply(asked: &str, truth: &mut Truth, lag: Duration) -> Value {
+        let knows = truth.changed.is_none_or(|changed| changed.elapsed() >= lag);
+        let (method, path) = asked.split_once(' ').unwrap();
+        let path = path.split(' ').next().unwrap();
+        match path.rsplit('/').next().unwrap() {
+            "coupons" => json!({"coupons": [{"code": "c"}]}),
+            "pause" | "resume" => {
+                (truth.paused, truth.changed) = (path.ends_with("pause"), Some(Instant::now()));
+                json!({})
+            }
+            "validate" if truth.paused == knows => json!({"why": "rule_not_active"}),
+            "validate" => json!({}),
+            _ if method == "PATCH" => {
+                let body: Value = serde_json::from_str(asked.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+                let new = body["nickname"].as_str().unwrap().to_owned();
+                truth.nicknames = [std::mem::take(&mut truth.nicknames[1]), new];
+                truth.changed = Some(Instant::now());
+                json!({})
+            }
+            _ => json!({"member_id": "1", "rule_id": "1", "nickname": truth.nicknames[usize::from(knows)]}),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_behind_by_more_than_the_bound_is_seen_and_one_within_it_is_not() {
+        for (lag, is_broken) in [(COHERENCE_BOUND / 4, false), (COHERENCE_BOUND * 2, true)] {
+            let truth = Arc::new(Mutex::new(Truth::default()));
+            let targets = [node(Arc::clone(&truth), Duration::ZERO).await, node(truth, lag).await];
+            let key = Key::new("tsk_a_b").unwrap();
+            let world = World { shops: vec![Shop { store_id: "L0001".into(), key: key.clone() }], ..World::default() };
+            let settings = Coherence { changes_per_second: 100.0, ask_every_ms: 5 };
+            // A member and a rule, each changed on either node.
+            let until = Instant::now() + lag + Duration::from_millis(200);
+            let seen = run(&targets, &key, &world, &settings, until).await.unwrap();
+            assert_eq!(seen.violations > 0, is_broken, "behind by {lag:?}: {seen:?}");
+            assert_eq!(seen.failures().is_empty(), !is_broken);
+            assert!(seen.seen_old > 0 && seen.lost == 0, "{seen:?}");
+            assert!(seen.staleness.max() <= lag.as_micros() as u64 * 101 / 100, "{seen:?}");
+        }
+    }
+}

@@ -13,8 +13,11 @@ use super::{
     result::Run,
 };
 
-/// Requests of a kind below which a percentile says nothing.
-const COUNT_MIN: u64 = 100;
+/// Requests beyond a percentile below which it is chance.
+const BEYOND_MIN: f64 = 10.0;
+/// Requests of a kind below which the share of those that were granted is chance, and by how much it may fall.
+const GRANTED_COUNT_MIN: u64 = 1_000;
+const GRANTED_TOLERANCE: f64 = 0.05;
 /// Latencies below this are not told apart from noise by the gate, in microseconds.
 const NOISE_US: u64 = 200;
 
@@ -81,6 +84,11 @@ fn by(after: f64, before: f64) -> Option<f64> {
     (before > 0.0).then(|| after / before)
 }
 
+/// A percentile of fewer requests than it has room for is the largest of them.
+fn is_enough(was: &Hist, is: &Hist, percentile: f64) -> bool {
+    was.count().min(is.count()) as f64 * (100.0 - percentile) / 100.0 >= BEYOND_MIN
+}
+
 fn pairs(before: &Run, after: &Run) -> Vec<Pair> {
     let (was, is) = (before.answered_per_second(), after.answered_per_second());
     let mut pairs = vec![
@@ -101,13 +109,11 @@ fn pairs(before: &Run, after: &Run) -> Vec<Pair> {
     ];
     let mut latencies = |name: &str, was: &Hist, is: &Hist| {
         for (percentile, at) in report::PERCENTILES {
-            // A percentile of fewer requests than it has room for is the largest of them.
-            let enough = was.count().min(is.count()) as f64 * (100.0 - at) >= 1_000.0;
             pairs.push(Pair {
                 what: format!("{name} {percentile}, ms"),
                 before: ms(was.at(at)),
                 after: ms(is.at(at)),
-                ratio: by(is.at(at) as f64, was.at(at) as f64).filter(|_| enough),
+                ratio: by(is.at(at) as f64, was.at(at) as f64).filter(|_| is_enough(was, is, at)),
                 larger_is_worse: true,
             });
         }
@@ -122,11 +128,14 @@ fn pairs(before: &Run, after: &Run) -> Vec<Pair> {
     pairs
 }
 
-/// What makes a comparison worth little.
-fn cautions(before: &Run, after: &Run) -> Vec<String> {
+/// In what two runs were not asked the same.
+fn differences(before: &Run, after: &Run) -> Vec<String> {
     let mut cautions = Vec::new();
     if before.workload.name != after.workload.name {
         cautions.push(format!("these are different workloads: {} and {}", before.workload.name, after.workload.name));
+    }
+    if before.server.profile != after.server.profile || before.generator.profile != after.generator.profile {
+        cautions.push("these are of builds of different profiles".to_owned());
     }
     for (what, was, is) in [
         ("rates", before.workload.rate, after.workload.rate),
@@ -137,6 +146,12 @@ fn cautions(before: &Run, after: &Run) -> Vec<String> {
             cautions.push(format!("these are different {what}: {was} and {is}"));
         }
     }
+    cautions
+}
+
+/// What makes a comparison worth little.
+fn cautions(before: &Run, after: &Run) -> Vec<String> {
+    let mut cautions = differences(before, after);
     for (which, run) in [("first", before), ("second", after)] {
         cautions.extend(run.invalid().into_iter().map(|why| format!("the {which} is invalid: {why}")));
     }
@@ -212,17 +227,14 @@ pub struct Gated {
     pub worse: Vec<String>,
 }
 
-/// Holds a run against a baseline: throughput, errors, p50 and p99 of each request, and everything that fails a run.
+/// Holds a run against a baseline: throughput, errors, what was granted, p50 and p99 of each request, and everything that
+/// fails a run. A baseline that is worth nothing stops it too.
 pub fn gate(baseline: &Run, run: &Run, tolerance: &Tolerance) -> Gated {
     let mut worse = Vec::new();
     worse.extend(run.invalid());
     worse.extend(run.failures());
-    if baseline.workload.name != run.workload.name || (baseline.workload.rate - run.workload.rate).abs() > 1e-9 {
-        worse.push(format!(
-            "the baseline is of {} at {} requests/s: make one of {} at {}",
-            baseline.workload.name, baseline.workload.rate, run.workload.name, run.workload.rate
-        ));
-    }
+    let unlike = baseline.invalid().into_iter().chain(differences(baseline, run));
+    worse.extend(unlike.map(|why| format!("the baseline will not do, make another: {why}")));
     let (was, is) = (baseline.answered_per_second(), run.answered_per_second());
     if is * tolerance.throughput_tolerance < was {
         worse.push(format!("{is:.1} requests/s answered as they should be, where the baseline had {was:.1}"));
@@ -231,8 +243,15 @@ pub fn gate(baseline: &Run, run: &Run, tolerance: &Tolerance) -> Gated {
     if is > was + tolerance.errors_tolerance {
         worse.push(format!("{:.3}% errors, where the baseline had {:.3}%", is * 100.0, was * 100.0));
     }
+    let mut few = Vec::new();
     for (op, was) in baseline.record.ops.iter().filter(|(_, was)| was.latency.count() > 0) {
-        worse.extend(slower(*op, was, run.record.ops.get(op), tolerance.tolerance));
+        match run.record.ops.get(op).filter(|is| is.latency.count() > 0) {
+            Some(is) => {
+                worse.extend(slower(*op, was, is, tolerance.tolerance, &mut few));
+                worse.extend(refused(*op, was, is));
+            }
+            None => worse.push(format!("{} was not sent at all", op.name())),
+        }
     }
     let mut text = String::new();
     match worse.len() {
@@ -241,18 +260,19 @@ pub fn gate(baseline: &Run, run: &Run, tolerance: &Tolerance) -> Gated {
             let _ = writeln!(text, "Gate: WORSE: {why}");
         }),
     }
+    if !few.is_empty() {
+        let _ = writeln!(text, "Gate: not held, of too few requests: {}", few.join(", "));
+    }
     Gated { text, worse }
 }
 
-fn slower(op: Op, was: &OpStats, is: Option<&OpStats>, tolerance: f64) -> Vec<String> {
-    let Some(is) = is.filter(|is| is.latency.count() > 0) else {
-        return vec![format!("{} was not sent at all", op.name())];
-    };
+fn slower(op: Op, was: &OpStats, is: &OpStats, tolerance: f64, few: &mut Vec<String>) -> Vec<String> {
     let mut worse = Vec::new();
     for (name, at) in [("p50", 50.0), ("p99", 99.0)] {
         let (before, after) = (was.latency.at(at), is.latency.at(at));
-        let enough = was.latency.count().min(is.latency.count()) >= COUNT_MIN;
-        if enough && after > before + NOISE_US && after as f64 > before as f64 * tolerance {
+        if !is_enough(&was.latency, &is.latency, at) {
+            few.push(format!("{} {name}", op.name()));
+        } else if after > before + NOISE_US && after as f64 > before as f64 * tolerance {
             worse.push(format!(
                 "{} {name} is {} ms, {:.2} times the baseline's {} ms",
                 op.name(),
@@ -263,6 +283,16 @@ fn slower(op: Op, was: &OpStats, is: Option<&OpStats>, tolerance: f64) -> Vec<St
         }
     }
     worse
+}
+
+/// What is refused where it was granted is answered fast, and no error.
+fn refused(op: Op, was: &OpStats, is: &OpStats) -> Option<String> {
+    let granted = |stats: &OpStats| stats.ok as f64 / stats.requests().max(1) as f64;
+    let (before, after) = (granted(was), granted(is));
+    let enough = was.requests().min(is.requests()) >= GRANTED_COUNT_MIN;
+    (enough && after < before - GRANTED_TOLERANCE).then(|| {
+        format!("{} was granted {:.1}% of the time, the baseline's {:.1}%", op.name(), after * 100.0, before * 100.0)
+    })
 }
 
 #[cfg(test)]
@@ -317,6 +347,64 @@ mod tests {
         let mut other = run(10, 0);
         other.workload.rate *= 2.0;
         assert!(!gate(&run(10, 0), &other, &TOLERANCE).worse.is_empty());
+    }
+
+    #[test]
+    fn a_baseline_of_a_generator_that_was_behind_stops_the_gate() {
+        let mut late = run(30, 0);
+        (0..100).for_each(|_| late.record.lateness.record_us(50_000));
+        let worse = gate(&late, &run(10, 0), &TOLERANCE).worse;
+        assert!(worse.iter().any(|why| why.contains("the baseline will not do")), "{worse:?}");
+        let mut others = run(10, 0);
+        others.workload.tills += 1;
+        assert!(!gate(&others, &run(10, 0), &TOLERANCE).worse.is_empty());
+    }
+
+    #[test]
+    fn what_was_granted_and_is_refused_is_worse_however_fast() {
+        let mut refusing = run(5, 0);
+        let stats = refusing.record.ops.get_mut(&Op::Lookup).unwrap();
+        stats.ok -= 100;
+        stats.refused.insert("stock_exhausted".to_owned(), 100);
+        let worse = gate(&run(10, 0), &refusing, &TOLERANCE).worse;
+        assert!(worse.iter().any(|why| why.contains("lookup was granted 90.0%")), "{worse:?}");
+        assert!(gate(&refusing, &run(5, 0), &TOLERANCE).worse.is_empty());
+    }
+
+    #[test]
+    fn the_largest_of_a_few_hundred_requests_is_no_p99() {
+        let few = |took_ms| {
+            let mut few = run(took_ms, 0);
+            let (mut record, all) = (Record::new(30.0), Duration::from_millis(took_ms));
+            (0..300).for_each(|n| {
+                let due = Duration::from_millis(n * 100);
+                let done = due + if n < 4 { all * 5 } else { all };
+                record.request(Op::Lookup, Times { due, sent: due, done }, End::Ok, Timing::default());
+            });
+            few.record = record;
+            few
+        };
+        let mut steady = few(10);
+        steady.record.ops.get_mut(&Op::Lookup).unwrap().latency = run(10, 0).record.ops[&Op::Lookup].latency.clone();
+        let gated = gate(&steady, &few(10), &TOLERANCE);
+        assert!(
+            gated.worse.is_empty() && gated.text.contains("not held, of too few requests: lookup p99"),
+            "{}",
+            gated.text
+        );
+    }
+
+    #[test]
+    fn a_part_that_was_behind_spoils_what_it_is_merged_into_and_counts_once() {
+        let (mut merged, mut late) = (run(10, 0), run(11, 0));
+        (0..15).for_each(|_| late.record.lateness.record_us(50_000));
+        assert!(merged.invalid().is_empty() && !late.invalid().is_empty());
+        merged.merge(&late).unwrap();
+        assert!(merged.record.lateness.at(99.0) < 1_000, "among all requests it does not show");
+        assert!(merged.invalid()[0].contains("r11: the generator was behind"), "{:?}", merged.invalid());
+        assert!(merged.merge(&late).unwrap_err().to_string().contains("r11 is in both"));
+        merged.merge(&run(12, 0)).unwrap();
+        assert_eq!(merged.invalid().len(), 1);
     }
 
     #[test]

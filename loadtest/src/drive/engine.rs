@@ -25,7 +25,7 @@ use super::{
     arrivals::{Due, Schedule},
     http::{Connection, Target},
     journal::{Journal, Pen},
-    record::{End, Record, Times},
+    record::{End, NEVER_SENT, Record, Times},
     till::Till,
     workload::{Arrival, BusinessDays, Workload},
     world::World,
@@ -256,12 +256,22 @@ async fn connect(
             alarm,
             // Tills of one store speak to all nodes.
             shop: (no / plan.targets.len()) % shared.world.shops.len(),
-            register: format!("{}-{no}", &shared.run[shared.run.len().saturating_sub(6)..]),
+            register: format!("{}-{no}", short(&shared.run)),
             sequence: 0,
         })
     };
     let tills: Vec<anyhow::Result<Till>> = stream::iter(own).map(till).buffered(CONNECT_AT_ONCE).collect().await;
     tills.into_iter().collect()
+}
+
+/// A word of eight letters for the name of a run: registers have no room for more, and two runs of one day that shared
+/// them would send each other's request numbers.
+fn short(run: &str) -> String {
+    let hash = run
+        .bytes()
+        .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3));
+    let letter = |n: u32| char::from_digit((hash / 36_u64.pow(n) % 36) as u32, 36).unwrap_or('0');
+    (0..8).map(letter).collect()
 }
 
 /// Arrivals that wait for a till of the thread.
@@ -335,7 +345,7 @@ async fn give_up(shared: &Shared, plan: &Plan, queue: &Queue, bench: &RefCell<Be
     while let Some(due) = queue.take() {
         let now = shared.elapsed();
         let times = Times { due: due.at, sent: now, done: now };
-        bench.borrow_mut().record.request(first_op(due.kind), times, End::Failed("(never sent)"), Default::default());
+        bench.borrow_mut().record.request(first_op(due.kind), times, End::Failed(NEVER_SENT), Default::default());
     }
 }
 
@@ -356,6 +366,14 @@ fn first_op(kind: Arrival) -> Op {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn registers_of_different_runs_and_trials_differ_and_are_short_enough() {
+        let names = (0..1_000).flat_map(|n| [format!("mhx{n:05}"), format!("mhxk2ab3-t{n}"), format!("mhxk2ab3p{n}")]);
+        let words: std::collections::HashSet<String> = names.map(|name| short(&name)).collect();
+        assert_eq!(words.len(), 3_000);
+        assert!(words.iter().all(|word| word.len() == 8), "with a till's number they fit into 16 letters");
+    }
 
     #[test]
     fn the_days_of_a_month_s_end_lie_on_both_sides_of_it() {

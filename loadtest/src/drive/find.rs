@@ -2,7 +2,8 @@
 //!
 //! Rates are tried in short runs: doubled until one fails, then halved between the highest that kept the bound and the
 //! lowest that did not. The rate that is found must keep it again and again; if it does not, it is lowered. A trial in which
-//! the generator was behind says nothing of the server: then the answer is that the generator is the limit.
+//! the generator was behind says nothing of the server: then the answer is that the generator is the limit. So that tills
+//! are not, there are more of them at a higher rate; and each trial draws anew, from coupons that none before has used.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -16,6 +17,8 @@ use super::{
     report::ms,
     result::Run,
     run::{Aim, AimArgs, drive, fresh_name},
+    workload::{CouponChoice, Workload},
+    world::World,
 };
 
 /// Looks for the highest rate.
@@ -51,6 +54,7 @@ pub struct FindArgs {
 pub struct Trial {
     /// Requests a second that were due.
     pub rate: f64,
+    pub tills: usize,
     pub answered_per_second: f64,
     pub p50_us: u64,
     pub p99_us: u64,
@@ -75,6 +79,7 @@ pub struct Search {
     confirm: usize,
     confirmed: usize,
     next: f64,
+    /// Whether the lowest rate that did not hold says nothing of the server.
     behind: bool,
 }
 
@@ -88,19 +93,20 @@ impl Search {
 
     /// The rate to try; none when the search is over.
     pub fn next(&self) -> Option<f64> {
-        let over = self.next < RATE_MIN || self.kept.is_some() && self.confirmed > self.confirm;
-        (!over).then_some(self.next)
+        (self.next >= RATE_MIN && self.found().is_none()).then_some(self.next)
     }
 
     pub fn tried(&mut self, outcome: Outcome) {
         let rate = self.next;
-        self.behind |= outcome == Outcome::GeneratorBehind;
         if outcome == Outcome::Kept {
             self.confirmed = if self.kept == Some(rate) { self.confirmed + 1 } else { 1 };
             self.kept = Some(rate);
         } else {
             // One failure is enough: it may not hold by luck.
-            self.exceeded = Some(self.exceeded.map_or(rate, |least| least.min(rate)));
+            if self.exceeded.is_none_or(|least| rate <= least) {
+                self.exceeded = Some(rate);
+                self.behind = outcome == Outcome::GeneratorBehind;
+            }
             if self.kept.is_some_and(|kept| kept >= rate) {
                 self.kept = None;
                 self.confirmed = 0;
@@ -109,16 +115,21 @@ impl Search {
         self.next = match (self.kept, self.exceeded) {
             (Some(kept), None) => kept * 2.0,
             (None, Some(exceeded)) => exceeded / 2.0,
-            (Some(kept), Some(exceeded)) if exceeded / kept > 1.0 + self.within => (kept * exceeded).sqrt(),
+            (Some(kept), Some(exceeded)) if !self.is_near(kept, exceeded) => (kept * exceeded).sqrt(),
             // Near enough: now it must hold again.
             (Some(kept), Some(_)) => kept,
             (None, None) => rate,
         };
     }
 
+    fn is_near(&self, kept: f64, exceeded: f64) -> bool {
+        exceeded / kept <= 1.0 + self.within
+    }
+
     /// The highest rate that held as often as it must.
     pub fn found(&self) -> Option<f64> {
-        self.kept.filter(|_| self.confirmed > self.confirm)
+        let (kept, exceeded) = (self.kept?, self.exceeded?);
+        (self.is_near(kept, exceeded) && self.confirmed > self.confirm).then_some(kept)
     }
 }
 
@@ -126,48 +137,56 @@ impl Search {
 /// When a trial cannot be run.
 pub async fn run(args: &FindArgs) -> anyhow::Result<Verdict> {
     ensure!(args.p99 > 0.0 && args.within > 0.0 && args.from >= RATE_MIN, "p99, within and from are above 0");
-    let mut aim = Aim::take(&AimArgs { seconds: Some(args.trial), rate: Some(args.from), ..args.aim.clone() }).await?;
+    let aimed = AimArgs { seconds: Some(args.trial), rate: Some(args.from), ..args.aim.clone() };
+    let mut aim = Aim::take(&aimed, (0, 1)).await?;
     // A day's curve has its own peak: here every second is the same.
     aim.workload.curve = Vec::new();
-    let name = fresh_name();
+    let (tills, seed) = (aim.workload.tills, aim.seed);
+    let name = fresh_name((0, 1));
     let journal = Journal::create(&args.out.with_extension("journal"))?;
-    let (mut world, _) = aim.prepare(&name, &mut journal.pen()).await?;
+    let (mut world, notes) = aim.prepare(&name, &mut journal.pen()).await?;
+    notes.iter().for_each(|note| println!("Note: {note}"));
     let mut search = Search::new(args.from, args.within, args.confirm);
     let (mut trials, mut last) = (Vec::new(), None);
     println!(
-        "{:>12} {:>12} {:>9} {:>9} {:>7}  p99 within {} ms?",
-        "requests/s", "answered/s", "p50 ms", "p99 ms", "errors", args.p99
+        "{:>12} {:>7} {:>12} {:>9} {:>9} {:>7}  p99 within {} ms?",
+        "requests/s", "tills", "answered/s", "p50 ms", "p99 ms", "errors", args.p99
     );
     while let Some(rate) = search.next() {
         aim.workload.rate = rate;
-        let wanted = aim.workload.coupons_wanted();
-        if aim.workload.mix.sale > 0.0 && world.coupons_left() < wanted && aim.workload.prepare.coupons.is_none() {
-            let mut office = Office::open(&aim.targets[0], &aim.keys.admin).await?;
-            let more = wanted - world.coupons_left();
-            aim.preparer(&name).coupons(&mut office, &mut world, more, &mut journal.pen()).await?;
-        }
+        aim.workload.tills = tills.max(aim.workload.tills_wanted());
+        aim.workload.check()?;
+        aim.seed = seed.wrapping_add(trials.len() as u64);
+        provide(&aim, &name, &mut world, trials.len(), &journal).await?;
         // Names of orders and registers differ from trial to trial.
         let trial = format!("{name}-t{}", trials.len());
-        let (run, coupons_next) = drive(&aim, &trial, Arc::new(world.clone()), &journal, (0, 1), None).await?;
+        let (run, coupons_next) = drive(&aim, &trial, Arc::new(world.clone()), &journal, None).await?;
         world.coupons_from = coupons_next;
         let outcome = judge(&run, args.p99);
         search.tried(outcome);
         let all = run.record.latency();
         let (answered_per_second, errors) = (run.answered_per_second(), run.record.failures());
-        let trial = Trial { rate, answered_per_second, p50_us: all.at(50.0), p99_us: all.at(99.0), errors, outcome };
+        let (tills, p50_us, p99_us) = (aim.workload.tills, all.at(50.0), all.at(99.0));
+        let trial = Trial { rate, tills, answered_per_second, p50_us, p99_us, errors, outcome };
         let word = match outcome {
             Outcome::Kept => "yes",
             Outcome::Exceeded => "no",
             Outcome::GeneratorBehind => "the generator was behind",
         };
         let (p50, p99) = (ms(trial.p50_us), ms(trial.p99_us));
-        println!("{rate:>12.0} {answered_per_second:>12.1} {p50:>9} {p99:>9} {errors:>7}  {word}");
+        println!("{rate:>12.0} {tills:>7} {answered_per_second:>12.1} {p50:>9} {p99:>9} {errors:>7}  {word}");
         trials.push(trial);
         last = Some(run);
     }
     let path = std::path::absolute(&journal.path)?;
     journal.close()?;
     let mut verdict = say(&search, args.p99);
+    let kept = serde_json::json!({
+        "workload": aim.workload.name, "p99_bound_ms": args.p99, "found_requests_per_second": search.found(),
+        "generator_was_behind": search.behind, "trials": trials,
+    });
+    std::fs::write(&args.out, serde_json::to_vec_pretty(&kept)?)?;
+    println!("Trials: {}", args.out.display());
     if let (Some(url), Some(mut run)) = (&args.database_url, last) {
         run.run = name.clone();
         run.journals = vec![path];
@@ -178,13 +197,30 @@ pub async fn run(args: &FindArgs) -> anyhow::Result<Verdict> {
             verdict = Verdict::Failed;
         }
     }
-    let kept = serde_json::json!({
-        "workload": aim.workload.name, "p99_bound_ms": args.p99, "found_requests_per_second": search.found(),
-        "generator_was_behind": search.behind, "trials": trials,
-    });
-    std::fs::write(&args.out, serde_json::to_vec_pretty(&kept)?)?;
-    println!("Trials: {}", args.out.display());
     Ok(verdict)
+}
+
+/// What a trial needs that the one before has used up: coupons; and where tills meet over the same ones, or take of a stock,
+/// rules too.
+async fn provide(aim: &Aim, name: &str, world: &mut World, trial: usize, journal: &Journal) -> anyhow::Result<()> {
+    let workload = &aim.workload;
+    if trial > 0 && wears_rules_out(workload) {
+        world.rules = aim.preparer(name).rules().await?;
+        world.coupons.clear();
+        world.coupons_from = 0;
+    }
+    let missing = workload.coupons_wanted().saturating_sub(world.coupons_left());
+    if missing == 0 {
+        return Ok(());
+    }
+    let mut office = Office::open(&aim.targets[0], &aim.keys.admin).await?;
+    aim.preparer(name).coupons(&mut office, world, missing, &mut journal.pen()).await
+}
+
+fn wears_rules_out(workload: &Workload) -> bool {
+    let rule = &workload.rule;
+    let takes = workload.mix.claim + workload.mix.issue > 0.0;
+    workload.coupons == CouponChoice::Shared || takes && (rule.stock.is_some() || rule.per_member.is_some())
 }
 
 fn say(search: &Search, p99: f64) -> Verdict {
@@ -195,6 +231,10 @@ fn say(search: &Search, p99: f64) -> Verdict {
                 println!("Above that the generator was behind: the server may carry more. Give it cores of its own.");
             }
             Verdict::Passed
+        }
+        None if search.behind => {
+            println!("The generator was behind at every rate: give it cores of its own, or more --threads");
+            Verdict::Failed
         }
         None => {
             println!("No rate of at least {RATE_MIN} requests/s keeps p99 within {p99} ms");
@@ -219,7 +259,11 @@ mod tests {
 
     /// A server that keeps the bound up to a rate.
     fn search(limit: f64, from: f64) -> (Option<f64>, usize) {
-        let mut search = Search::new(from, 0.05, 2);
+        confirmed(limit, from, 2)
+    }
+
+    fn confirmed(limit: f64, from: f64, confirm: usize) -> (Option<f64>, usize) {
+        let mut search = Search::new(from, 0.05, confirm);
         let mut trials = 0;
         while let Some(rate) = search.next() {
             trials += 1;
@@ -235,6 +279,27 @@ mod tests {
             let (found, trials) = search(limit, 100.0);
             let found = found.unwrap();
             assert!(found <= limit && found * 1.05 >= limit, "{found} of {limit} in {trials}");
+        }
+    }
+
+    #[test]
+    fn a_rate_that_need_not_hold_again_is_looked_for_all_the_same() {
+        let found = confirmed(777.0, 100.0, 0).0.unwrap();
+        assert!(found <= 777.0 && found * 1.05 >= 777.0, "{found}");
+    }
+
+    #[test]
+    fn the_generator_is_the_limit_only_where_the_lowest_rate_that_failed_failed_by_it() {
+        for (server, generator, is_limit) in [(500.0, 5_000.0, false), (5_000.0, 500.0, true)] {
+            let mut search = Search::new(100.0, 0.05, 1);
+            while let Some(rate) = search.next() {
+                search.tried(match rate {
+                    _ if rate > generator => Outcome::GeneratorBehind,
+                    _ if rate > server => Outcome::Exceeded,
+                    _ => Outcome::Kept,
+                });
+            }
+            assert_eq!(search.behind, is_limit, "a server of {server}/s and a generator of {generator}/s");
         }
     }
 

@@ -45,7 +45,10 @@ impl Target {
             _ => bail!(wrong()),
         };
         let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
-        let header = HeaderValue::from_str(uri.authority().with_context(wrong)?.as_str())?;
+        let authority = uri.authority().with_context(wrong)?.as_str();
+        // It would stand in results and pages.
+        ensure!(!authority.contains('@'), "a URL has no user or password here: keys come from --keys");
+        let header = HeaderValue::from_str(authority)?;
         let host = host.trim_matches(['[', ']']).to_owned();
         Ok(Self { url: url.trim_end_matches('/').to_owned(), host, port, header, tls })
     }
@@ -59,6 +62,7 @@ fn connector(ca: Option<&std::path::Path>) -> anyhow::Result<TlsConnector> {
             for certificate in rustls_pemfile::certs(&mut &text[..]) {
                 roots.add(certificate?)?;
             }
+            ensure!(!roots.is_empty(), "{} has no certificate in it", file.display());
         }
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
     }
@@ -117,11 +121,14 @@ pub struct Timing {
 }
 
 impl Timing {
-    pub fn parse(text: &str) -> Self {
-        let mut timing = Self::default();
-        for part in text.split(", ") {
-            let (name, rest) = part.split_once(';').unwrap_or((part, ""));
-            let ms = rest.strip_prefix("dur=").and_then(|rest| rest.split(';').next()?.parse::<f64>().ok());
+    /// Reads a header; something in front of the server may have put more into it, or sent another.
+    fn read(mut self, text: &str) -> Self {
+        let timing = &mut self;
+        // A comma in a description only makes a part that is none of ours.
+        for part in text.split(',') {
+            let mut words = part.split(';').map(str::trim);
+            let name = words.next().unwrap_or_default();
+            let ms = words.find_map(|word| word.strip_prefix("dur=")?.parse::<f64>().ok());
             let us = ms.map(|ms| (ms * 1_000.0).round() as u64);
             match name {
                 "total" => timing.total_us = us,
@@ -131,7 +138,7 @@ impl Timing {
                 _ => {}
             }
         }
-        timing
+        self
     }
 }
 
@@ -255,7 +262,8 @@ async fn exchange(sender: &mut SendRequest<Full<Bytes>>, request: Request<Full<B
     let response = sender.send_request(request).await?;
     let status = response.status().as_u16();
     let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-    let timing = text("server-timing").map(Timing::parse).unwrap_or_default();
+    let timings = response.headers().get_all("server-timing").iter().filter_map(|value| value.to_str().ok());
+    let timing = timings.fold(Timing::default(), Timing::read);
     let location = text("location").map(str::to_owned);
     let body = response.into_body().collect().await?.to_bytes();
     Ok(Reply { status, body, location, timing })
@@ -267,17 +275,22 @@ mod tests {
 
     #[test]
     fn the_server_s_account_of_its_time_is_read() {
-        let timing = Timing::parse("total;dur=1.23, db;dur=0.80;desc=\"9 statements, 7 leaves\", queue;dur=0.05");
+        let read = |text| Timing::default().read(text);
+        let timing = read("total;dur=1.23, db;dur=0.80;desc=\"9 statements, 7 leaves\", queue;dur=0.05");
         assert_eq!((timing.total_us, timing.db_us, timing.queue_us), (Some(1230), Some(800), Some(50)));
-        assert!(Timing::parse("total;dur=0.02, cache;desc=hit").cached);
-        assert_eq!(Timing::parse("nonsense"), Timing::default());
+        assert_eq!(
+            read("gw;dur=9").read("db; dur=0.80;desc=\"9 statements, 7 leaves\",queue;dur=0.05,total;dur=1.23"),
+            timing
+        );
+        assert!(read("total;dur=0.02, cache;desc=hit").cached);
+        assert_eq!(read("nonsense"), Timing::default());
     }
 
     #[test]
     fn a_url_names_a_server() {
         assert_eq!(Target::parse("http://127.0.0.1:8080/", None).unwrap().url, "http://127.0.0.1:8080");
         assert_eq!(Target::parse("https://tessera.example", None).unwrap().port, 443);
-        for bad in ["127.0.0.1:8080", "ftp://x", "http://x/v1", ""] {
+        for bad in ["127.0.0.1:8080", "ftp://x", "http://x/v1", "http://user:word@x", ""] {
             assert!(Target::parse(bad, None).is_err(), "{bad}");
         }
     }

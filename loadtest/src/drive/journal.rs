@@ -5,9 +5,9 @@
 //! it, so it is for its owner only.
 
 use std::{
-    fs::File,
+    fs::{File, Permissions},
     io::{BufRead, BufReader, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::mpsc::{SyncSender, sync_channel},
     thread::JoinHandle,
@@ -125,7 +125,10 @@ impl Journal {
     pub fn create(path: &Path) -> anyhow::Result<Self> {
         let mut options = std::fs::OpenOptions::new();
         let file = options.create(true).truncate(true).write(true).mode(0o600).open(path);
-        let mut file: File = file.with_context(|| format!("the journal {} cannot be written", path.display()))?;
+        let cannot = || format!("the journal {} cannot be written", path.display());
+        let mut file: File = file.with_context(cannot)?;
+        // One that was there before may have been anybody's to read.
+        file.set_permissions(Permissions::from_mode(0o600)).with_context(cannot)?;
         let (pieces, waiting) = sync_channel::<Vec<u8>>(PIECES_MAX);
         let writing = std::thread::spawn(move || {
             writeln!(file, "{HEAD}")?;
@@ -226,6 +229,7 @@ mod tests {
             write(Some(Done { status: 200, result: "77".into(), discount: 1000 })),
             write(None),
         ];
+        std::fs::write(&path, "another run's").unwrap();
         let journal = Journal::create(&path).unwrap();
         let mut pen = journal.pen();
         entries.iter().for_each(|entry| pen.write(entry));

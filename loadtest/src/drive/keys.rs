@@ -116,11 +116,21 @@ pub struct KeysArgs {
 pub async fn run(args: &KeysArgs) -> anyhow::Result<()> {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
     let mut conn = super::check::connect(&args.database_url).await?;
-    let text = make(&mut conn, usize::from(args.stores), &mut StdRng::from_os_rng()).await?;
+    // Before the keys are: one that nobody can read would be an admin's, and stay.
     let mut options = std::fs::OpenOptions::new();
-    let file = options.create_new(true).write(true).mode(0o600).open(&args.out);
-    file.and_then(|mut file| file.write_all(text.as_bytes()))
-        .with_context(|| format!("the keys cannot be written to {}: choose another with --out", args.out.display()))?;
+    let cannot = || format!("the keys cannot be written to {}: choose another with --out", args.out.display());
+    let mut file = options.create_new(true).write(true).mode(0o600).open(&args.out).with_context(cannot)?;
+    let made = async {
+        sqlx::raw_sql("begin").execute(&mut conn).await?;
+        let text = make(&mut conn, usize::from(args.stores), &mut StdRng::from_os_rng()).await?;
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).with_context(cannot)?;
+        sqlx::raw_sql("commit").execute(&mut conn).await?;
+        anyhow::Ok(())
+    };
+    if let Err(error) = made.await {
+        let _ = std::fs::remove_file(&args.out);
+        return Err(error);
+    }
     conn.close().await?;
     println!("{}: an admin key and keys for {} stores", args.out.display(), args.stores);
     Ok(())

@@ -1,7 +1,7 @@
 //! Makes what a run needs, through the public API: stores, rules, members by import, coupons by issue jobs. Members are the
 //! same at each run; rules and coupons are the run's own, so that its books can be checked apart from everything else.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context, ensure};
 use chrono::NaiveDate;
@@ -27,6 +27,8 @@ pub struct Preparer<'a> {
     pub target: &'a Target,
     pub keys: &'a Keys,
     pub workload: &'a Workload,
+    /// To make, in all.
+    pub coupons: usize,
     pub seed: u64,
     /// Names the run in its rules.
     pub run: &'a str,
@@ -44,7 +46,7 @@ impl Preparer<'_> {
         let mut world = World { shops: self.shops(&mut office).await?, ..World::default() };
         world.people = self.people(&mut office).await?;
         world.rules = self.rules().await?;
-        self.coupons(&mut office, &mut world, self.workload.coupons_wanted(), pen).await?;
+        self.coupons(&mut office, &mut world, self.coupons, pen).await?;
         Ok(world)
     }
 
@@ -146,7 +148,8 @@ impl Preparer<'_> {
         let mut made = Vec::with_capacity(count);
         for (n, rule) in world.rules.iter().enumerate() {
             let here = count / rules + usize::from(n < count % rules);
-            let mut wanted: HashMap<usize, usize> = HashMap::new();
+            // In order, so that the same seed gives the same coupons to the same members.
+            let mut wanted: BTreeMap<usize, usize> = BTreeMap::new();
             for _ in 0..here {
                 *wanted.entry(skewed(&mut rng, world.people.len(), self.workload.skew)).or_default() += 1;
             }
@@ -167,7 +170,7 @@ impl Preparer<'_> {
         office: &mut Office,
         rule: &str,
         people: &[Person],
-        wanted: HashMap<usize, usize>,
+        wanted: BTreeMap<usize, usize>,
         pen: &mut Pen,
     ) -> anyhow::Result<Vec<(String, String)>> {
         if wanted.is_empty() {

@@ -9,7 +9,10 @@ use hdrhistogram::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{http::Timing, op::Op};
+use super::{
+    http::{Lost, Timing},
+    op::Op,
+};
 
 /// An hour: longer is recorded as that.
 const LONGEST_US: u64 = 3_600_000_000;
@@ -36,7 +39,7 @@ impl Hist {
     }
 
     pub fn record(&mut self, took: Duration) {
-        self.record_us(u64::try_from(took.as_micros()).unwrap_or(LONGEST_US));
+        self.record_us(us_of(took));
     }
 
     pub fn record_us(&mut self, us: u64) {
@@ -210,7 +213,22 @@ impl Default for Row {
 pub enum End<'a> {
     Ok,
     Refused(&'a str),
+    /// By the code of its answer, or by a name in brackets when none came.
     Failed(&'a str),
+}
+
+/// It never left the generator.
+pub const NEVER_SENT: &str = "(never sent)";
+
+impl End<'_> {
+    /// Whether an answer came, be it an error.
+    fn is_answer(self) -> bool {
+        !matches!(self, Self::Failed(code) if code.starts_with('('))
+    }
+
+    fn was_sent(self) -> bool {
+        !matches!(self, Self::Failed(code) if code == NEVER_SENT || code == Lost::Unreachable.name())
+    }
 }
 
 /// Everything that one generator, or one of its threads, has measured.
@@ -228,6 +246,9 @@ pub struct Record {
     pub waiting_max: u64,
     /// Connections made after the start.
     pub reconnects: u64,
+    /// When the last answer came, in microseconds after the start.
+    #[serde(default)]
+    pub last_answer_us: u64,
 }
 
 /// When a request was due, sent and answered, after the start.
@@ -249,6 +270,7 @@ impl Record {
             waited: Hist::fine(),
             waiting_max: 0,
             reconnects: 0,
+            last_answer_us: 0,
         }
     }
 
@@ -269,7 +291,9 @@ impl Record {
             End::Failed(code) => count(&mut stats.errors, code),
         }
         stats.latency.record(latency);
-        stats.service.record(times.done.saturating_sub(times.sent));
+        if end.was_sent() {
+            stats.service.record(times.done.saturating_sub(times.sent));
+        }
         for (hist, us) in [
             (&mut stats.server_total, timing.total_us),
             (&mut stats.server_db, timing.db_us),
@@ -289,7 +313,10 @@ impl Record {
             End::Failed(_) => row.failed += 1,
         }
         row.latency.record(latency);
-        self.row(times.done).answered += 1;
+        if end.is_answer() {
+            self.row(times.done).answered += 1;
+            self.last_answer_us = self.last_answer_us.max(us_of(times.done));
+        }
     }
 
     pub fn skipped(&mut self, op: Op) {
@@ -305,6 +332,8 @@ impl Record {
         self.waited.add(&other.waited);
         self.waiting_max += other.waiting_max;
         self.reconnects += other.reconnects;
+        let theirs = Duration::from_micros(other.last_answer_us).as_secs_f64() + later_secs;
+        self.last_answer_us = self.last_answer_us.max(us_of(Duration::from_secs_f64(theirs.max(0.0))));
         for (no, theirs) in other.rows.iter().enumerate() {
             let at = no as f64 * other.interval_secs + later_secs + other.interval_secs / 2.0;
             let mine = self.row(Duration::from_secs_f64(at.max(0.0)));
@@ -333,6 +362,10 @@ impl Record {
         }
         all
     }
+}
+
+fn us_of(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(LONGEST_US)
 }
 
 fn count(counts: &mut BTreeMap<String, u64>, code: &str) {
@@ -391,6 +424,19 @@ mod tests {
         assert_eq!(stats.latency.at(99.0), apart.at(99.0));
         assert_eq!(first.rows.iter().map(|row| row.due).sum::<u64>(), 2000);
         assert_eq!(first.rows.iter().map(|row| row.answered).sum::<u64>(), 2000);
+    }
+
+    #[test]
+    fn what_was_never_answered_counts_as_an_error_and_not_as_an_answer() {
+        let mut record = Record::new(2.0);
+        let times = |done| Times { due: ms(100), sent: done, done };
+        record.request(Op::Lookup, times(ms(300)), End::Ok, Timing::default());
+        record.request(Op::Lookup, times(ms(32_000)), End::Failed(NEVER_SENT), Timing::default());
+        record.request(Op::Lookup, times(ms(400)), End::Failed("overloaded"), Timing::default());
+        let stats = &record.ops[&Op::Lookup];
+        assert_eq!((stats.requests(), stats.failures(), stats.latency.count(), stats.service.count()), (3, 2, 3, 2));
+        assert_eq!(record.rows.iter().map(|row| row.answered).sum::<u64>(), 2);
+        assert_eq!(record.last_answer_us, 400_000);
     }
 
     #[test]

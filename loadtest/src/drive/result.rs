@@ -1,8 +1,11 @@
 //! The result of a run as it is kept: JSON that the other commands read.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +40,12 @@ pub struct Run {
     /// What a reader must know.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// What went wrong with that which was to be done besides sending requests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mishaps: Vec<String>,
+    /// Why parts of a merged run are invalid.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    invalid_parts: Vec<String>,
 }
 
 /// What the server says of itself.
@@ -86,6 +95,8 @@ impl Run {
             findings: None,
             journals: Vec::new(),
             notes: Vec::new(),
+            mishaps: Vec::new(),
+            invalid_parts: Vec::new(),
         }
     }
 
@@ -118,10 +129,7 @@ impl Run {
 
     /// From the start of the schedule to the last answer, at least the schedule's length.
     pub fn span_secs(&self) -> f64 {
-        let rows = self.record.rows.iter().rposition(|row| row.answered > 0).map_or(0, |no| no + 1);
-        let interval = self.record.interval_secs;
-        // The last interval is rarely full.
-        (rows as f64 * interval - interval).max(self.workload.seconds)
+        (self.record.last_answer_us as f64 / 1e6).max(self.workload.seconds)
     }
 
     pub fn error_share(&self) -> f64 {
@@ -144,6 +152,7 @@ impl Run {
         if self.record.requests() == 0 {
             why.push("nothing was sent".to_owned());
         }
+        why.extend(self.invalid_parts.iter().cloned());
         why
     }
 
@@ -157,6 +166,7 @@ impl Run {
         if let Some(coherent) = &self.coherence {
             why.extend(coherent.failures());
         }
+        why.extend(self.mishaps.iter().cloned());
         let broken = self.findings.iter().flatten().filter(|finding| finding.broken > 0);
         why.extend(
             broken.map(|finding| format!("invariant {}: {} broken: {}", finding.name, finding.broken, finding.says)),
@@ -177,6 +187,22 @@ impl Run {
             other.workload.name,
             other.workload.seconds
         );
+        let names = |run: &Self| run.run.split('+').map(str::to_owned).collect::<HashSet<_>>();
+        if let Some(name) = names(self).intersection(&names(other)).next() {
+            bail!("the run {name} is in both: it would count twice");
+        }
+        ensure!(
+            self.server == other.server && self.generator.profile == other.generator.profile,
+            "{} and {} were made with different builds",
+            self.run,
+            other.run
+        );
+        // Among the requests of all, those of one that was behind may be too few to show.
+        let invalid = |run: &Self| match run.generator.generators {
+            1 => run.invalid().into_iter().map(|why| format!("{}: {why}", run.run)).collect(),
+            _ => run.invalid_parts.clone(),
+        };
+        self.invalid_parts = [invalid(self), invalid(other)].concat();
         let later = (other.started_at - self.started_at).as_seconds_f64();
         if later.abs() > 2.0 * self.record.interval_secs {
             self.notes.push(format!(
@@ -200,6 +226,7 @@ impl Run {
         self.generator.threads += other.generator.threads;
         self.journals.extend(other.journals.iter().cloned());
         self.notes.extend(other.notes.iter().cloned());
+        self.mishaps.extend(other.mishaps.iter().cloned());
         self.coherence = match (self.coherence.take(), &other.coherence) {
             (Some(mine), Some(theirs)) => Some(mine.and(theirs)),
             (mine, theirs) => mine.or_else(|| theirs.clone()),

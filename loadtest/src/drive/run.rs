@@ -71,10 +71,10 @@ pub struct AimArgs {
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: u16,
     /// Longest time that a till waits for an answer, in seconds.
-    #[arg(long, default_value_t = 20.0, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 20.0, value_name = "SECONDS", value_parser = parse_length)]
     pub timeout: f64,
     /// The generator's own lateness above which a run is invalid: p99 in milliseconds.
-    #[arg(long, default_value_t = LATENESS_P99_MAX_US as f64 / 1e3, value_name = "MS")]
+    #[arg(long, default_value_t = LATENESS_P99_MAX_US as f64 / 1e3, value_name = "MS", value_parser = parse_length)]
     pub lateness_max: f64,
     /// The chain's business zone, as the server has it.
     #[arg(long, env = "TESSERA_ZONE", default_value = "Asia/Shanghai", value_name = "ZONE")]
@@ -118,9 +118,20 @@ fn parse_part(text: &str) -> Result<(usize, usize), String> {
     if (1..=of).contains(&n) && of <= 1_000 { Ok((n - 1, of)) } else { Err(wrong()) }
 }
 
+/// A length of time, up to an hour of milliseconds.
+fn parse_length(text: &str) -> Result<f64, String> {
+    let length: f64 = text.parse().map_err(|_| "it is a number".to_owned())?;
+    if length > 0.0 && length <= 3_600_000.0 { Ok(length) } else { Err("it is above 0 and at most 3600000".to_owned()) }
+}
+
 /// A server that was looked at, and how it will be loaded.
 pub struct Aim {
+    /// Of all generators together.
     pub workload: Workload,
+    /// Of them this one, counted from 0, and how many there are.
+    part: (usize, usize),
+    /// Of the schedule.
+    pub seed: u64,
     pub targets: Vec<Target>,
     pub keys: Keys,
     pub server: Build,
@@ -135,19 +146,14 @@ impl Aim {
     ///
     /// # Errors
     /// Says what is missing, and refuses debug builds.
-    pub async fn take(args: &AimArgs) -> anyhow::Result<Self> {
+    pub async fn take(args: &AimArgs, part: (usize, usize)) -> anyhow::Result<Self> {
         let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
         if profile == "debug" && !args.allow_debug {
             bail!(
                 "this loadtest is a debug build, whose figures say nothing: cargo run --release -p loadtest -- run …"
             );
         }
-        let mut workload = Workload::load(&args.workload)?;
-        workload.rate = args.rate.unwrap_or(workload.rate);
-        workload.seconds = args.seconds.unwrap_or(workload.seconds);
-        workload.tills = args.tills.unwrap_or(workload.tills);
-        workload.arrivals = args.arrivals.unwrap_or(workload.arrivals);
-        workload.check()?;
+        let mut workload = args.workload()?;
         let targets =
             args.url.iter().map(|url| Target::parse(url, args.ca.as_deref())).collect::<anyhow::Result<Vec<_>>>()?;
         ensure!(
@@ -180,7 +186,8 @@ impl Aim {
             lateness_p99_max_us: (args.lateness_max * 1e3) as u64,
         };
         let server = server.context("name a server with --url")?;
-        Ok(Self { workload, targets, keys, server, generator, today, built, args: args.clone() })
+        let seed = args.seed;
+        Ok(Self { workload, part, seed, targets, keys, server, generator, today, built, args: args.clone() })
     }
 
     /// Makes what the workload needs, or takes it from the dataset; notes what a reader must know.
@@ -190,9 +197,14 @@ impl Aim {
     pub async fn prepare(&self, run: &str, pen: &mut Pen) -> anyhow::Result<(World, Vec<String>)> {
         let preparer = self.preparer(run);
         let Some(built) = &self.built else { return Ok((preparer.all(pen).await?, Vec::new())) };
-        let (mut world, next) = built.world(&self.keys, self.workload.coupons_wanted(), self.args.seed)?;
+        let (mut world, next) = built.world(&self.keys, self.share().coupons_wanted(), self.args.seed, self.part)?;
         world.rules = preparer.rules().await?;
         Ok((world, vec![format!("the next run on this dataset begins at --ticket {next}")]))
+    }
+
+    /// What this generator sends of the workload.
+    pub fn share(&self) -> Workload {
+        Workload { rate: self.workload.rate / self.part.1 as f64, ..self.workload.clone() }
     }
 
     pub fn preparer<'a>(&'a self, run: &'a str) -> Preparer<'a> {
@@ -201,19 +213,20 @@ impl Aim {
             target: &self.targets[0],
             keys: &self.keys,
             workload: &self.workload,
+            coupons: self.share().coupons_wanted(),
             seed: self.args.seed,
             run,
             issued_on,
         }
     }
 
-    fn plan(&self, run: &str, part: (usize, usize)) -> Plan {
+    fn plan(&self, run: &str) -> Plan {
         Plan {
             workload: self.workload.clone(),
             targets: self.targets.clone(),
-            seed: self.args.seed,
-            part: part.0,
-            parts: part.1,
+            seed: self.seed,
+            part: self.part.0,
+            parts: self.part.1,
             threads: usize::from(self.args.threads),
             run: run.to_owned(),
             today: self.today,
@@ -222,15 +235,31 @@ impl Aim {
     }
 }
 
-/// A name that no other run has, which sorts by time.
-pub fn fresh_name() -> String {
+impl AimArgs {
+    /// The workload with what the command line has in its place.
+    fn workload(&self) -> anyhow::Result<Workload> {
+        let mut workload = Workload::load(&self.workload)?;
+        workload.rate = self.rate.unwrap_or(workload.rate);
+        workload.seconds = self.seconds.unwrap_or(workload.seconds);
+        workload.tills = self.tills.unwrap_or(workload.tills);
+        workload.arrivals = self.arrivals.unwrap_or(workload.arrivals);
+        workload.check()?;
+        let threads = usize::from(self.threads);
+        ensure!(workload.tills >= threads, "{} tills for {threads} threads: each needs one", workload.tills);
+        Ok(workload)
+    }
+}
+
+/// A name that no other run has, which sorts by time. Generators that begin in the same millisecond differ by their part.
+pub fn fresh_name((part, parts): (usize, usize)) -> String {
     let mut ms = Clock::system().now().timestamp_millis().unsigned_abs();
     let mut name = Vec::new();
     while ms > 0 {
         name.push(char::from_digit((ms % 36) as u32, 36).unwrap_or('0'));
         ms /= 36;
     }
-    name.iter().rev().collect()
+    let name: String = name.iter().rev().collect();
+    if parts > 1 { format!("{name}p{}", part + 1) } else { name }
 }
 
 /// What the server says of its build; refuses one that is no release build.
@@ -262,30 +291,36 @@ async fn build_of(target: &Target, key: &Key, args: &AimArgs) -> anyhow::Result<
 /// # Errors
 /// When the load cannot be sent.
 pub async fn run(args: &RunArgs) -> anyhow::Result<Verdict> {
-    let aim = Aim::take(&args.aim).await?;
+    let aim = Aim::take(&args.aim, args.part).await?;
+    let share = aim.share();
+    share.ensure_tills()?;
     let baseline = args.gate.as_deref().map(Run::load).transpose()?;
-    let name = fresh_name();
+    if let Some(url) = &args.database_url {
+        // A wrong one is known now, not after hours of load.
+        drop(check::connect(url).await?);
+    }
+    let name = fresh_name(args.part);
     let journal = Journal::create(&args.out.with_extension("journal"))?;
-    let (workload, began) = (&aim.workload, Instant::now());
+    let (urls, began) = (args.aim.url.join(", "), Instant::now());
     eprintln!(
-        "{}: {} requests/s for {} s over {} tills to {}; preparing",
-        workload.name,
-        workload.rate,
-        workload.seconds,
-        workload.tills,
-        args.aim.url.join(", ")
+        "{}: {} requests/s for {} s over {} tills to {urls}; preparing",
+        share.name, share.rate, share.seconds, share.tills
     );
     let (world, notes) = aim.prepare(&name, &mut journal.pen()).await?;
     let (people, coupons) = (world.people.len(), world.coupons.len());
     eprintln!("prepared {people} members and {coupons} coupons in {:.1} s; running", began.elapsed().as_secs_f64());
-    let mut run = drive(&aim, &name, Arc::new(world), &journal, args.part, args.start_at).await?.0;
-    let path = std::path::absolute(&journal.path)?;
-    journal.close()?;
-    run.journals.push(path);
+    let mut run = drive(&aim, &name, Arc::new(world), &journal, args.start_at).await?.0;
+    run.journals.push(std::path::absolute(&journal.path)?);
     run.notes.extend(notes);
+    run.mishaps.extend(journal.close().err().map(|error| format!("{error:#}")));
+    // Before the books are looked at: whatever comes of that, what was measured is kept.
+    run.save(&args.out)?;
     if let Some(url) = &args.database_url {
-        let mut conn = check::connect(url).await?;
-        run.findings = Some(check::of_run(&mut conn, &run).await?);
+        run.findings = Some(
+            look(url, &run)
+                .await
+                .with_context(|| format!("{} is kept; look at the books with `loadtest check`", args.out.display()))?,
+        );
     }
     report::save(&run, &args.out)?;
     let verdict = report::verdict(&run);
@@ -295,7 +330,12 @@ pub async fn run(args: &RunArgs) -> anyhow::Result<Verdict> {
     Ok(if gated.worse.is_empty() { verdict } else { Verdict::Failed })
 }
 
-/// Sends the load, with what goes on beside it; gives the result and the first coupon that is left.
+async fn look(url: &str, run: &Run) -> anyhow::Result<Vec<check::Finding>> {
+    check::of_run(&mut check::connect(url).await?, run).await
+}
+
+/// Sends the load, with what goes on beside it; gives the result and the first coupon that is left. What goes wrong beside
+/// the tills makes the run a failed one and leaves what was measured.
 ///
 /// # Errors
 /// When the load cannot be sent.
@@ -304,28 +344,36 @@ pub async fn drive(
     name: &str,
     world: Arc<World>,
     journal: &Journal,
-    part: (usize, usize),
     start_at: Option<DateTime<Utc>>,
 ) -> anyhow::Result<(Run, usize)> {
-    let plan = aim.plan(name, part);
-    if let Some(at) = start_at {
-        let left = (at - Clock::system().now()).to_std().unwrap_or_default();
-        tokio::time::sleep(left).await;
-    }
+    let plan = aim.plan(name);
+    let late = match start_at.map(|at| at - Clock::system().now()) {
+        Some(left) => {
+            tokio::time::sleep(left.to_std().unwrap_or_default()).await;
+            (-left).to_std().ok()
+        }
+        None => None,
+    };
     let (beside, began) = beside(aim, &world, journal.pen());
     let coupons = world.coupons.len();
     let outcome = engine::run(&plan, world, journal, move |at| {
         let _ = began.send(at);
     })
     .await?;
-    let (coherent, notes) = beside.await??;
+    let Besides { coherent, notes, mishaps } = beside.await?;
     let urls = aim.targets.iter().map(|target| target.url.clone()).collect();
     let (server, generator) = (aim.server.clone(), aim.generator.clone());
-    let workload = part_of(&aim.workload, part.1);
-    let (seed, started_at) = (aim.args.seed, outcome.started_at);
-    let mut run = Run::new(name.to_owned(), workload, seed, started_at, urls, server, generator, outcome.record);
-    run.coherence = coherent;
-    run.notes = notes;
+    let started_at = outcome.started_at;
+    let mut run = Run::new(name.to_owned(), aim.share(), aim.seed, started_at, urls, server, generator, outcome.record);
+    (run.coherence, run.notes, run.mishaps) = (coherent, notes, mishaps);
+    for (what, profile) in [("the server", &run.server.profile), ("loadtest", &run.generator.profile)] {
+        if profile != "release" {
+            run.notes.push(format!("{what} is a build of profile {profile}: its times are no figures"));
+        }
+    }
+    if let Some(late) = late.filter(|late| !late.is_zero()) {
+        run.notes.push(format!("it began {:.1} s after --start-at: preparing took longer", late.as_secs_f64()));
+    }
     if outcome.coupons_next > coupons && coupons > 0 && aim.workload.coupons == super::workload::CouponChoice::EachOnce
     {
         run.notes
@@ -334,20 +382,26 @@ pub async fn drive(
     Ok((run, outcome.coupons_next))
 }
 
-/// What one of several generators sends.
-fn part_of(workload: &Workload, parts: usize) -> Workload {
-    Workload { rate: workload.rate / parts as f64, ..workload.clone() }
+/// What came of all that goes on beside the tills.
+#[derive(Default)]
+struct Besides {
+    coherent: Option<Coherent>,
+    notes: Vec<String>,
+    /// What could not be done.
+    mishaps: Vec<String>,
 }
 
-type Beside = tokio::task::JoinHandle<anyhow::Result<(Option<Coherent>, Vec<String>)>>;
-
 /// Begins what goes on beside the tills, once it is told when they begin: issue jobs, and changes between nodes.
-fn beside(aim: &Aim, world: &Arc<World>, mut pen: Pen) -> (Beside, tokio::sync::oneshot::Sender<Instant>) {
+fn beside(
+    aim: &Aim,
+    world: &Arc<World>,
+    mut pen: Pen,
+) -> (tokio::task::JoinHandle<Besides>, tokio::sync::oneshot::Sender<Instant>) {
     let (began, begins) = tokio::sync::oneshot::channel::<Instant>();
     let (workload, targets) = (aim.workload.clone(), aim.targets.clone());
     let (key, world) = (aim.keys.admin.clone(), Arc::clone(world));
     let handle = tokio::spawn(async move {
-        let Ok(at) = begins.await else { return Ok((None, Vec::new())) };
+        let Ok(at) = begins.await else { return Besides::default() };
         let until = at + Duration::from_secs_f64(workload.seconds);
         let jobs = async {
             if workload.jobs.every_seconds > 0.0 {
@@ -361,8 +415,17 @@ fn beside(aim: &Aim, world: &Arc<World>, mut pen: Pen) -> (Beside, tokio::sync::
                 None => Ok(None),
             }
         };
-        let (notes, coherent) = tokio::join!(jobs, changes);
-        Ok((coherent?, notes?))
+        let (jobs, changes) = tokio::join!(jobs, changes);
+        let mut besides = Besides::default();
+        match jobs {
+            Ok(notes) => besides.notes = notes,
+            Err(error) => besides.mishaps.push(format!("the issue jobs beside the tills: {error:#}")),
+        }
+        match changes {
+            Ok(coherent) => besides.coherent = coherent,
+            Err(error) => besides.mishaps.push(format!("the changes between nodes: {error:#}")),
+        }
+        besides
     });
     (handle, began)
 }

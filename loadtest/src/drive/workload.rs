@@ -305,6 +305,38 @@ impl Workload {
         weights.iter().map(|(kind, weight)| weight / all * requests(*kind)).sum()
     }
 
+    /// Tills that are busy with nothing but thinking when most arrives, on average.
+    pub fn tills_thinking(&self) -> f64 {
+        let weights = self.mix.weights();
+        let all: f64 = weights.iter().map(|(_, weight)| weight).sum();
+        let mean = self.curve.iter().sum::<f64>() / self.curve.len().max(1) as f64;
+        let peak = self.curve.iter().fold(1.0, |most: f64, share| most.max(share / mean));
+        let sales = self.rate / self.requests_per_arrival() * self.mix.sale / all * peak;
+        let think = (f64::from(self.think_ms[0]) + f64::from(self.think_ms[1])) / 2.0 / 1e3;
+        sales * (self.sale.requests() - 1.0) * think
+    }
+
+    /// Tills that are never all busy unless the server makes them wait.
+    pub fn tills_wanted(&self) -> usize {
+        // Thinking, five standard deviations more, and as much again for the answers.
+        let thinking = self.tills_thinking();
+        ((thinking + 5.0 * thinking.sqrt()) * 2.0).ceil() as usize
+    }
+
+    /// # Errors
+    /// When arrivals would wait for tills that think, however fast the server is: that measures the tills.
+    pub fn ensure_tills(&self) -> anyhow::Result<()> {
+        let thinking = self.tills_thinking();
+        ensure!(
+            thinking <= 0.8 * self.tills as f64,
+            "{} tills are too few for {} requests/s: {thinking:.0} of them think at once. Ask for --tills {}",
+            self.tills,
+            self.rate,
+            self.tills_wanted()
+        );
+        Ok(())
+    }
+
     /// Arrivals that will come, on average.
     pub fn arrivals_expected(&self) -> f64 {
         self.rate * self.seconds / self.requests_per_arrival()
@@ -334,7 +366,20 @@ mod tests {
             let workload = Workload::load(name).unwrap_or_else(|error| panic!("{name}: {error:#}"));
             assert_eq!(workload.name, name);
             assert!(workload.requests_per_arrival() >= 1.0);
+            workload.ensure_tills().unwrap();
+            assert!(workload.tills >= workload.tills_wanted(), "{name}: {}", workload.tills_wanted());
         }
+    }
+
+    #[test]
+    fn tills_that_think_all_the_time_are_too_few() {
+        let mut workload = Workload::load("pos-day").unwrap();
+        workload.ensure_tills().unwrap();
+        workload.rate *= 20.0;
+        let error = workload.ensure_tills().unwrap_err().to_string();
+        assert!(error.contains("64 tills are too few"), "{error}");
+        workload.tills = workload.tills_wanted();
+        workload.ensure_tills().unwrap();
     }
 
     #[test]

@@ -3,6 +3,7 @@
 #[allow(dead_code, reason = "the harness of the service's own tests, of which a part is used")]
 #[path = "../../../tests/it/support/db.rs"]
 mod db;
+mod driven;
 mod site;
 
 use loadtest::dataset::{Dataset, Fate, Manifest};
@@ -21,8 +22,12 @@ use site::{Site, loadtest};
 const MORE_SCHEMA: &str = "";
 const SMALL: [&str; 8] = ["--members", "3K", "--coupons", "20K", "--seed", "7", "--no-raw", "--anyway"];
 
+fn manifest_path(db: &TestDb) -> std::path::PathBuf {
+    db.secrets_path().with_file_name(format!("{}.json", db.name))
+}
+
 async fn built(db: &TestDb, more: &[&str]) -> Manifest {
-    let path = db.secrets_path().with_file_name(format!("{}.json", db.name));
+    let path = manifest_path(db);
     let output = loadtest(db, &[&["build"], &SMALL[..], &["--manifest", path.to_str().unwrap()], more].concat()).await;
     assert!(output.status.success(), "{}", site::said(&output));
     Manifest::load(&path).unwrap()
@@ -67,6 +72,7 @@ async fn a_built_dataset_is_clean_provable_and_served() {
     redeemed(&site, &manifest, &dataset).await;
     answers_are_the_ledgers(&db).await;
     as_wide_as_the_apis(&db, &site, &manifest, &dataset).await;
+    driven::by_two_generators(&db, &site, &manifest_path(&db)).await;
     site.close().await;
 }
 

@@ -105,6 +105,10 @@ impl Site {
         Response { status, json: serde_json::from_str(&text).unwrap_or_default(), text }
     }
 
+    pub fn url(&self) -> &str {
+        &self.base
+    }
+
     pub async fn get(&self, path: &str, key: &str) -> Response {
         self.send(self.http.get(format!("{}{path}", self.base)).bearer_auth(key)).await
     }

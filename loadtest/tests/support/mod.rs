@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Parser;
-use loadtest::drive::{self, Verdict, keys, workload};
+use loadtest::drive::{self, Verdict, keys, workload::Workload};
 use rand::{SeedableRng, rngs::StdRng};
 use sqlx::PgConnection;
 use tempfile::TempDir;
@@ -20,6 +20,7 @@ use tessera::{
         migrate::{self, role},
     },
     node::{self, NodeArgs},
+    partition::{Locked, plans, upkeep},
     secret::{SecretFile, Secrets},
 };
 use tokio::sync::oneshot;
@@ -81,10 +82,31 @@ impl Ground {
 
     /// Serves, once it is ready.
     pub async fn node(&self) -> Node {
+        let node = self.start(Settings::default(), "http");
+        wait_until_ready(&node.url).await;
+        node
+    }
+
+    /// Serves by TLS with a certificate of its own, which is `cert.pem`. The first request waits until it is ready.
+    pub fn node_by_tls(&self) -> Node {
+        let (cert, key) = (self.path("cert.pem"), self.path("key.pem"));
+        // PostgreSQL's packages bring the program.
+        let made = std::process::Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
+            .args(["-subj", "/CN=load", "-addext", "subjectAltName=IP:127.0.0.1"])
+            .args(["-addext", "basicConstraints=CA:FALSE", "-out", text(&cert), "-keyout", text(&key)])
+            .output()
+            .expect("openssl is there");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let mut settings = Settings::default();
+        (settings.server.tls_cert, settings.server.tls_key) = (Some(cert), Some(key));
+        self.start(settings, "https")
+    }
+
+    fn start(&self, mut settings: Settings, scheme: &str) -> Node {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let mut settings = Settings::default();
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         // For a look at why a test failed; only the first node of the process sets it up.
         if std::env::var_os("TESSERA_LOG").is_some() {
             let _ = tessera::telemetry::init(&settings.log);
@@ -107,17 +129,40 @@ impl Ground {
             };
             node::serve(args, listener, stopped).await.unwrap();
         });
-        wait_until_ready(&url).await;
         Node { url, _stop: stop }
     }
 
-    /// A built-in workload with few members, as a file.
-    pub fn small(&self, name: &str) -> String {
-        let text = workload::BUILT_IN.iter().find(|(known, _)| *known == name).unwrap().1;
+    /// The leaves of the past that coupons and tills of last month need.
+    pub async fn make_leaves_from(&self, from: chrono::NaiveDate) {
+        let (owner, now) = (self.embedded.reach().options(role::OWNER, DATABASE), Clock::system().now());
+        let mut locked = Locked::open(&owner, plans(), Duration::from_secs(30)).await.unwrap();
+        let ask = upkeep::Ask {
+            today: Zone::DEFAULT.day_of(now).to_date(),
+            now,
+            past: Some(upkeep::Past { from, until: None, tables: Vec::new() }),
+            leaves_only: true,
+            pace: tessera::partition::expire::Pace::of_window(0),
+        };
+        upkeep::run(&mut locked, plans(), &ask).await.unwrap();
+        locked.close().await.unwrap();
+    }
+
+    /// A built-in workload with few members and small jobs, changed a little, as a file.
+    pub fn small_but(&self, name: &str, change: impl FnOnce(&mut Workload)) -> String {
+        let mut workload = Workload::load(name).unwrap();
+        workload.prepare.members = workload.prepare.members.min(60);
+        workload.prepare.rules = workload.prepare.rules.min(2);
+        if workload.jobs.every_seconds > 0.0 {
+            (workload.jobs.every_seconds, workload.jobs.coupons) = (1.0, 40);
+        }
+        change(&mut workload);
         let path = self.path(&format!("{name}.toml"));
-        std::fs::write(&path, text.replace("members = 2000", "members = 60").replace("rules = 8", "rules = 2"))
-            .unwrap();
-        path.to_str().unwrap().to_owned()
+        std::fs::write(&path, toml::to_string(&workload).unwrap()).unwrap();
+        text(&path).to_owned()
+    }
+
+    pub fn small(&self, name: &str) -> String {
+        self.small_but(name, |_| {})
     }
 
     /// `loadtest ARGS`, with debug builds allowed and no bound on the generator's lateness: other tests run meanwhile.

@@ -12,8 +12,14 @@ use tessera::{
 };
 use uuid::Uuid;
 
-use super::{BATCH, Books, Finding, books::code_id};
-use crate::drive::{journal::Sent, op::Op};
+use super::{
+    BATCH, Books, Finding,
+    books::{code_id, codes_of},
+};
+use crate::drive::{
+    journal::{Done, Sent},
+    op::Op,
+};
 
 const REDEEM: i16 = 1;
 const REVERSE: i16 = 2;
@@ -92,14 +98,30 @@ async fn acknowledged(conn: &mut PgConnection, books: &Books, statuses: &[Option
             broken.push(format!("{} {}: {} was told before", sent.op.name(), sent.number, done.result));
         }
     }
-    let told: Vec<&Sent> = told.into_iter().map(|(sent, _)| sent).collect();
-    for batch in told.chunks(BATCH) {
+    let (whole, halves): (Vec<&Sent>, Vec<&Sent>) = told
+        .iter()
+        .map(|(sent, _)| *sent)
+        .partition(|sent| sent.done.as_ref().is_none_or(|done| says_what_was_done(sent.op, done)));
+    broken.extend(halves.into_iter().map(|sent| {
+        let said = sent.done.as_ref().map_or("", |done| done.result.as_str());
+        format!("{} {}: answered without saying what was done: {said:?}", sent.op.name(), sent.number)
+    }));
+    for batch in whole.chunks(BATCH) {
         broken.extend(ledger(conn, batch).await?);
         broken.extend(coupons(conn, batch).await?);
         broken.extend(members(conn, batch).await?);
     }
     let says = "every acknowledged answer is in the ledger, as it was told";
     Ok(Finding::new("acknowledged", says, told.len(), broken))
+}
+
+/// A grant that names no redemption, coupon or member cannot be looked up, so it is not acknowledged as it should be.
+fn says_what_was_done(op: Op, done: &Done) -> bool {
+    match op {
+        Op::Redeem | Op::Reverse | Op::Register => done.result.parse::<i64>().is_ok(),
+        Op::Claim | Op::Issue => done.result.split(',').count() == codes_of(done).len(),
+        _ => true,
+    }
 }
 
 /// Uses and undos.
@@ -125,8 +147,8 @@ async fn ledger(conn: &mut PgConnection, batch: &[&Sent]) -> anyhow::Result<Vec<
 async fn coupons(conn: &mut PgConnection, batch: &[&Sent]) -> anyhow::Result<Vec<String>> {
     let (mut codes, mut rules, mut members) = (Vec::new(), Vec::new(), Vec::new());
     for sent in batch.iter().filter(|sent| matches!(sent.op, Op::Claim | Op::Issue)) {
-        for code in sent.done.iter().flat_map(|done| done.result.split(',')) {
-            codes.push(code_id(code)?);
+        for code in sent.done.iter().flat_map(codes_of) {
+            codes.push(code);
             rules.push(id(&sent.subject, sent)?);
             members.push(id(&sent.about, sent)?);
         }
@@ -178,7 +200,7 @@ async fn unknown(conn: &mut PgConnection, books: &Books, statuses: &[Option<i16>
         }
     }
     let says = "a request whose answer was lost was done wholly or not at all, as its number says";
-    Ok(Finding::new("unknown-whole", says, unknown.len(), broken))
+    Ok(Finding::new("unknown-whole", says, uses.len(), broken))
 }
 
 /// Ledger rows under the run's orders, and coupons of its rules, that no answer told of and no lost answer explains.
@@ -236,11 +258,7 @@ async fn coupons_of_nobody(
             continue;
         }
         match &sent.done {
-            Some(done) => {
-                for code in done.result.split(',') {
-                    told.insert(code_id(code)?);
-                }
-            }
+            Some(done) => told.extend(codes_of(done)),
             None => lost += usize::from(status.is_some_and(|status| (200..300).contains(&status))),
         }
     }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context;
 
 use crate::drive::{
-    journal::{self, Entry, Sent},
+    journal::{self, Done, Entry, Sent},
     op::Op,
 };
 
@@ -48,19 +48,15 @@ impl Books {
         rules.into_iter().collect()
     }
 
-    /// Every coupon that an answer named.
+    /// Every coupon that an answer named; answers that name none where they should are found by the checker.
     ///
     /// # Errors
-    /// When the journal has something else where a code is.
+    /// When the journal has something else where the code of a request is.
     pub fn codes(&self) -> anyhow::Result<BTreeSet<i64>> {
         let mut codes: BTreeSet<i64> = self.job_coupons.iter().map(|(_, code)| *code).collect();
         for sent in &self.sent {
             match (sent.op, &sent.done) {
-                (Op::Claim | Op::Issue, Some(done)) => {
-                    for code in done.result.split(',') {
-                        codes.insert(code_id(code)?);
-                    }
-                }
+                (Op::Claim | Op::Issue, Some(done)) => codes.extend(codes_of(done)),
                 (Op::Claim | Op::Issue | Op::Register, _) => {}
                 _ => {
                     codes.insert(code_id(&sent.subject)?);
@@ -69,6 +65,11 @@ impl Books {
         }
         Ok(codes)
     }
+}
+
+/// The coupons that an answer to a claim or an issue named.
+pub fn codes_of(done: &Done) -> Vec<i64> {
+    done.result.split(',').filter_map(|code| code_id(code).ok()).collect()
 }
 
 /// The id in a coupon's code: the first 56 of its 80 bits.

@@ -91,7 +91,7 @@ fn figures(run: &Run, body: &mut String) {
     let heads: String = PERCENTILES.iter().map(|(name, _)| format!("<th>{name}</th>")).collect();
     let _ = write!(
         body,
-        "<div class=wide><table><tr><th>request</th><th>sent</th><th>ok</th><th>refused</th><th>errors</th>{heads}<th>max</th><th>(p50)</th><th>(p99)</th></tr>"
+        "<div class=wide><table><tr><th></th><th>requests</th><th>ok</th><th>refused</th><th>errors</th>{heads}<th>max</th><th>(p50)</th><th>(p99)</th></tr>"
     );
     for (op, stats) in &record.ops {
         let errors = if stats.failures() > 0 { " class=bad" } else { "" };
