@@ -100,7 +100,10 @@ async fn time(site: &Site, mut sample: Sample) -> anyhow::Result<Duration> {
     let (source, name) = (sample.source, format!("loadtest.raw_{}", sample.source.table()));
     let keys = site.keys.get(source.table()).context("the keys of all tables are known")?;
     let mut conn = leaf::connect(&site.owner, &site.settings).await?;
-    let begin = format!("begin; {}; set local search_path = loadtest, public", leaf::make(plan(source.table()), &name));
+    // One may be left of a measurement that was killed.
+    let drop = format!("drop table if exists {name}");
+    let begin =
+        format!("{drop}; begin; {}; set local search_path = loadtest, public", leaf::make(plan(source.table()), &name));
     sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut conn).await?;
     let started = Instant::now();
     let columns = source.columns().join(", ");
@@ -118,8 +121,10 @@ async fn time(site: &Site, mut sample: Sample) -> anyhow::Result<Duration> {
     for statement in keys.statements(&format!("raw_{}", source.table())) {
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut conn).await?;
     }
+    // As durable as a leaf that is built.
+    sqlx::raw_sql("commit").execute(&mut conn).await?;
     let took = started.elapsed();
-    sqlx::raw_sql("rollback").execute(&mut conn).await?;
+    sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut conn).await?;
     conn.close().await?;
     Ok(took)
 }
