@@ -109,7 +109,7 @@ impl Ground {
     /// ([`EmbeddedSettings::fills`]).
     ///
     /// # Errors
-    /// As [`Self::visit`].
+    /// As [`Self::visit`], and when another Tessera runs on the data directory.
     pub async fn visit_to_fill(settings: &Settings, clock: &Clock, zone: Zone) -> Result<Self, BootError> {
         match Self::named(settings)? {
             Some(named) => Ok(named),

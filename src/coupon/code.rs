@@ -112,7 +112,7 @@ impl CodeKeys {
         CodeId::from_parts(day, serial)
     }
 
-    /// The ids of many coupons of a day, counted up from `first`: a twentieth of the work of one by one.
+    /// The ids of many coupons of a day, counted up from `first`: less work than one by one.
     ///
     /// # Errors
     /// As [`Self::mint`].

@@ -21,10 +21,11 @@
 //! # How an item is decided
 //!
 //! In the order of the upload, each seeing those before it, by [`decide::redeem`](super::decide::redeem) with the time
-//! that the till says for validity; a lock counts if it stands when the item comes. What stands against it is the first of: the business date lies outside the
-//! window of request numbers; the register is not one of the store's; the store was closed on an earlier day; the time
-//! does not fit the business date (a day more or less) or lies more than [`AHEAD_MAX`] ahead; the code fails its check;
-//! the number was used for something else; then as for a redemption online.
+//! that the till says for validity; a lock counts if it stands when the item comes. What stands against it is the
+//! first of: the business date lies outside the window of request numbers; the register is not one of the store's; the
+//! store was closed on an earlier day; the time does not fit the business date (a day more or less) or lies more than
+//! [`AHEAD_MAX`] ahead; the code fails its check; the number was used for something else; then as for a redemption
+//! online.
 //!
 //! A rule that is paused: a till that was cut off could not learn of it. The use is a conflict only if the rule has stood
 //! as it is since before the use.

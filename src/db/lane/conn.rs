@@ -98,8 +98,6 @@ impl LaneConn {
     }
 
     pub(super) async fn close(mut self) {
-        if let Some(conn) = self.open.take() {
-            let _ = conn.close().await;
-        }
+        self.rest().await;
     }
 }

@@ -103,9 +103,10 @@ impl Queue {
 
     /// Gives a bucket a turn. Called when it goes from empty to not empty, or when a worker left some in it.
     pub(super) fn push(&self, bucket: Arc<dyn Bucket>) {
+        let turn = Turn { since: Instant::now(), bucket };
         {
             let mut turns = self.turns.lock().expect("no code panics while it holds the turns");
-            turns.push_back(Turn { since: Instant::now(), bucket });
+            turns.push_back(turn);
             self.tell_if_late(turns.front());
         }
         self.ready.add_permits(1);
