@@ -31,7 +31,7 @@ impl StoreNames {
         tx: &mut Tx<'_>,
         wanted: BTreeSet<StoreNo>,
     ) -> Result<HashMap<StoreNo, Arc<str>>, WriteError> {
-        let (names, asked) = self.read(tx.conn(), wanted).await?;
+        let (names, asked) = self.read(tx.conn().await?, wanted).await?;
         if asked {
             tx.plain();
         }

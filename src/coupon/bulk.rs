@@ -263,7 +263,7 @@ pub async fn load(tx: &mut Tx<'_>, world: &mut World, wishes: &[Wish]) -> Result
 /// Whether there is too little of some stock for all wishes, as it stands now and unlocked.
 async fn is_short(tx: &mut Tx<'_>, world: &mut World, wishes: &[Wish]) -> Result<bool, JobError> {
     let limited = || wishes.iter().filter(|wish| !wish.rule.current.stock.is_unlimited());
-    look_at_stock(tx.conn(), world, &limited().collect::<Vec<_>>()).await?;
+    look_at_stock(tx.conn().await?, world, &limited().collect::<Vec<_>>()).await?;
     let is_short = limited().any(|wish| take_stock_of(world, wish).is_err());
     world.stocks.clear();
     world.changed = Changed::default();
@@ -307,7 +307,7 @@ pub async fn place(
     if !counts.is_empty() {
         world.member_rules = Box::pin(store::lock_member_rules(tx, counts.into_iter().collect())).await?;
     }
-    tx.conn().execute("savepoint place").await?;
+    tx.conn().await?.execute("savepoint place").await?;
     let before = world.member_rules.clone();
     let stocks = |of: &mut dyn Iterator<Item = &Wish>| -> Vec<StockKey> {
         of.flat_map(Wish::stocks).collect::<BTreeSet<_>>().into_iter().collect()
@@ -316,7 +316,7 @@ pub async fn place(
     for has_stock in [is_short, true] {
         if has_stock {
             if !is_short {
-                tx.conn().execute("rollback to savepoint place").await?;
+                tx.conn().await?.execute("rollback to savepoint place").await?;
                 metrics::counter!("tessera_job_slices_short_of_stock_total").increment(1);
             }
             world.member_rules = before.clone();

@@ -126,7 +126,7 @@ impl RuleBook {
         for (rule_id, version) in wanted {
             let load = async {
                 tx.plain();
-                rule_store::find_version(tx.conn(), rule_id, version).await
+                Ok::<_, WriteError>(rule_store::find_version(tx.conn().await?, rule_id, version).await?)
             };
             let Some((found, _)) = self.versions.get(&(rule_id, version), load).await? else {
                 return Err(WriteError::Inconsistent(format!("coupon.rule_version {version} of {rule_id} is missing")));
@@ -138,7 +138,7 @@ impl RuleBook {
         for rule_id in heads {
             let load = async {
                 tx.plain();
-                rule_store::find_rule(tx.conn(), rule_id).await
+                Ok::<_, WriteError>(rule_store::find_rule(tx.conn().await?, rule_id).await?)
             };
             let Some((head, _)) = self.heads.get(&rule_id, load).await? else {
                 return Err(WriteError::Inconsistent(format!("coupon.rule_id {rule_id} is no rule")));

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use sqlx::FromRow;
+use sqlx::{FromRow, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
@@ -19,10 +19,10 @@ use super::{
 use crate::{
     db::{
         copy::CopyRows,
-        lane::{Tx, WriteError, column, expect_rows},
+        lane::{Statement, Tx, WriteError, column, expect_rows, rows_of},
     },
     id::{CodeId, MemberId, RedemptionId, RuleId, StoreNo},
-    partition::{Leaf, plan, query},
+    partition::{Leaf, Query, plan, query},
 };
 
 #[derive(FromRow)]
@@ -110,16 +110,16 @@ fn raw<T: Copy + Into<i64>>(ids: &[T]) -> Vec<i64> {
     ids.iter().map(|id| (*id).into()).collect()
 }
 
-/// Locks coupons, in the order of the lock order, and reads them. Those that do not exist are left out.
-pub(super) async fn lock_coupons(
-    tx: &mut Tx<'_>,
-    code_ids: Vec<CodeId>,
-) -> Result<HashMap<CodeId, Coupon>, WriteError> {
-    let mut coupons = HashMap::with_capacity(code_ids.len());
-    for (target, ids) in tx.targets(code_ids, |id| (coupon_leaf(*id), *id)) {
-        let sql = tx.sql(query("coupon/lock"), target);
-        let rows: Vec<CouponRow> = sqlx::query_as(sql).bind(raw(&ids)).fetch_all(tx.conn()).await?;
-        for row in rows {
+/// Statements that lock coupons, in the order of the lock order, and read them: see [`coupons_of`].
+pub(super) fn lock_coupons(tx: &mut Tx<'_>, code_ids: Vec<CodeId>) -> Vec<Statement> {
+    by_code(tx, query("coupon/lock"), code_ids)
+}
+
+/// The coupons that were read. Those that do not exist are left out.
+pub(super) fn coupons_of(answers: &[Vec<PgRow>]) -> Result<HashMap<CodeId, Coupon>, WriteError> {
+    let mut coupons = HashMap::new();
+    for rows in answers {
+        for row in rows_of::<CouponRow>(rows)? {
             coupons.insert(row.code_id, row.into_coupon()?);
         }
     }
@@ -129,8 +129,8 @@ pub(super) async fn lock_coupons(
 /// Writes new coupons with their index rows.
 pub(super) async fn insert_coupons(tx: &mut Tx<'_>, coupons: &[Coupon]) -> Result<(), WriteError> {
     for (target, rows) in tx.targets(coupons.iter().collect(), |c| (coupon_leaf(c.code_id), c.code_id)) {
-        let sql = tx.sql(query("coupon/insert"), target);
-        let inserted = sqlx::query(sql)
+        let statement = tx
+            .statement(query("coupon/insert"), target)
             .bind(column(&rows, |c| c.code_id.get()))
             .bind(column(&rows, |c| c.rule_id.get()))
             .bind(column(&rows, |c| c.issued_at))
@@ -140,24 +140,20 @@ pub(super) async fn insert_coupons(tx: &mut Tx<'_>, coupons: &[Coupon]) -> Resul
             .bind(column(&rows, |c| c.rule_version))
             .bind(column(&rows, |c| c.issue_store_no.map(StoreNo::get)))
             .bind(column(&rows, |c| c.referrer.clone()))
-            .bind(column(&rows, |c| c.counted))
-            .execute(tx.conn())
-            .await?;
-        expect_rows("coupon", rows.len(), inserted.rows_affected())?;
+            .bind(column(&rows, |c| c.counted));
+        tx.write("coupon", rows.len(), statement).await?;
     }
     insert_received(tx, coupons.iter()).await?;
     for (target, rows) in tx.targets(coupons.iter().collect(), |c| (index_leaf(c.rule_id), (c.rule_id, c.code_id))) {
-        let sql = tx.sql(query("coupon_index/insert"), target);
-        let inserted = sqlx::query(sql)
+        let statement = tx
+            .statement(query("coupon_index/insert"), target)
             .bind(column(&rows, |c| c.rule_id.get()))
             .bind(column(&rows, |c| c.code_id.get()))
             .bind(column(&rows, |c| c.valid_until))
             .bind(column(&rows, |c| c.holder.map(MemberId::get)))
             .bind(column(&rows, |c| c.state.number()))
-            .bind(column(&rows, |c| c.referrer.clone()))
-            .execute(tx.conn())
-            .await?;
-        expect_rows("coupon_index", rows.len(), inserted.rows_affected())?;
+            .bind(column(&rows, |c| c.referrer.clone()));
+        tx.write("coupon_index", rows.len(), statement).await?;
     }
     Ok(())
 }
@@ -231,7 +227,7 @@ pub(super) async fn copy_coupons(tx: &mut Tx<'_>, mut coupons: Vec<&Coupon>) -> 
     for (table, leaves) in [("coupon", base), ("coupon_receive", received), ("coupon_index", index)] {
         for (leaf, rows) in leaves {
             let wanted = rows.len() as usize;
-            let copied = rows.send(tx.conn(), leaf).await?;
+            let copied = rows.send(tx.conn().await?, leaf).await?;
             expect_rows(table, wanted, copied)?;
         }
     }
@@ -241,72 +237,64 @@ pub(super) async fn copy_coupons(tx: &mut Tx<'_>, mut coupons: Vec<&Coupon>) -> 
 /// Claims old codes for coupons that are written in the same transaction. Gives those that were free; one under way
 /// elsewhere is waited for.
 pub(super) async fn claim_legacy(tx: &mut Tx<'_>, codes: Vec<(Uuid, CodeId)>) -> Result<HashSet<Uuid>, WriteError> {
-    let mut won = HashSet::with_capacity(codes.len());
+    let mut statements = Vec::new();
     for (target, rows) in tx.targets(codes, |(key, _)| (legacy_leaf(*key), *key)) {
-        let sql = tx.sql(query("coupon_history_index/claim"), target);
-        let inserted: Vec<(Uuid,)> = sqlx::query_as(sql)
+        let statement = tx
+            .statement(query("coupon_history_index/claim"), target)
             .bind(column(&rows, |(key, _)| *key))
-            .bind(column(&rows, |(_, code_id)| code_id.get()))
-            .fetch_all(tx.conn())
-            .await?;
-        won.extend(inserted.into_iter().map(|(key,)| key));
+            .bind(column(&rows, |(_, code_id)| code_id.get()));
+        statements.push(statement);
     }
-    Ok(won)
+    let won: Vec<(Uuid,)> = tx.fetch(statements).await?;
+    Ok(won.into_iter().map(|(key,)| key).collect())
 }
 
 /// Gives back claims of coupons that are not written after all.
 pub(super) async fn release_legacy(tx: &mut Tx<'_>, codes: Vec<(Uuid, CodeId)>) -> Result<(), WriteError> {
     for (target, rows) in tx.targets(codes, |(key, _)| (legacy_leaf(*key), *key)) {
-        let sql = tx.sql(query("coupon_history_index/delete"), target);
-        let deleted = sqlx::query(sql)
+        let statement = tx
+            .statement(query("coupon_history_index/delete"), target)
             .bind(column(&rows, |(key, _)| *key))
-            .bind(column(&rows, |(_, code_id)| code_id.get()))
-            .execute(tx.conn())
-            .await?;
-        expect_rows("coupon_history_index", rows.len(), deleted.rows_affected())?;
+            .bind(column(&rows, |(_, code_id)| code_id.get()));
+        tx.write("coupon_history_index", rows.len(), statement).await?;
     }
     Ok(())
 }
 
 /// The coupons of old codes.
 pub(super) async fn find_legacy(tx: &mut Tx<'_>, keys: Vec<Uuid>) -> Result<HashMap<Uuid, CodeId>, WriteError> {
-    let mut found = HashMap::with_capacity(keys.len());
+    let mut statements = Vec::new();
     for (target, keys) in tx.targets(keys, |key| (legacy_leaf(*key), *key)) {
-        let sql = tx.sql(query("coupon_history_index/find"), target);
-        let rows: Vec<(Uuid, CodeId)> = sqlx::query_as(sql).bind(&keys).fetch_all(tx.conn()).await?;
-        found.extend(rows);
+        statements.push(tx.statement(query("coupon_history_index/find"), target).bind(keys));
     }
-    Ok(found)
+    let found: Vec<(Uuid, CodeId)> = tx.fetch(statements).await?;
+    Ok(found.into_iter().collect())
 }
 
 /// Coupons as they stand, unlocked.
 pub(super) async fn find_coupons(tx: &mut Tx<'_>, ids: Vec<CodeId>) -> Result<HashMap<CodeId, Coupon>, WriteError> {
-    let mut coupons = HashMap::with_capacity(ids.len());
-    for (target, ids) in tx.targets(ids, |id| (coupon_leaf(*id), *id)) {
-        let sql = tx.sql(query("coupon/find"), target);
-        let rows: Vec<CouponRow> = sqlx::query_as(sql).bind(raw(&ids)).fetch_all(tx.conn()).await?;
-        for row in rows {
-            coupons.insert(row.code_id, row.into_coupon()?);
-        }
-    }
-    Ok(coupons)
+    let statements = by_code(tx, query("coupon/find"), ids);
+    coupons_of(&tx.ask(statements).await?)
+}
+
+fn by_code(tx: &mut Tx<'_>, query: &'static Query, ids: Vec<CodeId>) -> Vec<Statement> {
+    let targets = tx.targets(ids, |id| (coupon_leaf(*id), *id));
+    targets.into_iter().map(|(target, ids)| tx.statement(query, target).bind(raw(&ids))).collect()
 }
 
 /// Writes the index rows by holder of coupons that have one.
 async fn insert_received<'c>(tx: &mut Tx<'_>, coupons: impl Iterator<Item = &'c Coupon>) -> Result<(), WriteError> {
     let held: Vec<(MemberId, &Coupon)> = coupons.filter_map(|c| Some((c.holder?, c))).collect();
     for (target, rows) in tx.targets(held, |(member, c)| (receive_leaf(*member), (*member, c.code_id))) {
-        let sql = tx.sql(query("coupon_receive/insert"), target);
-        let inserted = sqlx::query(sql)
+        let statement = tx
+            .statement(query("coupon_receive/insert"), target)
             .bind(column(&rows, |(member, _)| member.get()))
             .bind(column(&rows, |(_, c)| c.code_id.get()))
             .bind(column(&rows, |(_, c)| c.rule_id.get()))
             .bind(column(&rows, |(_, c)| c.valid_until))
             .bind(column(&rows, |(_, c)| c.state.number()))
-            .bind(column(&rows, |(_, c)| c.rule_version))
-            .execute(tx.conn())
-            .await?;
-        expect_rows("coupon_receive", rows.len(), inserted.rows_affected())?;
+            .bind(column(&rows, |(_, c)| c.rule_version));
+        tx.write("coupon_receive", rows.len(), statement).await?;
     }
     Ok(())
 }
@@ -315,14 +303,12 @@ async fn insert_received<'c>(tx: &mut Tx<'_>, coupons: impl Iterator<Item = &'c 
 pub(super) async fn bind_coupons(tx: &mut Tx<'_>, coupons: &[&Coupon]) -> Result<(), WriteError> {
     insert_received(tx, coupons.iter().copied()).await?;
     for (target, rows) in tx.targets(coupons.to_vec(), |c| (index_leaf(c.rule_id), (c.rule_id, c.code_id))) {
-        let sql = tx.sql(query("coupon_index/update_holder"), target);
-        let updated = sqlx::query(sql)
+        let statement = tx
+            .statement(query("coupon_index/update_holder"), target)
             .bind(column(&rows, |c| c.rule_id.get()))
             .bind(column(&rows, |c| c.code_id.get()))
-            .bind(column(&rows, |c| c.holder.map(MemberId::get)))
-            .execute(tx.conn())
-            .await?;
-        expect_rows("coupon_index", rows.len(), updated.rows_affected())?;
+            .bind(column(&rows, |c| c.holder.map(MemberId::get)));
+        tx.write("coupon_index", rows.len(), statement).await?;
     }
     Ok(())
 }
@@ -331,12 +317,12 @@ pub(super) async fn bind_coupons(tx: &mut Tx<'_>, coupons: &[&Coupon]) -> Result
 pub(super) async fn update_coupons(tx: &mut Tx<'_>, coupons: &[(&Coupon, bool)]) -> Result<(), WriteError> {
     let all: Vec<&Coupon> = coupons.iter().map(|(coupon, _)| *coupon).collect();
     for (target, rows) in tx.targets(all, |c| (coupon_leaf(c.code_id), c.code_id)) {
-        let sql = tx.sql(query("coupon/update_use"), target);
         let lock = |c: &Coupon| match &c.state {
             State::Issued { lock } => lock.clone(),
             State::Redeemed | State::Void => None,
         };
-        let updated = sqlx::query(sql)
+        let statement = tx
+            .statement(query("coupon/update_use"), target)
             .bind(column(&rows, |c| c.code_id.get()))
             .bind(column(&rows, |c| c.last_use.as_ref().map(|last| last.redemption_id.get())))
             .bind(column(&rows, |c| c.last_use.as_ref().map(|last| last.at)))
@@ -348,32 +334,26 @@ pub(super) async fn update_coupons(tx: &mut Tx<'_>, coupons: &[(&Coupon, bool)])
             .bind(column(&rows, |c| lock(c).map(|lock| lock.order_ref)))
             .bind(column(&rows, |c| c.last_use.as_ref().map(|last| last.order_ref.clone())))
             .bind(column(&rows, |c| c.holder.map(MemberId::get)))
-            .bind(column(&rows, |c| c.void_reason.clone()))
-            .execute(tx.conn())
-            .await?;
-        expect_rows("coupon", rows.len(), updated.rows_affected())?;
+            .bind(column(&rows, |c| c.void_reason.clone()));
+        tx.write("coupon", rows.len(), statement).await?;
     }
     let moved = || coupons.iter().filter(|(_, state_changed)| *state_changed).map(|(coupon, _)| *coupon);
     let held: Vec<(MemberId, &Coupon)> = moved().filter_map(|c| Some((c.holder?, c))).collect();
     for (target, rows) in tx.targets(held, |(member, c)| (receive_leaf(*member), (*member, c.code_id))) {
-        let sql = tx.sql(query("coupon_receive/update_state"), target);
-        let updated = sqlx::query(sql)
+        let statement = tx
+            .statement(query("coupon_receive/update_state"), target)
             .bind(column(&rows, |(member, _)| member.get()))
             .bind(column(&rows, |(_, c)| c.code_id.get()))
-            .bind(column(&rows, |(_, c)| c.state.number()))
-            .execute(tx.conn())
-            .await?;
-        expect_rows("coupon_receive", rows.len(), updated.rows_affected())?;
+            .bind(column(&rows, |(_, c)| c.state.number()));
+        tx.write("coupon_receive", rows.len(), statement).await?;
     }
     for (target, rows) in tx.targets(moved().collect(), |c| (index_leaf(c.rule_id), (c.rule_id, c.code_id))) {
-        let sql = tx.sql(query("coupon_index/update_state"), target);
-        let updated = sqlx::query(sql)
+        let statement = tx
+            .statement(query("coupon_index/update_state"), target)
             .bind(column(&rows, |c| c.rule_id.get()))
             .bind(column(&rows, |c| c.code_id.get()))
-            .bind(column(&rows, |c| c.state.number()))
-            .execute(tx.conn())
-            .await?;
-        expect_rows("coupon_index", rows.len(), updated.rows_affected())?;
+            .bind(column(&rows, |c| c.state.number()));
+        tx.write("coupon_index", rows.len(), statement).await?;
     }
     Ok(())
 }
@@ -391,26 +371,23 @@ pub(super) async fn lock_member_rules(
     tx: &mut Tx<'_>,
     keys: Vec<(MemberId, RuleId)>,
 ) -> Result<HashMap<(MemberId, RuleId), MemberRule>, WriteError> {
-    let mut found = HashMap::with_capacity(keys.len());
-    for (target, keys) in tx.targets(keys.clone(), |key| (plan("member_rule").leaf_i64(key.0.get()), *key)) {
-        let members = column(&keys, |(member, _)| member.get());
-        let rules = column(&keys, |(_, rule)| rule.get());
-        let sql = tx.sql(query("member_rule/insert_missing"), target);
-        sqlx::query(sql).bind(&members).bind(&rules).execute(tx.conn()).await?;
+    let targets = tx.targets(keys, |key| (plan("member_rule").leaf_i64(key.0.get()), *key));
+    let bound = |statement: Statement, keys: &[(MemberId, RuleId)]| {
+        statement.bind(column(keys, |key| key.0.get())).bind(column(keys, |key| key.1.get()))
+    };
+    for (target, keys) in &targets {
+        let statement = bound(tx.statement(query("member_rule/insert_missing"), *target), keys);
+        tx.write_some(statement).await?;
     }
     // Only now, so that rows are taken in one order by whoever goes by leaf and whoever goes by the table.
-    for (target, keys) in tx.targets(keys, |key| (plan("member_rule").leaf_i64(key.0.get()), *key)) {
-        let members = column(&keys, |(member, _)| member.get());
-        let rules = column(&keys, |(_, rule)| rule.get());
-        let sql = tx.sql(query("member_rule/lock"), target);
-        let rows: Vec<(MemberId, RuleId, i32)> =
-            sqlx::query_as(sql).bind(&members).bind(&rules).fetch_all(tx.conn()).await?;
-        expect_rows("member_rule", keys.len(), rows.len() as u64)?;
-        found.extend(
-            rows.into_iter().map(|(member, rule, taken)| ((member, rule), MemberRule { taken, last_taken_at: None })),
-        );
+    let mut statements = Vec::with_capacity(targets.len());
+    for (target, keys) in &targets {
+        statements.push(bound(tx.statement(query("member_rule/lock"), *target), keys));
     }
-    Ok(found)
+    let rows: Vec<(MemberId, RuleId, i32)> = tx.fetch(statements).await?;
+    expect_rows("member_rule", targets.iter().map(|(_, keys)| keys.len()).sum(), rows.len() as u64)?;
+    let counted = |taken| MemberRule { taken, last_taken_at: None };
+    Ok(rows.into_iter().map(|(member, rule, taken)| ((member, rule), counted(taken))).collect())
 }
 
 pub(super) async fn update_member_rules(
@@ -418,58 +395,49 @@ pub(super) async fn update_member_rules(
     rows: Vec<((MemberId, RuleId), MemberRule)>,
 ) -> Result<(), WriteError> {
     for (target, rows) in tx.targets(rows, |(key, _)| (plan("member_rule").leaf_i64(key.0.get()), *key)) {
-        let sql = tx.sql(query("member_rule/update"), target);
-        let updated = sqlx::query(sql)
+        let statement = tx
+            .statement(query("member_rule/update"), target)
             .bind(column(&rows, |((member, _), _)| member.get()))
             .bind(column(&rows, |((_, rule), _)| rule.get()))
             .bind(column(&rows, |(_, row)| row.taken))
-            .bind(column(&rows, |(_, row)| row.last_taken_at))
-            .execute(tx.conn())
-            .await?;
-        expect_rows("member_rule", rows.len(), updated.rows_affected())?;
+            .bind(column(&rows, |(_, row)| row.last_taken_at));
+        tx.write("member_rule", rows.len(), statement).await?;
     }
     Ok(())
 }
 
 /// Locks the stock rows of rules, making those that are missing.
 pub(super) async fn lock_stocks(tx: &mut Tx<'_>, keys: Vec<StockKey>) -> Result<HashMap<StockKey, Stock>, WriteError> {
-    let mut found = HashMap::with_capacity(keys.len());
-    for (target, keys) in tx.targets(keys.clone(), |key| (plan("coupon_stock").leaf_i64(key.0.get()), *key)) {
-        let rules = column(&keys, |key| key.0.get());
-        let periods = column(&keys, |key| key.1);
-        let stores = column(&keys, |key| key.2);
-        let sql = tx.sql(query("coupon_stock/insert_missing"), target);
-        sqlx::query(sql).bind(&rules).bind(&periods).bind(&stores).execute(tx.conn()).await?;
+    let targets = tx.targets(keys, |key| (plan("coupon_stock").leaf_i64(key.0.get()), *key));
+    let bound = |statement: Statement, keys: &[StockKey]| {
+        statement.bind(column(keys, |key| key.0.get())).bind(column(keys, |key| key.1)).bind(column(keys, |key| key.2))
+    };
+    for (target, keys) in &targets {
+        let statement = bound(tx.statement(query("coupon_stock/insert_missing"), *target), keys);
+        tx.write_some(statement).await?;
     }
     // Only now, so that rows are taken in one order by whoever goes by leaf and whoever goes by the table.
-    for (target, keys) in tx.targets(keys, |key| (plan("coupon_stock").leaf_i64(key.0.get()), *key)) {
-        let rules = column(&keys, |key| key.0.get());
-        let periods = column(&keys, |key| key.1);
-        let stores = column(&keys, |key| key.2);
-        let sql = tx.sql(query("coupon_stock/lock"), target);
-        let rows: Vec<(RuleId, i64, i64, i64, i32, i32)> =
-            sqlx::query_as(sql).bind(&rules).bind(&periods).bind(&stores).fetch_all(tx.conn()).await?;
-        expect_rows("coupon_stock", keys.len(), rows.len() as u64)?;
-        found.extend(rows.into_iter().map(|(rule, issued, voided, spent, period, store)| {
-            ((rule, period, store), Stock { issued, voided, spent })
-        }));
+    let mut statements = Vec::with_capacity(targets.len());
+    for (target, keys) in &targets {
+        statements.push(bound(tx.statement(query("coupon_stock/lock"), *target), keys));
     }
-    Ok(found)
+    let rows: Vec<(RuleId, i64, i64, i64, i32, i32)> = tx.fetch(statements).await?;
+    expect_rows("coupon_stock", targets.iter().map(|(_, keys)| keys.len()).sum(), rows.len() as u64)?;
+    let stock = |(rule, issued, voided, spent, period, store)| ((rule, period, store), Stock { issued, voided, spent });
+    Ok(rows.into_iter().map(stock).collect())
 }
 
 pub(super) async fn update_stocks(tx: &mut Tx<'_>, rows: Vec<(StockKey, Stock)>) -> Result<(), WriteError> {
     for (target, rows) in tx.targets(rows, |(key, _)| (plan("coupon_stock").leaf_i64(key.0.get()), *key)) {
-        let sql = tx.sql(query("coupon_stock/update"), target);
-        let updated = sqlx::query(sql)
+        let statement = tx
+            .statement(query("coupon_stock/update"), target)
             .bind(column(&rows, |(key, _)| key.0.get()))
             .bind(column(&rows, |(key, _)| key.1))
             .bind(column(&rows, |(key, _)| key.2))
             .bind(column(&rows, |(_, stock)| stock.issued))
             .bind(column(&rows, |(_, stock)| stock.voided))
-            .bind(column(&rows, |(_, stock)| stock.spent))
-            .execute(tx.conn())
-            .await?;
-        expect_rows("coupon_stock", rows.len(), updated.rows_affected())?;
+            .bind(column(&rows, |(_, stock)| stock.spent));
+        tx.write("coupon_stock", rows.len(), statement).await?;
     }
     Ok(())
 }
@@ -536,21 +504,18 @@ pub(super) async fn lock_redemptions(
     tx: &mut Tx<'_>,
     ids: Vec<RedemptionId>,
 ) -> Result<HashMap<RedemptionId, Redemption>, WriteError> {
-    let mut found = HashMap::with_capacity(ids.len());
+    let mut statements = Vec::new();
     for (target, ids) in tx.targets(ids, |id| (ledger_leaf(*id), *id)) {
-        let sql = tx.sql(query("redemption/lock"), target);
-        let rows: Vec<RedemptionRow> = sqlx::query_as(sql).bind(raw(&ids)).fetch_all(tx.conn()).await?;
-        for row in rows {
-            found.insert(row.redemption_id, row.into_redemption()?);
-        }
+        statements.push(tx.statement(query("redemption/lock"), target).bind(raw(&ids)));
     }
-    Ok(found)
+    let rows: Vec<RedemptionRow> = tx.fetch(statements).await?;
+    rows.into_iter().map(|row| Ok((row.redemption_id, row.into_redemption()?))).collect()
 }
 
 pub(super) async fn insert_redemptions(tx: &mut Tx<'_>, rows: &[Redemption]) -> Result<(), WriteError> {
     for (target, rows) in tx.targets(rows.iter().collect(), |r| (ledger_leaf(r.redemption_id), r.redemption_id)) {
-        let sql = tx.sql(query("redemption/insert"), target);
-        let inserted = sqlx::query(sql)
+        let statement = tx
+            .statement(query("redemption/insert"), target)
             .bind(column(&rows, |r| r.redemption_id.get()))
             .bind(column(&rows, |r| r.code_id.get()))
             .bind(column(&rows, |r| r.rule_id.get()))
@@ -568,10 +533,8 @@ pub(super) async fn insert_redemptions(tx: &mut Tx<'_>, rows: &[Redemption]) -> 
             .bind(column(&rows, |r| r.counted))
             .bind(column(&rows, |r| lines_text(r)))
             .bind(column(&rows, |r| r.occurred_at))
-            .bind(column(&rows, |r| r.reversed_whole))
-            .execute(tx.conn())
-            .await?;
-        expect_rows("redemption", rows.len(), inserted.rows_affected())?;
+            .bind(column(&rows, |r| r.reversed_whole));
+        tx.write("redemption", rows.len(), statement).await?;
     }
     Ok(())
 }
@@ -579,16 +542,14 @@ pub(super) async fn insert_redemptions(tx: &mut Tx<'_>, rows: &[Redemption]) -> 
 /// Notes on uses that they were undone. The rows are locked.
 pub(super) async fn update_redemptions(tx: &mut Tx<'_>, rows: &[&Redemption]) -> Result<(), WriteError> {
     for (target, rows) in tx.targets(rows.to_vec(), |r| (ledger_leaf(r.redemption_id), r.redemption_id)) {
-        let sql = tx.sql(query("redemption/update_reversed"), target);
-        let updated = sqlx::query(sql)
+        let statement = tx
+            .statement(query("redemption/update_reversed"), target)
             .bind(column(&rows, |r| r.redemption_id.get()))
             .bind(column(&rows, |r| r.reversed))
             .bind(column(&rows, |r| r.returned))
             .bind(column(&rows, |r| r.reversed_whole))
-            .bind(column(&rows, |r| lines_text(r)))
-            .execute(tx.conn())
-            .await?;
-        expect_rows("redemption", rows.len(), updated.rows_affected())?;
+            .bind(column(&rows, |r| lines_text(r)));
+        tx.write("redemption", rows.len(), statement).await?;
     }
     Ok(())
 }

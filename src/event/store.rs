@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Kind, NewEvent};
 use crate::{
-    db::lane::{Target, Tx, WriteError, column, expect_rows},
+    db::lane::{Target, Tx, WriteError, column},
     id::EventId,
     partition::{plan, query},
 };
@@ -13,16 +13,14 @@ use crate::{
 pub async fn insert(tx: &mut Tx<'_>, now: DateTime<Utc>, events: &[NewEvent]) -> Result<(), WriteError> {
     let leaf = |event: &&NewEvent| (plan("event").leaf_i64(event.event_id.get()), event.event_id);
     for (target, rows) in tx.targets(events.iter().collect(), leaf) {
-        let sql = tx.sql(query("event/insert"), target);
-        let inserted = sqlx::query(sql)
+        let statement = tx
+            .statement(query("event/insert"), target)
             .bind(column(&rows, |event| event.event_id.get()))
             .bind(vec![now; rows.len()])
             .bind(column(&rows, |event| event.subject))
             .bind(column(&rows, |event| event.kind.number()))
-            .bind(column(&rows, |event| event.body.to_string()))
-            .execute(tx.conn())
-            .await?;
-        expect_rows("event", rows.len(), inserted.rows_affected())?;
+            .bind(column(&rows, |event| event.body.to_string()));
+        tx.write("event", rows.len(), statement).await?;
     }
     Ok(())
 }
@@ -30,7 +28,7 @@ pub async fn insert(tx: &mut Tx<'_>, now: DateTime<Utc>, events: &[NewEvent]) ->
 /// Whether an event stands, and so what it tells of. Does not wait for one under way.
 pub async fn exists(tx: &mut Tx<'_>, event_id: EventId) -> Result<bool, WriteError> {
     let sql = tx.sql(query("event/find"), Target::Leaf(plan("event").leaf_i64(event_id.get())));
-    let row: Option<(EventId,)> = sqlx::query_as(sql).bind([event_id]).fetch_optional(tx.conn()).await?;
+    let row: Option<(EventId,)> = sqlx::query_as(sql).bind([event_id]).fetch_optional(tx.conn().await?).await?;
     Ok(row.is_some())
 }
 

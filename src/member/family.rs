@@ -124,7 +124,7 @@ pub async fn delete_all(tx: &mut Tx<'_>, member_id: MemberId) -> Result<Vec<(&'s
 /// Deletes a member's rows of one table.
 pub(super) async fn delete_rows(tx: &mut Tx<'_>, table: &'static str, member_id: MemberId) -> Result<u64, WriteError> {
     let sql = tx.sql(query(&format!("{table}/delete_all")), Target::Leaf(leaf_of(table, member_id)));
-    Ok(sqlx::query(sql).bind([member_id]).execute(tx.conn()).await?.rows_affected())
+    Ok(sqlx::query(sql).bind([member_id]).execute(tx.conn().await?).await?.rows_affected())
 }
 
 /// What the family's tables say of a person, unmasked: `{"address": [...], "device": [...], …}`, without those that have
@@ -152,7 +152,7 @@ pub(super) async fn export_counted(
     for table in tables() {
         tx.sql(query(&format!("{}/find", table.name)), Target::Leaf(leaf_of(table.name, member_id)));
     }
-    export(tx.conn(), secrets, member_id).await
+    export(tx.conn().await?, secrets, member_id).await
 }
 
 /// The leaf of a member's rows.
@@ -167,7 +167,7 @@ async fn fetch<R: Row>(conn: &mut PgConnection, leaf: Leaf, member_ids: &[Member
 /// A member's rows in a transaction that holds the lock of the member's row.
 pub(super) async fn rows<R: Row>(tx: &mut Tx<'_>, member_id: MemberId) -> Result<Vec<R>, WriteError> {
     let sql = tx.sql(query(&format!("{}/find", R::TABLE)), Target::Leaf(leaf_of(R::TABLE, member_id)));
-    Ok(sqlx::query_as(sql).bind([member_id]).fetch_all(tx.conn()).await?)
+    Ok(sqlx::query_as(sql).bind([member_id]).fetch_all(tx.conn().await?).await?)
 }
 
 /// Finds the rows of members. A member without rows is left out.

@@ -187,16 +187,15 @@ impl Read for FindKey {
 
 /// What decides over the coupons of these members. Those that do not exist are left out.
 pub async fn standings(tx: &mut Tx<'_>, member_ids: Vec<MemberId>) -> Result<HashMap<MemberId, Standing>, WriteError> {
-    let mut found = HashMap::with_capacity(member_ids.len());
+    let mut statements = Vec::new();
     for (target, ids) in tx.targets(member_ids, |id| (member_leaf(*id), *id)) {
-        let sql = tx.sql(query("member/standing"), target);
-        let rows: Vec<(MemberId, i16, i16, bool)> = sqlx::query_as(sql).bind(&ids).fetch_all(tx.conn()).await?;
-        for (member_id, state, kind, muted) in rows {
-            let standing = Standing::from_numbers(member_id, state, kind, muted).map_err(WriteError::Inconsistent)?;
-            found.insert(member_id, standing);
-        }
+        statements.push(tx.statement(query("member/standing"), target).bind(column(&ids, |id| id.get())));
     }
-    Ok(found)
+    let rows: Vec<(MemberId, i16, i16, bool)> = tx.fetch(statements).await?;
+    let standing = |(member_id, state, kind, muted)| {
+        Ok((member_id, Standing::from_numbers(member_id, state, kind, muted).map_err(WriteError::Inconsistent)?))
+    };
+    rows.into_iter().map(standing).collect()
 }
 
 /// A row of `member_key`.
@@ -237,7 +236,7 @@ pub(super) async fn claim_keys(
             .bind(vec![now; rows.len()])
             .bind(column(&rows, |row| row.version))
             .bind(column(&rows, |row| row.kind as i16))
-            .fetch_all(tx.conn())
+            .fetch_all(tx.conn().await?)
             .await?;
         won.extend(inserted.into_iter().map(|(key,)| key));
     }
@@ -248,7 +247,7 @@ pub(super) async fn claim_keys(
 pub(super) async fn delete_keys(tx: &mut Tx<'_>, member_id: MemberId, keys: Vec<Uuid>) -> Result<(), WriteError> {
     for (target, keys) in tx.targets(keys, |key| (key_leaf(*key), *key)) {
         let sql = tx.sql(query("member_key/delete"), target);
-        let deleted = sqlx::query(sql).bind(&keys).bind(vec![member_id; keys.len()]).execute(tx.conn()).await?;
+        let deleted = sqlx::query(sql).bind(&keys).bind(vec![member_id; keys.len()]).execute(tx.conn().await?).await?;
         expect_rows("member_key", keys.len(), deleted.rows_affected())?;
     }
     Ok(())
@@ -259,7 +258,7 @@ pub(super) async fn find_keys(tx: &mut Tx<'_>, keys: Vec<Uuid>) -> Result<HashMa
     let mut found = HashMap::with_capacity(keys.len());
     for (target, keys) in tx.targets(keys, |key| (key_leaf(*key), *key)) {
         let sql = tx.sql(query("member_key/find"), target);
-        let rows: Vec<(Uuid, MemberId)> = sqlx::query_as(sql).bind(&keys).fetch_all(tx.conn()).await?;
+        let rows: Vec<(Uuid, MemberId)> = sqlx::query_as(sql).bind(&keys).fetch_all(tx.conn().await?).await?;
         found.extend(rows);
     }
     Ok(found)
@@ -320,7 +319,7 @@ pub(super) async fn insert_member(
         .bind([row.signature.as_deref()])
         .bind([row.attributes.as_deref()])
         .bind([row.avatar.as_deref()])
-        .execute(tx.conn())
+        .execute(tx.conn().await?)
         .await?;
     expect_rows(TABLE, 1, inserted.rows_affected())?;
     insert_auths(tx, secrets, now, member_id, new).await?;
@@ -358,7 +357,7 @@ async fn insert_auths(
         .bind(vec![new.source.number(); rows.len()])
         .bind(column(&rows, |(_, sealed)| sealed.clone()))
         .bind(vec![None::<DateTime<Utc>>; rows.len()])
-        .execute(tx.conn())
+        .execute(tx.conn().await?)
         .await?;
     expect_rows("member_auth", rows.len(), inserted.rows_affected())
 }
@@ -366,13 +365,13 @@ async fn insert_auths(
 /// Reads a member.
 pub(super) async fn find_member(tx: &mut Tx<'_>, member_id: MemberId) -> Result<Option<MemberRow>, WriteError> {
     let sql = tx.sql(query("member/find"), Target::Leaf(member_leaf(member_id)));
-    Ok(sqlx::query_as(sql).bind([member_id]).fetch_optional(tx.conn()).await?)
+    Ok(sqlx::query_as(sql).bind([member_id]).fetch_optional(tx.conn().await?).await?)
 }
 
 /// Locks a member and reads it.
 pub(super) async fn lock_member(tx: &mut Tx<'_>, member_id: MemberId) -> Result<Option<MemberRow>, WriteError> {
     let sql = tx.sql(query("member/lock"), Target::Leaf(member_leaf(member_id)));
-    Ok(sqlx::query_as(sql).bind([member_id]).fetch_optional(tx.conn()).await?)
+    Ok(sqlx::query_as(sql).bind([member_id]).fetch_optional(tx.conn().await?).await?)
 }
 
 /// Locks a few members one by one, in the order in which everybody does, and reads them. Those that do not exist are
@@ -417,7 +416,7 @@ pub(super) async fn update_member(tx: &mut Tx<'_>, row: &mut MemberRow) -> Resul
         .bind([row.avatar.as_deref()])
         .bind([row.phone_verified_at])
         .bind([row.email_verified_at])
-        .execute(tx.conn())
+        .execute(tx.conn().await?)
         .await?;
     row.version += 1;
     expect_rows(TABLE, 1, updated.rows_affected())
@@ -428,7 +427,7 @@ pub(super) async fn count_identifying(tx: &mut Tx<'_>, member_id: MemberId) -> R
     let leaves = ["member_address", "member_device", "member_location", "member_profile_mall"]
         .map(|table| plan(table).leaf_i64(member_id.get()));
     let sql = tx.sql_on(query("member/identifying"), &leaves);
-    Ok(sqlx::query_scalar(sql).bind(member_id).fetch_one(tx.conn()).await?)
+    Ok(sqlx::query_scalar(sql).bind(member_id).fetch_one(tx.conn().await?).await?)
 }
 
 /// The name of a member's home store.

@@ -10,11 +10,12 @@ use std::{
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
+use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::RequestNumber;
 use crate::{
-    db::lane::{Tx, WriteError, column, expect_rows},
+    db::lane::{Statement, Tx, WriteError, column, rows_of},
     partition::{Leaf, plan, query},
     problem::{Code, Refusal},
 };
@@ -81,6 +82,19 @@ fn leaf(row: &Row) -> (Leaf, Row) {
 /// # Errors
 /// [`WriteError::Again`] when a row was in the way that is gone now.
 pub async fn claim(tx: &mut Tx<'_>, now: DateTime<Utc>, tickets: &[Option<&Ticket>]) -> Result<Vec<Claim>, WriteError> {
+    Ok(claim_and_ask(tx, now, tickets, Vec::new()).await?.0)
+}
+
+/// As [`claim`], and in the same message what will be needed if the claims are won: gives its rows too.
+///
+/// # Errors
+/// As [`claim`].
+pub async fn claim_and_ask(
+    tx: &mut Tx<'_>,
+    now: DateTime<Utc>,
+    tickets: &[Option<&Ticket>],
+    more: Vec<Statement>,
+) -> Result<(Vec<Claim>, Vec<Vec<PgRow>>), WriteError> {
     let mut claims = vec![Claim::Won; tickets.len()];
     let mut first: HashMap<Row, usize> = HashMap::new();
     let mut wanted: Vec<(Row, i64)> = Vec::new();
@@ -103,7 +117,7 @@ pub async fn claim(tx: &mut Tx<'_>, now: DateTime<Utc>, tickets: &[Option<&Ticke
             wanted.push((row, ticket.digest));
         }
     }
-    let won = insert(tx, now, wanted).await?;
+    let (won, rows) = insert_and_ask(tx, now, wanted, more).await?;
 
     let mut lost: Vec<Row> = Vec::new();
     let mut give_back: Vec<Row> = Vec::new();
@@ -117,7 +131,7 @@ pub async fn claim(tx: &mut Tx<'_>, now: DateTime<Utc>, tickets: &[Option<&Ticke
         }
     }
     if lost.is_empty() {
-        return Ok(claims);
+        return Ok((claims, rows));
     }
     delete(tx, give_back).await?;
     let answers = find(tx, lost.clone()).await?;
@@ -151,43 +165,58 @@ pub async fn claim(tx: &mut Tx<'_>, now: DateTime<Utc>, tickets: &[Option<&Ticke
             claims[position] = Claim::Answered(answer.clone());
         }
     }
-    Ok(claims)
+    Ok((claims, rows))
 }
 
-async fn insert(tx: &mut Tx<'_>, now: DateTime<Utc>, wanted: Vec<(Row, i64)>) -> Result<HashSet<Row>, WriteError> {
-    let mut won = HashSet::with_capacity(wanted.len());
+async fn insert_and_ask(
+    tx: &mut Tx<'_>,
+    now: DateTime<Utc>,
+    wanted: Vec<(Row, i64)>,
+    more: Vec<Statement>,
+) -> Result<(HashSet<Row>, Vec<Vec<PgRow>>), WriteError> {
+    let mut statements = Vec::new();
     for (target, rows) in tx.targets(wanted, |(row, _)| leaf(row)) {
-        let sql = tx.sql(query("request/claim"), target);
-        let inserted: Vec<Row> = sqlx::query_as(sql)
+        let statement = tx
+            .statement(query("request/claim"), target)
             .bind(vec![now; rows.len()])
             .bind(column(&rows, |(_, digest)| *digest))
             .bind(column(&rows, |((_, key), _)| *key))
-            .bind(column(&rows, |((day, _), _)| *day))
-            .fetch_all(tx.conn())
-            .await?;
-        won.extend(inserted);
+            .bind(column(&rows, |((day, _), _)| *day));
+        statements.push(statement);
     }
-    Ok(won)
+    let inserts = statements.len();
+    statements.extend(more);
+    let mut answers = tx.ask(statements).await?;
+    let rows = answers.split_off(inserts);
+    let mut won = HashSet::new();
+    for inserted in answers {
+        won.extend(rows_of::<Row>(&inserted)?);
+    }
+    Ok((won, rows))
 }
 
 async fn find(tx: &mut Tx<'_>, rows: Vec<Row>) -> Result<HashMap<Row, (i64, Answer)>, WriteError> {
     let mut found = HashMap::with_capacity(rows.len());
-    for (target, rows) in tx.targets(rows, leaf) {
-        let sql = tx.sql(query("request/find"), target);
-        let read: Vec<FoundRow> = sqlx::query_as(sql)
-            .bind(column(&rows, |row| row.0))
-            .bind(column(&rows, |row| row.1))
-            .fetch_all(tx.conn())
-            .await?;
-        for (day, key, digest, status, answer) in read {
-            let (Some(status), Some(body)) = (status, answer) else {
-                return Err(WriteError::Inconsistent(format!("request.answer of ({day}, {key}) is missing")));
-            };
-            let answer = Answer { status: status as u16, body: body.into(), replayed: true };
-            found.insert((day, key), (digest, answer));
-        }
+    for (day, key, digest, status, answer) in read(tx, rows).await? {
+        let (Some(status), Some(body)) = (status, answer) else {
+            return Err(WriteError::Inconsistent(format!("request.answer of ({day}, {key}) is missing")));
+        };
+        let answer = Answer { status: status as u16, body: body.into(), replayed: true };
+        found.insert((day, key), (digest, answer));
     }
     Ok(found)
+}
+
+async fn read(tx: &mut Tx<'_>, rows: Vec<Row>) -> Result<Vec<FoundRow>, WriteError> {
+    let mut statements = Vec::new();
+    for (target, rows) in tx.targets(rows, leaf) {
+        let statement = tx
+            .statement(query("request/find"), target)
+            .bind(column(&rows, |row| row.0))
+            .bind(column(&rows, |row| row.1));
+        statements.push(statement);
+    }
+    tx.fetch(statements).await
 }
 
 /// What was answered under these numbers, with the digest of what was asked; a claim that is being decided has no answer
@@ -196,19 +225,10 @@ pub async fn find_answers(
     tx: &mut Tx<'_>,
     rows: Vec<(NaiveDate, Uuid)>,
 ) -> Result<HashMap<Row, (i64, Answer)>, WriteError> {
-    let mut found = HashMap::with_capacity(rows.len());
-    for (target, rows) in tx.targets(rows, leaf) {
-        let sql = tx.sql(query("request/find"), target);
-        let read: Vec<FoundRow> = sqlx::query_as(sql)
-            .bind(column(&rows, |row| row.0))
-            .bind(column(&rows, |row| row.1))
-            .fetch_all(tx.conn())
-            .await?;
-        found.extend(read.into_iter().filter_map(|(day, key, digest, status, body)| {
-            Some(((day, key), (digest, Answer { status: status? as u16, body: body?.into(), replayed: true })))
-        }));
-    }
-    Ok(found)
+    let answered = |(day, key, digest, status, body): FoundRow| {
+        Some(((day, key), (digest, Answer { status: status? as u16, body: body?.into(), replayed: true })))
+    };
+    Ok(read(tx, rows).await?.into_iter().filter_map(answered).collect())
 }
 
 /// Stores the answers of requests whose claim was won, in the transaction of their effects.
@@ -218,28 +238,24 @@ pub async fn update_answers(tx: &mut Tx<'_>, answers: &[(&Ticket, &Answer)]) -> 
         .flat_map(|(ticket, answer)| ticket.number.days.iter().map(move |day| ((day, ticket.number.key), *answer)))
         .collect();
     for (target, rows) in tx.targets(rows, |(row, _)| leaf(row)) {
-        let sql = tx.sql(query("request/update_answer"), target);
-        let updated = sqlx::query(sql)
+        let statement = tx
+            .statement(query("request/update_answer"), target)
             .bind(column(&rows, |(row, _)| row.0))
             .bind(column(&rows, |(row, _)| row.1))
             .bind(column(&rows, |(_, answer)| answer.status as i16))
-            .bind(column(&rows, |(_, answer)| answer.body.to_string()))
-            .execute(tx.conn())
-            .await?;
-        expect_rows("request", rows.len(), updated.rows_affected())?;
+            .bind(column(&rows, |(_, answer)| answer.body.to_string()));
+        tx.write("request", rows.len(), statement).await?;
     }
     Ok(())
 }
 
 async fn delete(tx: &mut Tx<'_>, rows: Vec<Row>) -> Result<(), WriteError> {
     for (target, rows) in tx.targets(rows, leaf) {
-        let sql = tx.sql(query("request/delete"), target);
-        let deleted = sqlx::query(sql)
+        let statement = tx
+            .statement(query("request/delete"), target)
             .bind(column(&rows, |row| row.0))
-            .bind(column(&rows, |row| row.1))
-            .execute(tx.conn())
-            .await?;
-        expect_rows("request", rows.len(), deleted.rows_affected())?;
+            .bind(column(&rows, |row| row.1));
+        tx.write("request", rows.len(), statement).await?;
     }
     Ok(())
 }

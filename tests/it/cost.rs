@@ -428,10 +428,10 @@ impl Writer for Looping {
         for member_id in 0..40_i64 {
             let leaf = plan("member").leaf_i64(member_id);
             let sql = tx.sql(query("member/standing"), Target::Leaf(leaf));
-            sqlx::query(sql).bind(vec![member_id]).fetch_all(tx.conn()).await?;
+            sqlx::query(sql).bind(vec![member_id]).fetch_all(tx.conn().await?).await?;
         }
         let sql = tx.sql(query("member/standing"), Target::Parent(16));
-        sqlx::query(sql).bind((0..40_i64).collect::<Vec<_>>()).fetch_all(tx.conn()).await?;
+        sqlx::query(sql).bind((0..40_i64).collect::<Vec<_>>()).fetch_all(tx.conn().await?).await?;
         tx.plain();
         Ok(vec![(); ops.len()])
     }

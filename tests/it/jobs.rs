@@ -292,7 +292,7 @@ async fn as_many_files_come_in_as_may_at_once_and_the_next_is_asked_to_come_agai
     until_count(&db, "select count(*) from job where state = 1", 1).await;
     drop(gone);
     let mut sent = send(api, "", clean(3)).await;
-    for _ in 0..400 {
+    for _ in 0..6000 {
         if sent.status != 429 {
             break;
         }
@@ -338,7 +338,7 @@ async fn open_jobs_are_bounded_kept_failures_too_and_jobs_that_ended_go_after_th
 }
 
 async fn until_count(db: &TestDb, sql: &str, count: i64) {
-    for _ in 0..400 {
+    for _ in 0..6000 {
         if db.count(sql).await == count {
             return;
         }

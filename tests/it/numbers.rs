@@ -144,7 +144,7 @@ async fn a_rule_out_of_memory_says_so() {
     let mut seen = timing().await;
     assert!(seen.contains("1 statements") || seen.contains("cache;desc=hit"), "{seen}");
     // Once the tail has told the node that it is up to date, the rule is kept.
-    for _ in 0..200 {
+    for _ in 0..6000 {
         if seen.contains("cache;desc=hit") {
             break;
         }

@@ -88,7 +88,7 @@ impl Site {
         });
         let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).no_proxy().build().unwrap();
         let site = Self { http, base, secrets: db.secrets(), stop, serving };
-        for _ in 0..600 {
+        for _ in 0..4800 {
             let healthy = site.http.get(format!("{}/healthz", site.base)).send().await;
             if healthy.is_ok_and(|answer| answer.status().is_success()) {
                 return site;

@@ -296,7 +296,7 @@ impl Work for CouponImport {
             if !uses.is_empty() {
                 Box::pin(store::insert_redemptions(&mut tx, &uses)).await?;
             }
-            range::insert(tx.conn(), job.job_id, slice.first_no, slice.drafts.len(), None).await?;
+            range::insert(tx.conn().await?, job.job_id, slice.first_no, slice.drafts.len(), None).await?;
         }
         progress.failures.sort_by_key(|failure| failure.ordinal);
         Ok(progress)
@@ -331,7 +331,7 @@ impl CouponImport {
         let coupons = store::find_coupons(tx, standing.values().copied().collect()).await?;
         let codes = self.desk.secrets.codes();
         let numbers: Vec<i64> = standing.values().map(|code_id| codes.counter_of(*code_id)).collect();
-        let own: HashSet<i64> = range::holding(tx.conn(), job.job_id, &numbers).await?.into_iter().collect();
+        let own: HashSet<i64> = range::holding(tx.conn().await?, job.job_id, &numbers).await?.into_iter().collect();
         for (made, member_id) in taken {
             let Made { draft, .. } = made;
             let code_id = standing.get(&draft.legacy_key);

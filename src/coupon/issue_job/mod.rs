@@ -375,7 +375,7 @@ impl Work for IssueJob {
         }
         progress.failures.sort_by_key(|failure| failure.ordinal);
         if !coupons.is_empty() {
-            range::insert(tx.conn(), job.job_id, slice.first_no, coupons.len(), Some(slice.day)).await?;
+            range::insert(tx.conn().await?, job.job_id, slice.first_no, coupons.len(), Some(slice.day)).await?;
             let body = json!({
                 "rule_id": version.rule_id,
                 "rule_version": version.version,

@@ -23,8 +23,8 @@ fn leaf(conflict_id: RedemptionId) -> Leaf {
 
 pub async fn insert_conflicts(tx: &mut Tx<'_>, conflicts: &[Conflict]) -> Result<(), WriteError> {
     for (target, rows) in tx.targets(conflicts.iter().collect(), |c| (leaf(c.conflict_id), c.conflict_id)) {
-        let sql = tx.sql(query("redemption_conflict/insert"), target);
-        let inserted = sqlx::query(sql)
+        let statement = tx
+            .statement(query("redemption_conflict/insert"), target)
             .bind(column(&rows, |c| c.conflict_id.get()))
             .bind(column(&rows, |c| c.recorded_at))
             .bind(column(&rows, |c| c.redeemed_at))
@@ -40,10 +40,8 @@ pub async fn insert_conflicts(tx: &mut Tx<'_>, conflicts: &[Conflict]) -> Result
             .bind(column(&rows, |c| c.reason.clone()))
             .bind(column(&rows, |c| c.code.kept()))
             .bind(column(&rows, |c| c.currency.clone()))
-            .bind(column(&rows, |c| c.details.clone()))
-            .execute(tx.conn())
-            .await?;
-        expect_rows("redemption_conflict", rows.len(), inserted.rows_affected())?;
+            .bind(column(&rows, |c| c.details.clone()));
+        tx.write("redemption_conflict", rows.len(), statement).await?;
     }
     Ok(())
 }
@@ -124,7 +122,7 @@ pub async fn lock_conflict(tx: &mut Tx<'_>, id: RedemptionId) -> Result<Option<C
     // Through the parent if need be: an id can name a month for which there is no leaf.
     let Some((target, _)) = tx.targets(vec![id], |id| (leaf(*id), *id)).pop() else { return Ok(None) };
     let sql = tx.sql(query("redemption_conflict/lock"), target);
-    let row: Option<ConflictRow> = sqlx::query_as(sql).bind(id.get()).fetch_optional(tx.conn()).await?;
+    let row: Option<ConflictRow> = sqlx::query_as(sql).bind(id.get()).fetch_optional(tx.conn().await?).await?;
     Ok(row.map(ConflictRow::into_conflict).transpose()?)
 }
 
@@ -139,7 +137,7 @@ pub async fn update_resolution(tx: &mut Tx<'_>, conflict: &Conflict) -> Result<(
         .bind(resolution.map(|resolution| resolution.how.number()))
         .bind(resolution.map(|resolution| resolution.note.as_str()))
         .bind(resolution.map(|resolution| resolution.by.as_str()))
-        .execute(tx.conn())
+        .execute(tx.conn().await?)
         .await?;
     expect_rows("redemption_conflict", 1, updated.rows_affected())
 }
@@ -188,8 +186,9 @@ pub async fn claim_late(
 ) -> Result<HashMap<Uuid, Answer>, WriteError> {
     keys.sort_unstable();
     tx.plain();
-    let won =
-        sqlx::query_file_scalar!("sql/queries/redemption_late/claim.sql", now, &keys).fetch_all(tx.conn()).await?;
+    let won = sqlx::query_file_scalar!("sql/queries/redemption_late/claim.sql", now, &keys)
+        .fetch_all(tx.conn().await?)
+        .await?;
     keys.retain(|key| !won.contains(key));
     if keys.is_empty() {
         return Ok(HashMap::new());
@@ -200,7 +199,7 @@ pub async fn claim_late(
 /// The answers of those of these items that were claimed so before.
 pub async fn find_late(tx: &mut Tx<'_>, keys: Vec<Uuid>) -> Result<HashMap<Uuid, Answer>, WriteError> {
     tx.plain();
-    let rows = sqlx::query_file!("sql/queries/redemption_late/find.sql", &keys).fetch_all(tx.conn()).await?;
+    let rows = sqlx::query_file!("sql/queries/redemption_late/find.sql", &keys).fetch_all(tx.conn().await?).await?;
     let answer = |key: Uuid, text: Option<String>| match text {
         Some(text) => Ok((key, Answer { status: 200, body: text.into(), replayed: true })),
         None => Err(WriteError::Inconsistent(format!("redemption_late.answer of {key} is missing"))),
@@ -213,7 +212,7 @@ pub async fn update_late(tx: &mut Tx<'_>, answers: &[(Uuid, &Answer)]) -> Result
     let texts = column(answers, |(_, answer)| answer.body.to_string());
     tx.plain();
     let updated = sqlx::query_file!("sql/queries/redemption_late/update_answer.sql", &keys, &texts);
-    let updated = updated.execute(tx.conn()).await?;
+    let updated = updated.execute(tx.conn().await?).await?;
     expect_rows("redemption_late", answers.len(), updated.rows_affected())
 }
 
@@ -249,13 +248,13 @@ pub async fn find_recorded(tx: &mut Tx<'_>, items: &[&Item]) -> Result<Vec<Optio
     let mut used: Vec<Used> = Vec::new();
     for (target, items) in tx.targets(items.to_vec(), |item| (plan("redemption").leaf_i64(first(item)), first(item))) {
         let sql = tx.sql(query("redemption/of_till"), target);
-        used.extend(of_tills(sqlx::query_as(sql), &items).fetch_all(tx.conn()).await?);
+        used.extend(of_tills(sqlx::query_as(sql), &items).fetch_all(tx.conn().await?).await?);
     }
     let mut recorded: Vec<Recorded> = Vec::new();
     let conflicts = plan("redemption_conflict");
     for (target, items) in tx.targets(items.to_vec(), |item| (conflicts.leaf_i64(first(item)), first(item))) {
         let sql = tx.sql(query("redemption_conflict/of_till"), target);
-        recorded.extend(of_tills(sqlx::query_as(sql), &items).fetch_all(tx.conn()).await?);
+        recorded.extend(of_tills(sqlx::query_as(sql), &items).fetch_all(tx.conn().await?).await?);
     }
     let of_item = |item: &&Item| {
         let used = used.iter().find(|row| {

@@ -13,8 +13,9 @@ use super::{Conflict, Item, ItemDone, store};
 use crate::{
     coupon::{
         decide,
+        store::{coupons_of, lock_coupons},
         world::World,
-        writer::{Act, CouponOp, CouponWriter, write},
+        writer::{Act, CouponOp, CouponWriter, code_ids, write},
     },
     db::lane::{Tx, WriteError, Writer},
     event::{Kind, NewEvent},
@@ -168,7 +169,7 @@ impl OfflineWriter {
         let mut closed = BTreeMap::new();
         if !unsure.is_empty() {
             tx.plain();
-            closed = partition::closed(tx.conn(), &unsure).await?;
+            closed = partition::closed(tx.conn().await?, &unsure).await?;
         }
         let has_place = |item: &&Item| {
             let day = item.business_day;
@@ -240,7 +241,10 @@ impl OfflineWriter {
             }
         }
         let live: Vec<&CouponOp> = live.iter().collect();
-        let mut world = self.coupons.load(tx, World::new(now, self.coupons.zone), &live).await?;
+        let mut world = World::new(now, self.coupons.zone);
+        let locks = lock_coupons(tx, code_ids(live.iter().copied()).into_iter().collect());
+        world.coupons = coupons_of(&tx.ask(locks).await?)?;
+        let mut world = self.coupons.load(tx, world, &live).await?;
         // Locks may have been waited for: what is decided and recorded is of now.
         world.now = self.coupons.clock.now();
 

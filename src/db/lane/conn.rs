@@ -1,10 +1,13 @@
 //! A connection of the lane: its settings, and what happens when it is lost.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
-use super::LaneSettings;
+use super::{LaneSettings, message::Names};
 
 /// How long a failed connect answers for the requests that follow it, so that a dead database costs them nothing.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -32,12 +35,18 @@ pub(super) fn with_settings(options: PgConnectOptions, settings: &LaneSettings) 
         ])
 }
 
+/// An open connection, and the statements that it has prepared by name.
+pub(super) struct LaneOpen {
+    pub(super) conn: PgConnection,
+    pub(super) names: Names,
+}
+
 /// One connection, opened when it is needed and thrown away when it is in doubt.
 pub struct LaneConn {
     options: PgConnectOptions,
-    open: Option<PgConnection>,
+    open: Option<LaneOpen>,
     planned_at: Instant,
-    failed_at: Option<(Instant, std::sync::Arc<sqlx::Error>)>,
+    failed_at: Option<(Instant, Arc<sqlx::Error>)>,
 }
 
 impl LaneConn {
@@ -49,7 +58,12 @@ impl LaneConn {
     ///
     /// # Errors
     /// The connect error; for a short while after a failure the same one again without a new attempt.
-    pub async fn get(&mut self) -> Result<&mut PgConnection, std::sync::Arc<sqlx::Error>> {
+    pub async fn get(&mut self) -> Result<&mut PgConnection, Arc<sqlx::Error>> {
+        Ok(&mut self.open().await?.conn)
+    }
+
+    /// As [`LaneConn::get`], with the statements that it has prepared.
+    pub(super) async fn open(&mut self) -> Result<&mut LaneOpen, Arc<sqlx::Error>> {
         if self.open.is_none() {
             if let Some((at, error)) = &self.failed_at
                 && at.elapsed() < RETRY_PAUSE
@@ -60,10 +74,10 @@ impl LaneConn {
                 Ok(Ok(conn)) => {
                     self.failed_at = None;
                     self.planned_at = Instant::now();
-                    self.open = Some(conn);
+                    self.open = Some(LaneOpen { conn, names: Names::default() });
                 }
                 failed => {
-                    let error = std::sync::Arc::new(match failed {
+                    let error = Arc::new(match failed {
                         Ok(Err(error)) => error,
                         _ => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
                     });
@@ -79,7 +93,8 @@ impl LaneConn {
     pub(super) async fn renew_plans(&mut self) {
         let Some(open) = self.open.as_mut().filter(|_| self.planned_at.elapsed() >= PLANS_MAX_AGE) else { return };
         self.planned_at = Instant::now();
-        let discarded = tokio::time::timeout(CONNECT_TIMEOUT, sqlx::raw_sql("discard plans").execute(open)).await;
+        let discarded =
+            tokio::time::timeout(CONNECT_TIMEOUT, sqlx::raw_sql("discard plans").execute(&mut open.conn)).await;
         if !matches!(discarded, Ok(Ok(_))) {
             self.discard();
         }
@@ -87,7 +102,7 @@ impl LaneConn {
 
     /// Ends the connection; the next request opens another.
     pub(super) async fn rest(&mut self) {
-        if let Some(conn) = self.open.take() {
+        if let Some(LaneOpen { conn, .. }) = self.open.take() {
             let _ = tokio::time::timeout(CONNECT_TIMEOUT, conn.close()).await;
         }
     }

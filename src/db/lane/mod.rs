@@ -2,7 +2,8 @@
 //!
 //! What a till or a member waits for goes through a few connections of the lane's own. Requests that wait while those
 //! are busy form the next batch, so a lone till waits for nobody and a rush shares round trips and commits. Reads for
-//! the same leaf become one statement ([`mod@read`]); writes become one transaction ([`mod@write`]).
+//! the same leaf become one statement ([`mod@read`]); writes become one transaction ([`mod@write`]), whose statements go to
+//! the server in as few messages as what they need to know of each other allows (`message`).
 //!
 //! Invariants:
 //! - A batch belongs to the lane, never to the handler that asked: a till that resets its connection cancels nothing.
@@ -14,8 +15,10 @@
 //! It does not hold office tables: rules, stores and keys go through `db::pool`.
 
 mod conn;
+mod message;
 mod queue;
 pub mod read;
+mod tx;
 pub mod write;
 
 use std::{sync::Arc, time::Duration};
@@ -25,8 +28,10 @@ use sqlx::postgres::PgConnectOptions;
 use self::queue::Queue;
 pub use self::{
     conn::LaneConn,
+    message::{Column, Statement},
     read::{Read, Reader},
-    write::{Target, Tx, WriteError, Writer, WriterHandle, column, expect_rows},
+    tx::{Target, Tx, column, expect_rows, rows_of},
+    write::{WriteError, Writer, WriterHandle},
 };
 
 /// Sizes and bounds of a lane.
@@ -46,7 +51,8 @@ pub struct LaneSettings {
     pub queue_max: usize,
     /// Up to so many leaves a write statement addresses them one by one; above it goes through the parent.
     pub leaves_max: usize,
-    /// Prepared statements kept per connection: about 35 KiB each in the backend.
+    /// Prepared statements kept per connection, of those that go together and of those that go alone each: about 35 KiB
+    /// each in the backend.
     pub statements_max: usize,
     /// What waited longer is answered `Overloaded`, unexecuted.
     pub wait_max: Duration,

@@ -12,18 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::PgConnection;
 use tokio::sync::oneshot;
 
 use super::{
     Cost, LaneError, LaneSettings,
     conn::LaneConn,
     queue::{Bucket, Queue},
+    tx::Tx,
 };
-use crate::{
-    db::{is_connection_loss, is_missing_leaf, is_transient},
-    partition::{Leaf, Query},
-};
+use crate::db::{is_connection_loss, is_missing_leaf, is_transient};
 
 /// How often a batch that failed in passing is run again, and the pause before each.
 const RETRY_PAUSES: [Duration; 3] = [Duration::from_millis(2), Duration::from_millis(15), Duration::from_millis(60)];
@@ -82,110 +79,6 @@ pub trait Writer: Send + Sync + 'static {
     fn settle(&self, _op: &Self::Op, _decided: Self::Answer, found: Self::Answer) -> Self::Answer {
         found
     }
-}
-
-/// Where a statement is sent: to a leaf by name, or to the parent for rows of many leaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    Leaf(Leaf),
-    /// A leaf for one row of it.
-    One(Leaf),
-    /// With the number of leaves that the rows belong to.
-    Parent(u32),
-}
-
-/// The open transaction of a batch. Counts what is sent through it.
-pub struct Tx<'c> {
-    conn: &'c mut PgConnection,
-    statements: u32,
-    leaves: u32,
-    leaves_max: usize,
-}
-
-impl<'c> Tx<'c> {
-    /// Over the open transaction of a job, whose rows are many: every leaf is addressed by itself.
-    pub(crate) fn of_job(conn: &'c mut PgConnection) -> Self {
-        Self { conn, statements: 0, leaves: 0, leaves_max: usize::MAX }
-    }
-}
-
-impl Tx<'_> {
-    /// The text of a statement for its target; counts it.
-    pub fn sql(&mut self, query: &'static Query, target: Target) -> &'static str {
-        self.statements += 1;
-        match target {
-            Target::Leaf(leaf) => {
-                self.leaves += 1;
-                query.on(&[leaf])
-            }
-            Target::One(leaf) => {
-                self.leaves += 1;
-                query.for_one(&[leaf])
-            }
-            Target::Parent(leaves) => {
-                self.leaves += leaves;
-                query.parent()
-            }
-        }
-    }
-
-    /// The text of a statement on one leaf of each of several tables; counts it.
-    pub fn sql_on(&mut self, query: &'static Query, leaves: &[Leaf]) -> &'static str {
-        self.statements += 1;
-        self.leaves += leaves.len() as u32;
-        query.on(leaves)
-    }
-
-    /// Counts a statement on an unpartitioned table.
-    pub fn plain(&mut self) {
-        self.statements += 1;
-    }
-
-    pub fn conn(&mut self) -> &mut PgConnection {
-        self.conn
-    }
-
-    /// Splits rows by leaf, in the order that keeps batches from deadlocking: leaf, then key. A few leaves are
-    /// addressed one by one, many through the parent in the same order.
-    pub fn targets<T, K: Ord>(&self, rows: Vec<T>, leaf_and_key: impl Fn(&T) -> (Leaf, K)) -> Vec<(Target, Vec<T>)> {
-        split_by_leaf(rows, self.leaves_max, leaf_and_key)
-    }
-}
-
-fn split_by_leaf<T, K: Ord>(
-    mut rows: Vec<T>,
-    leaves_max: usize,
-    leaf_and_key: impl Fn(&T) -> (Leaf, K),
-) -> Vec<(Target, Vec<T>)> {
-    rows.sort_by_cached_key(&leaf_and_key);
-    let mut groups: Vec<(Leaf, Vec<T>)> = Vec::new();
-    for row in rows {
-        let leaf = leaf_and_key(&row).0;
-        match groups.last_mut() {
-            Some((last, group)) if *last == leaf => group.push(row),
-            _ => groups.push((leaf, vec![row])),
-        }
-    }
-    if groups.len() > leaves_max {
-        let leaves = groups.len() as u32;
-        vec![(Target::Parent(leaves), groups.into_iter().flat_map(|(_, rows)| rows).collect())]
-    } else {
-        let target = |leaf, rows: &[T]| if rows.len() == 1 { Target::One(leaf) } else { Target::Leaf(leaf) };
-        groups.into_iter().map(|(leaf, rows)| (target(leaf, &rows), rows)).collect()
-    }
-}
-
-/// One column of an array statement.
-pub fn column<T, V>(rows: &[T], value: impl Fn(&T) -> V) -> Vec<V> {
-    rows.iter().map(value).collect()
-}
-
-/// Every write says how many rows it must reach.
-pub fn expect_rows(table: &str, wanted: usize, reached: u64) -> Result<(), WriteError> {
-    if wanted as u64 == reached {
-        return Ok(());
-    }
-    Err(WriteError::Inconsistent(format!("{table}: {reached} rows written where {wanted} were meant")))
 }
 
 /// A batch of requests as a worker took it.
@@ -292,24 +185,25 @@ impl<W: Writer> WriterBucket<W> {
         leaves_max: usize,
         cost: &mut Cost,
     ) -> Attempt<W::Answer> {
-        let open = match conn.get().await {
+        let open = match conn.open().await {
             Ok(open) => open,
             Err(error) => return Attempt::Unreachable(error),
         };
-        let mut tx = Tx { conn: open, statements: 0, leaves: 0, leaves_max };
         let begin = if W::SNAPSHOT { "begin isolation level repeatable read" } else { "begin" };
+        let mut tx = Tx::of_lane(open, begin, &self.settings, leaves_max);
         let body = async {
-            sqlx::raw_sql(begin).execute(&mut *tx.conn).await?;
-            self.writer.run(&mut tx, ops).await
+            let answers = self.writer.run(&mut tx, ops).await?;
+            tx.flush().await?;
+            Ok(answers)
         };
         let decided = match tokio::time::timeout(self.settings.batch_timeout, body).await {
             Ok(decided) => decided,
             Err(_) => Err(WriteError::Sql(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
         };
-        (cost.statements, cost.leaves) = (tx.statements, tx.leaves);
+        (cost.statements, cost.leaves) = tx.counts();
         match decided {
             Ok(answers) if answers.len() == ops.len() => {
-                match tokio::time::timeout(self.settings.batch_timeout, sqlx::raw_sql("commit").execute(&mut *tx.conn))
+                match tokio::time::timeout(self.settings.batch_timeout, sqlx::raw_sql("commit").execute(&mut open.conn))
                     .await
                 {
                     Ok(Ok(_)) => Attempt::Committed(answers),
@@ -414,12 +308,9 @@ impl<W: Writer> WriterBucket<W> {
             if attempt > 0 {
                 tokio::time::sleep(Duration::from_millis(50 << attempt.min(4))).await;
             }
-            let Ok(open) = conn.get().await else { continue };
-            let mut tx = Tx { conn: open, statements: 0, leaves: 0, leaves_max: self.settings.leaves_max };
-            let body = async {
-                sqlx::raw_sql("begin").execute(&mut *tx.conn).await?;
-                self.writer.look_up(&mut tx, op).await
-            };
+            let Ok(open) = conn.open().await else { continue };
+            let mut tx = Tx::of_lane(open, "begin", &self.settings, self.settings.leaves_max);
+            let body = self.writer.look_up(&mut tx, op);
             match tokio::time::timeout(self.settings.batch_timeout, body).await {
                 Ok(Ok(answer)) => {
                     roll_back(conn).await;

@@ -139,7 +139,7 @@ async fn send(tx: &mut Tx<'_>, name: &'static str, secrets: &Secrets, open: &Ope
         .bind(place(&content.district))
         .bind([content.postcode.as_ref().map(Postcode::as_str)])
         .bind([content.label.as_ref().map(Label::as_str)])
-        .execute(tx.conn())
+        .execute(tx.conn().await?)
         .await?;
     expect_rows(TABLE, 1, written.rows_affected())
 }
@@ -151,6 +151,6 @@ pub(super) async fn delete_address(
     address_id: AddressId,
 ) -> Result<(), WriteError> {
     let sql = tx.sql(query("member_address/delete"), Target::Leaf(family::leaf_of(TABLE, member_id)));
-    let deleted = sqlx::query(sql).bind([member_id]).bind([address_id]).execute(tx.conn()).await?;
+    let deleted = sqlx::query(sql).bind([member_id]).bind([address_id]).execute(tx.conn().await?).await?;
     expect_rows(TABLE, 1, deleted.rows_affected())
 }

@@ -66,7 +66,7 @@ impl Read for FindAuths {
 /// The identifiers of one member that stand in `member_auth`.
 pub(in crate::member) async fn find_auths(tx: &mut Tx<'_>, member_id: MemberId) -> Result<Vec<AuthRow>, WriteError> {
     let sql = tx.sql(query("member_auth/list"), Target::Leaf(auth_leaf(member_id)));
-    Ok(sqlx::query_as(sql).bind([member_id]).fetch_all(tx.conn()).await?)
+    Ok(sqlx::query_as(sql).bind([member_id]).fetch_all(tx.conn().await?).await?)
 }
 
 /// Writes an identifier down, whose keys are claimed. Gives its key.
@@ -93,7 +93,7 @@ pub(in crate::member) async fn insert_auth(
         .bind([source.number()])
         .bind([sealed])
         .bind([verified_at])
-        .execute(tx.conn())
+        .execute(tx.conn().await?)
         .await?;
     expect_rows(TABLE, 1, inserted.rows_affected())?;
     Ok(row.key)
@@ -106,7 +106,7 @@ pub(in crate::member) async fn delete_auths(
     keys: Vec<Uuid>,
 ) -> Result<(), WriteError> {
     let sql = tx.sql(query("member_auth/delete"), Target::Leaf(auth_leaf(member_id)));
-    let deleted = sqlx::query(sql).bind(vec![member_id; keys.len()]).bind(&keys).execute(tx.conn()).await?;
+    let deleted = sqlx::query(sql).bind(vec![member_id; keys.len()]).bind(&keys).execute(tx.conn().await?).await?;
     expect_rows(TABLE, keys.len(), deleted.rows_affected())
 }
 
@@ -118,7 +118,7 @@ pub(in crate::member) async fn update_auth_verified(
     verified_at: DateTime<Utc>,
 ) -> Result<(), WriteError> {
     let sql = tx.sql(query("member_auth/update_verified"), Target::Leaf(auth_leaf(member_id)));
-    let updated = sqlx::query(sql).bind([member_id]).bind([key]).bind([verified_at]).execute(tx.conn()).await?;
+    let updated = sqlx::query(sql).bind([member_id]).bind([key]).bind([verified_at]).execute(tx.conn().await?).await?;
     expect_rows(TABLE, 1, updated.rows_affected())
 }
 
@@ -132,8 +132,12 @@ pub(in crate::member) async fn release_keys(
     let mut deleted = 0;
     for (target, keys) in tx.targets(keys, |key| (key_leaf(*key), *key)) {
         let sql = tx.sql(query("member_key/delete"), target);
-        deleted +=
-            sqlx::query(sql).bind(&keys).bind(vec![member_id; keys.len()]).execute(tx.conn()).await?.rows_affected();
+        deleted += sqlx::query(sql)
+            .bind(&keys)
+            .bind(vec![member_id; keys.len()])
+            .execute(tx.conn().await?)
+            .await?
+            .rows_affected();
     }
     if deleted == 0 {
         return Err(WriteError::Inconsistent(format!("member_key has no row of an identifier of member {member_id}")));
@@ -156,7 +160,7 @@ pub(in crate::member) async fn move_keys(
             .bind(vec![from; keys.len()])
             .bind(vec![to; keys.len()])
             .bind(vec![now; keys.len()])
-            .execute(tx.conn())
+            .execute(tx.conn().await?)
             .await?;
         moved += rows.rows_affected();
     }

@@ -110,7 +110,7 @@ pub(super) async fn put_device(tx: &mut Tx<'_>, secrets: &Secrets, open: &OpenDe
         .bind(text(&new.market))
         .bind([vault.seal("device_id", new.device_id.as_str())])
         .bind([new.push_token.as_ref().map(|token| vault.seal("push_token", token.as_str()))])
-        .execute(tx.conn())
+        .execute(tx.conn().await?)
         .await?;
     expect_rows(TABLE, 1, put.rows_affected())
 }
@@ -122,6 +122,6 @@ pub(super) async fn delete_device(
     device_no: DeviceNo,
 ) -> Result<bool, WriteError> {
     let sql = tx.sql(query("member_device/delete"), Target::Leaf(family::leaf_of(TABLE, member_id)));
-    let deleted = sqlx::query(sql).bind([member_id]).bind([device_no]).execute(tx.conn()).await?;
+    let deleted = sqlx::query(sql).bind([member_id]).bind([device_no]).execute(tx.conn().await?).await?;
     Ok(deleted.rows_affected() > 0)
 }

@@ -18,7 +18,8 @@ pub(super) async fn list_log(tx: &mut Tx<'_>, member_id: MemberId) -> Result<(Ve
     let mut lines = Vec::new();
     let target = all_leaves(tx, "register_log").await?;
     let sql = tx.sql(query("register_log/export"), target);
-    let rows: Vec<(DateTime<Utc>, i16, String)> = sqlx::query_as(sql).bind(member_id).fetch_all(tx.conn()).await?;
+    let rows: Vec<(DateTime<Utc>, i16, String)> =
+        sqlx::query_as(sql).bind(member_id).fetch_all(tx.conn().await?).await?;
     lines.extend(rows.into_iter().map(|(at, source, actor)| LogLine {
         at,
         what: "registered",
@@ -29,7 +30,7 @@ pub(super) async fn list_log(tx: &mut Tx<'_>, member_id: MemberId) -> Result<(Ve
     let sql = tx.sql(query("change_log/export"), target);
     let limit = CHANGES_MAX as i64 + 1;
     let mut rows: Vec<(DateTime<Utc>, i16, String, String)> =
-        sqlx::query_as(sql).bind(member_id).bind(limit).fetch_all(tx.conn()).await?;
+        sqlx::query_as(sql).bind(member_id).bind(limit).fetch_all(tx.conn().await?).await?;
     let more = rows.len() > CHANGES_MAX;
     rows.truncate(CHANGES_MAX);
     lines.extend(rows.into_iter().map(|(at, what, actor, body)| LogLine {
@@ -45,7 +46,7 @@ pub(super) async fn list_log(tx: &mut Tx<'_>, member_id: MemberId) -> Result<(Ve
 async fn all_leaves(tx: &mut Tx<'_>, table: &'static str) -> Result<Target, WriteError> {
     tx.plain();
     let count = sqlx::query_scalar::<_, i64>("select count(*) from pg_inherits where inhparent = $1::text::regclass");
-    let leaves = count.bind(table).fetch_one(tx.conn()).await?;
+    let leaves = count.bind(table).fetch_one(tx.conn().await?).await?;
     Ok(Target::Parent(u32::try_from(leaves).unwrap_or(u32::MAX)))
 }
 

@@ -94,7 +94,7 @@ pub(super) async fn put_location(
         .bind(text(&place.province))
         .bind(text(&place.city))
         .bind(text(&place.district))
-        .execute(tx.conn())
+        .execute(tx.conn().await?)
         .await?;
     expect_rows(TABLE, 1, put.rows_affected())
 }

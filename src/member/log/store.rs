@@ -24,7 +24,7 @@ pub async fn insert_registration(
         .bind([registration.actor.store_no.map(StoreNo::get)])
         .bind([registration.source.number()])
         .bind([&*registration.actor.name])
-        .execute(tx.conn())
+        .execute(tx.conn().await?)
         .await?;
     expect_rows("register_log", 1, inserted.rows_affected())
 }
@@ -41,7 +41,7 @@ pub async fn insert_change(tx: &mut Tx<'_>, now: DateTime<Utc>, change: &Change<
         .bind([change.what.number()])
         .bind([&*change.actor.name])
         .bind([change.body.to_string()])
-        .execute(tx.conn())
+        .execute(tx.conn().await?)
         .await?;
     expect_rows("change_log", 1, inserted.rows_affected())
 }
@@ -57,7 +57,7 @@ pub async fn insert_audit(tx: &mut Tx<'_>, now: DateTime<Utc>, audit: &Audit<'_>
         .bind([audit.what.number()])
         .bind([&*audit.actor.name])
         .bind([audit.body.to_string()])
-        .execute(tx.conn())
+        .execute(tx.conn().await?)
         .await?;
     expect_rows("audit_log", 1, inserted.rows_affected())
 }

@@ -96,7 +96,7 @@ pub(super) async fn list<L: Line>(asked: Asked<'_>) -> Result<Vec<Stored<L>>, sq
 pub(super) async fn find_locked<L: Line>(on: &mut Editing<'_, '_>) -> Result<Option<Stored<L>>, WriteError> {
     let member_id = on.member_id();
     let sql = on.tx.sql(query(&format!("{}/find", L::TABLE)), Target::Leaf(family::leaf_of(L::TABLE, member_id)));
-    let row = sqlx::query(sql).bind([member_id]).fetch_optional(on.tx.conn()).await?;
+    let row = sqlx::query(sql).bind([member_id]).fetch_optional(on.tx.conn().await?).await?;
     Ok(row.map(|row| Stored::read(&row, on.secrets)).transpose()?)
 }
 
@@ -112,7 +112,7 @@ pub(super) async fn put<L: Line>(on: &mut Editing<'_, '_>, row: &Stored<L>) -> R
         .and_then(|()| L::write(&row.fields, &vault, &mut arguments));
     bound.map_err(sqlx::Error::Encode)?;
     let sql = on.tx.sql(query(&format!("{}/put", L::TABLE)), Target::Leaf(family::leaf_of(L::TABLE, row.member_id)));
-    let put = sqlx::query_with(sql, arguments).execute(on.tx.conn()).await?;
+    let put = sqlx::query_with(sql, arguments).execute(on.tx.conn().await?).await?;
     expect_rows(L::TABLE, 1, put.rows_affected())
 }
 
@@ -140,7 +140,7 @@ pub(super) fn reveal<'a, L: Line>(on: &'a mut Opening<'_, '_>) -> BoxFuture<'a, 
     Box::pin(async move {
         let member_id = on.member_id();
         let sql = on.tx.sql(query(&format!("{}/find", L::TABLE)), Target::Leaf(family::leaf_of(L::TABLE, member_id)));
-        let row = sqlx::query(sql).bind([member_id]).fetch_optional(on.tx.conn()).await?;
+        let row = sqlx::query(sql).bind([member_id]).fetch_optional(on.tx.conn().await?).await?;
         let row = row.map(|row| Stored::<L>::read(&row, on.secrets)).transpose()?;
         Ok(row.iter().map(|row| L::reveal(&row.fields)).collect())
     })

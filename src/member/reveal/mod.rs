@@ -85,7 +85,8 @@ pub fn openers() -> Vec<&'static Opener> {
 async fn identifiers(on: &mut Opening<'_, '_>) -> Result<Value, WriteError> {
     let leaf = plan("member_auth").leaf_i64(on.member_id().get());
     let sql = on.tx.sql(query("member_auth/open"), Target::Leaf(leaf));
-    let rows: Vec<(key::Kind, Vec<u8>)> = sqlx::query_as(sql).bind([on.member_id()]).fetch_all(on.tx.conn()).await?;
+    let rows: Vec<(key::Kind, Vec<u8>)> =
+        sqlx::query_as(sql).bind([on.member_id()]).fetch_all(on.tx.conn().await?).await?;
     let open = |(kind, sealed): (key::Kind, Vec<u8>)| {
         Ok(json!({ "kind": kind, "identifier": on.open("member_auth", "identifier", &sealed)? }))
     };

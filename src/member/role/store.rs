@@ -48,7 +48,7 @@ pub(super) async fn insert_role(tx: &mut Tx<'_>, row: &RoleRow) -> Result<(), Wr
         .bind([row.system.as_str()])
         .bind([row.role.as_str()])
         .bind([row.granted_by.as_str()])
-        .execute(tx.conn())
+        .execute(tx.conn().await?)
         .await?;
     expect_rows(TABLE, 1, inserted.rows_affected())
 }
@@ -60,7 +60,7 @@ pub(super) async fn delete_role(tx: &mut Tx<'_>, row: &RoleRow) -> Result<(), Wr
         .bind([row.member_id])
         .bind([row.system.as_str()])
         .bind([row.role.as_str()])
-        .execute(tx.conn())
+        .execute(tx.conn().await?)
         .await?;
     expect_rows(TABLE, 1, deleted.rows_affected())
 }

@@ -47,7 +47,7 @@ pub(super) async fn insert_tags(tx: &mut Tx<'_>, rows: &[TagRow]) -> Result<(), 
         .bind(column(rows, |row| row.tagged_at))
         .bind(column(rows, |row| row.tag.clone()))
         .bind(column(rows, |row| row.tagged_by.clone()))
-        .execute(tx.conn())
+        .execute(tx.conn().await?)
         .await?;
     expect_rows(TABLE, rows.len(), inserted.rows_affected())
 }
@@ -58,6 +58,6 @@ pub(super) async fn delete_tags(tx: &mut Tx<'_>, member_id: MemberId, tags: &[&s
         return Ok(());
     }
     let sql = tx.sql(query("member_tag/delete"), Target::Leaf(family::leaf_of(TABLE, member_id)));
-    let deleted = sqlx::query(sql).bind(vec![member_id; tags.len()]).bind(tags).execute(tx.conn()).await?;
+    let deleted = sqlx::query(sql).bind(vec![member_id; tags.len()]).bind(tags).execute(tx.conn().await?).await?;
     expect_rows(TABLE, tags.len(), deleted.rows_affected())
 }

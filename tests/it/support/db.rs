@@ -96,7 +96,7 @@ impl TestDb {
         let mut superuser = PgConnection::connect_with(&cluster.reach.options(SUPERUSER, "postgres")).await.unwrap();
         let create = format!("create database {name} template {TEMPLATE} owner {} strategy file_copy", role::OWNER);
         // Two clones of one template at once are refused while the other copies.
-        for _ in 0..200 {
+        for _ in 0..2400 {
             match sqlx::raw_sql(AssertSqlSafe(create.clone())).execute(&mut superuser).await {
                 Ok(_) => break,
                 Err(error) if tessera::db::sqlstate(&error).as_deref() == Some("55006") => {

@@ -247,30 +247,38 @@ impl Step {
 #[derive(Default)]
 struct Steps {
     /// Names of the prepared statements that claim request numbers.
-    claims: HashSet<Vec<u8>>,
+    claims: HashSet<String>,
     claimed: bool,
 }
 
 impl Steps {
     fn see(&mut self, message: &[u8]) -> Option<Step> {
-        let mut texts = message[5..].split(|byte| *byte == 0);
-        let (first, second) = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
-        match message[0] {
-            b'Q' if first == b"begin" => {
-                self.claimed = false;
-                Some(Step::Begin)
-            }
-            b'Q' if first == b"commit" => Some(Step::Commit),
-            b'P' if second.windows(19).any(|part| part == b"insert into request") => {
-                self.claims.insert(first.to_owned());
-                None
-            }
-            b'B' if self.claims.contains(second) => {
-                self.claimed = true;
-                None
-            }
-            b'P' | b'B' => self.claimed.then_some(Step::Claimed),
-            _ => None,
+        if message[0] != b'Q' {
+            return matches!(message[0], b'P' | b'B').then_some(Step::Claimed).filter(|_| self.claimed);
         }
+        let text = String::from_utf8_lossy(&message[5..message.len() - 1]);
+        if text == "rollback" {
+            return None;
+        }
+        if text == "commit" {
+            return Some(Step::Commit);
+        }
+        let begins = text.starts_with("begin");
+        let claims = self.claims_in(&text);
+        let claimed = self.claimed;
+        self.claimed = claims || (claimed && !begins);
+        if begins { Some(Step::Begin) } else { claimed.then_some(Step::Claimed) }
+    }
+
+    /// Whether a message claims request numbers. It prepares the statement or names it.
+    fn claims_in(&mut self, text: &str) -> bool {
+        for prepared in text.split("prepare ").skip(1) {
+            if let Some((name, statement)) = prepared.split_once(" as ")
+                && statement.starts_with("insert into request")
+            {
+                self.claims.insert(format!("execute {name}("));
+            }
+        }
+        self.claims.iter().any(|execute| text.contains(execute))
     }
 }

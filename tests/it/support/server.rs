@@ -234,9 +234,9 @@ impl TestApp {
     }
 }
 
-/// Waits for `/healthz`.
+/// Waits for `/healthz`, on a machine that is busy with others for long.
 pub async fn wait_until_ready(client: &Client) {
-    for _ in 0..600 {
+    for _ in 0..4800 {
         if let Ok(response) = client.try_send(client.raw(Method::GET, "/healthz")).await
             && response.status.is_success()
         {

@@ -165,7 +165,7 @@ pub fn spawn_rotation(vault: &Vault, kind: &str) -> Child {
 }
 
 pub async fn until(what: &str, is: impl AsyncFn() -> bool) {
-    for _ in 0..600 {
+    for _ in 0..6000 {
         if is().await {
             return;
         }
