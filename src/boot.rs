@@ -105,6 +105,20 @@ impl Ground {
         }
     }
 
+    /// As [`Self::visit`], for who looks at a database: one of our own that is not there is not made. Of an empty one,
+    /// made where somebody mistyped a directory, it would be said that nothing is wrong.
+    ///
+    /// # Errors
+    /// As [`Self::visit`], and when there is none.
+    pub async fn look(settings: &Settings, clock: &Clock, zone: Zone) -> Result<Self, BootError> {
+        let data_dir = &settings.database.data_dir;
+        if settings.database.is_embedded() && !Embedded::exists(data_dir) {
+            let dir = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.clone());
+            return Err(EmbeddedError::NotThere { dir }.into());
+        }
+        Self::visit(settings, clock, zone).await
+    }
+
     /// As [`Self::visit`], for who fills tables with very many rows: a server of its own runs for that
     /// ([`EmbeddedSettings::fills`]).
     ///

@@ -170,7 +170,10 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         println!("{}", crate::http::openapi::document(&crate::http::app::routes()));
         return Ok(());
     }
-    let ground = Ground::visit(&settings, &clock, zone).await?;
+    let ground = match &cli.command {
+        Command::Migrate | Command::Apikey(_) => Ground::visit(&settings, &clock, zone).await?,
+        _ => Ground::look(&settings, &clock, zone).await?,
+    };
     // Ctrl-C must not leave the database of our own to the kernel's signal when it can be stopped in order.
     let outcome = tokio::select! {
         outcome = command(&cli.command, &ground, &settings, &clock, zone) => outcome,

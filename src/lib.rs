@@ -30,6 +30,7 @@ pub mod cli;
 pub mod config;
 pub mod boot;
 pub mod node;
+pub mod descriptors;
 pub mod app;
 
 pub mod clock;

@@ -11,6 +11,7 @@ use crate::{
     chain,
     clock::{Clock, Zone},
     config::Settings,
+    descriptors,
     http::{
         app::{self as http_app, HttpSettings, Shell},
         limit::{LimitSettings, Rate},
@@ -111,12 +112,19 @@ fn check_window(settings: &Settings, plans: &Plans) -> Result<(), NodeError> {
     }
 }
 
+/// Most that this node has open to the database, in round numbers.
+fn database_connections(settings: &Settings) -> usize {
+    let (lane, office) = (&settings.lane, settings.database.office_connections);
+    let readers = lane.lane_readers.max(lane.lane_readers_max);
+    [readers, lane.lane_writers, office, settings.jobs.jobs_at_once, 16].into_iter().map(usize::from).sum()
+}
+
 fn http_settings(settings: &Settings) -> HttpSettings {
     let (server, limits) = (&settings.server, &settings.limits);
     let per_minute = |per_minute: u32| Rate { per_minute, burst: per_minute };
     HttpSettings {
         workers: server.workers(),
-        connections_max: server.connections_max,
+        connections_max: descriptors::room_for(server.connections_max, database_connections(settings)),
         body_bytes_max: server.body_bytes_max,
         upload_bytes_max: settings.jobs.upload_bytes_max,
         head_timeout: server.head_timeout,

@@ -129,6 +129,15 @@ impl Place {
         self.check(ground).await
     }
 
+    /// As [`Self::open`]; a database that is not there is not made.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn look(&self) -> anyhow::Result<Ground> {
+        let ground = Ground::look(&self.settings(), &Clock::system(), self.zone()).await?;
+        self.check(ground).await
+    }
+
     /// As [`Self::open`]; Tessera's own server must not run for somebody else.
     ///
     /// # Errors
@@ -204,7 +213,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 /// # Errors
 /// When the database was not built, or has other rows; nothing is dropped then.
 pub async fn clear(args: DropArgs) -> anyhow::Result<()> {
-    let ground = args.place.open().await?;
+    let ground = args.place.look().await?;
     let outcome = async {
         let mut conn = leaf::connect(&ground.owner, "").await?;
         let mut locked = Locked::open(&ground.owner, plans(), PATIENCE).await?;
@@ -404,7 +413,11 @@ async fn prepare(
         for (leaf, standing) in leaf::standings(conn, &leaves).await? {
             match (done.get(&leaf.to_string()), standing) {
                 // By age, as requests and events go.
-                (Some(built), Standing::Absent) => before += built.rows,
+                (Some(built), Standing::Absent) if leaf.plan.range().is_some() => before += built.rows,
+                (Some(_), Standing::Absent) => bail!("{leaf} was filled and is gone: `loadtest drop` what is left"),
+                (Some(built), Standing::Attached(false)) if built.rows > 0 => {
+                    bail!("{leaf} was filled and has no rows: `loadtest drop` what is left")
+                }
                 (Some(built), standing) => {
                     before += built.rows;
                     apart.extend(Some(leaf).filter(|_| standing == Standing::Apart));

@@ -64,7 +64,7 @@ struct Sizes {
 /// # Errors
 /// The database's.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let ground = args.place.open().await?;
+    let ground = args.place.look().await?;
     let outcome = async {
         let mut conn = boot::connect(&ground, &args.place.settings()).await?;
         let tables = tables(&mut conn).await?;

@@ -4,7 +4,7 @@
 //! upload compares them. Whichever of the two is the truth, somebody has to say: nothing is taken away here. A conflict
 //! whose code fails its check, or that could not be read, has no use to be held against.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::NaiveDate;
 use sqlx::{FromRow, PgConnection};
@@ -43,6 +43,16 @@ impl ConflictRow {
     fn first_id(&self) -> i64 {
         Day::from_date(self.business_date).first_id()
     }
+
+    fn item(&self) -> Option<Item<'_>> {
+        Some(Item {
+            day: Day::from_date(self.business_date),
+            till: (self.store_no, &self.register, self.sequence),
+            code_id: self.code_id?,
+            amount: self.amount,
+            order_ref: &self.order_ref,
+        })
+    }
 }
 
 #[derive(Debug, FromRow)]
@@ -57,12 +67,26 @@ struct UseRow {
 }
 
 impl UseRow {
-    fn is_of(&self, conflict: &ConflictRow) -> bool {
-        (Some(self.code_id), self.amount, &self.order_ref) == (conflict.code_id, conflict.amount, &conflict.order_ref)
-            && (self.store_no, self.sequence) == (conflict.store_no, Some(conflict.sequence))
-            && self.register.as_deref() == Some(&conflict.register)
-            && Day::from_code(self.redemption_id) == Day::from_date(conflict.business_date)
+    /// `None` for a use that had no till's number.
+    fn item(&self) -> Option<Item<'_>> {
+        Some(Item {
+            day: Day::from_code(self.redemption_id),
+            till: (self.store_no, self.register.as_deref()?, self.sequence?),
+            code_id: self.code_id,
+            amount: self.amount,
+            order_ref: &self.order_ref,
+        })
     }
+}
+
+/// What an upload knows an item by.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Item<'a> {
+    day: Day,
+    till: (i32, &'a str, i32),
+    code_id: i64,
+    amount: i64,
+    order_ref: &'a str,
 }
 
 /// The next conflicts of a leaf.
@@ -117,14 +141,15 @@ async fn in_ledger(conn: &mut PgConnection, leaves: &Leaves, rows: &[ConflictRow
     }
     let mut twice = Vec::new();
     for (leaf, rows) in by_leaf.into_iter().filter(|(leaf, _)| leaves.stands(*leaf)) {
-        let uses: Vec<UseRow> = sqlx::query_as(query("redemption/of_till").on(&[leaf]))
-            .bind(rows.iter().map(|row| row.first_id()).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.store_no).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.register.clone()).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.sequence).collect::<Vec<_>>())
+        // By coupon, of which there are a few uses, and each once: a store has thousands in a day, and as many conflicts
+        // when it was cut off.
+        let codes: BTreeSet<i64> = rows.iter().filter_map(|row| row.code_id).collect();
+        let uses: Vec<UseRow> = sqlx::query_as(query("verify/conflict_uses").on(&[leaf]))
+            .bind(codes.into_iter().collect::<Vec<_>>())
             .fetch_all(&mut *conn)
             .await?;
-        let stands = |row: &&&ConflictRow| uses.iter().any(|used| used.is_of(row));
+        let uses: HashSet<Item<'_>> = uses.iter().filter_map(UseRow::item).collect();
+        let stands = |row: &&&ConflictRow| row.item().is_some_and(|item| uses.contains(&item));
         twice.extend(rows.iter().filter(stands).map(|row| row.conflict_id));
     }
     twice.sort_unstable();

@@ -370,6 +370,38 @@ async fn only_the_pairs_of_the_tables_asked_for_are_compared() {
     assert_eq!(error.to_string(), "no pair of tables has voucher");
 }
 
+#[tokio::test]
+async fn conflicts_of_a_busy_till_are_not_each_held_against_all_that_it_sold() {
+    const EACH: i64 = 500;
+    let (_, secrets) = secrets(7);
+    let (db, mut conn) = filled(&secrets).await;
+    let sold = format!(
+        "insert into redemption (redemption_id, code_id, rule_id, recorded_at, amount, discount, rule_version, store_no,
+             kind, order_ref, register, sequence)
+         select {uses} + n, {codes} + n, 101, now(), 1, 1, 1, 7, 1, 'o', '1', n from generate_series(1, {EACH}) n;
+         insert into redemption_conflict (conflict_id, recorded_at, redeemed_at, amount, code_id, business_date,
+             store_no, sequence, register, order_ref, reason)
+         select {uses} + 100000 + n, now(), now(), 1, {codes} + 100000 + n, '2026-11-22', 7, n, '1', 'o', 'coupon_void'
+         from generate_series(1, {EACH}) n",
+        uses = used(700_000),
+        codes = code(0) + 700_000,
+    );
+    execute(&mut conn, &sold).await;
+    let conflicts = VerifySettings { tables: vec!["redemption_conflict".to_owned()], ..settings() };
+    let read = "select coalesce(sum(idx_scan), 0)::bigint from pg_stat_user_tables where relname ~ '^redemption_m'";
+    let before: i64 = value(&mut conn, read).await;
+    assert!(verify(&db, &secrets, &conflicts).await.is_clean());
+    let mut looks = 0;
+    // The connection of the comparison tells what it read when it ends.
+    while value::<i64>(&mut conn, read).await <= before {
+        looks += 1;
+        assert!(looks < 400, "the leaves were not looked at");
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    let rows: i64 = value(&mut conn, &read.replace("idx_scan", "idx_tup_fetch")).await;
+    assert!(rows < EACH, "{rows} rows were read for {EACH} conflicts");
+}
+
 /// Issues, redeems and reverses as the lane does, each in one transaction, until told to stop.
 async fn till(options: PgConnectOptions, number: i64, stop: &std::sync::atomic::AtomicBool) -> i64 {
     let mut conn = options.connect().await.unwrap();

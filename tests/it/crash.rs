@@ -348,6 +348,20 @@ async fn a_database_killed_in_a_stream_of_redemptions_loses_nothing_that_was_ack
     ground.assert_verified().await;
 }
 
+#[tokio::test]
+async fn what_looks_at_a_database_of_our_own_makes_none() {
+    let ground = Ground::new();
+    for looking in [&["verify"][..], &["prove"], &["partitions", "list"], &["keys", "list"], &["restored"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tessera"));
+        command.args(looking).arg("--data-dir").arg(ground.data());
+        command.env_remove("DATABASE_URL").env_remove("TESSERA_OWNER_URL").env_remove("TESSERA_SECRETS_FILE");
+        let output = command.output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("there is no database in"), "{looking:?}: {said}");
+    }
+    assert_eq!(std::fs::read_dir(&ground.dir).unwrap().count(), 0, "it made something");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_finishes_accepted_requests_and_stops_the_database_cleanly() {
     const ACCEPTED: usize = 12;

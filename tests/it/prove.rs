@@ -183,6 +183,7 @@ fn the_list_of_queries_that_read_all_leaves_is_frozen() {
     rotate/member_location_walk
     rotate/member_profile_mall_walk
     rotate/member_walk
+    verify/conflict_uses
     verify/conflict_walk
     verify/coupon_history_walk
     verify/coupon_index_walk

@@ -17,10 +17,21 @@ use crate::dataset::{Dataset, Keys, LEGACY_ALPHABET, LEGACY_LENGTH, LEGACY_SHAPE
 
 const REGIONS: u32 = 5;
 const DISTRICTS: u32 = 6;
-const REGISTERS: i32 = 2;
+pub(super) const REGISTERS: i32 = 2;
 /// Stores whose tills get a key of their own.
 const STORES_WITH_KEYS: u32 = 200;
 const CITIES: [&str; 6] = ["上海", "北京", "广州", "成都", "武汉", "西安"];
+
+/// Regions with what they are below, those above first.
+pub(super) fn regions() -> Vec<(String, Option<String>)> {
+    let mut regions: Vec<(String, Option<String>)> = Vec::new();
+    for region in 1..=REGIONS {
+        regions.push((format!("R{region}"), None));
+        regions.extend((1..=DISTRICTS).map(|district| (format!("R{region}-{district}"), Some(format!("R{region}")))));
+    }
+    regions.sort_by_key(|(_, parent)| parent.is_some());
+    regions
+}
 
 /// Writes all but the keys, in the caller's transaction.
 ///
@@ -28,13 +39,7 @@ const CITIES: [&str; 6] = ["上海", "北京", "广州", "成都", "武汉", "�
 /// The database's.
 pub async fn insert(conn: &mut PgConnection, dataset: &Dataset) -> anyhow::Result<()> {
     let at = dataset.months[0].first_day.to_date().and_time(chrono::NaiveTime::MIN).and_utc() - chrono::Days::new(30);
-    let mut regions: Vec<(String, Option<String>)> = Vec::new();
-    for region in 1..=REGIONS {
-        regions.push((format!("R{region}"), None));
-        regions.extend((1..=DISTRICTS).map(|district| (format!("R{region}-{district}"), Some(format!("R{region}")))));
-    }
-    regions.sort_by_key(|(_, parent)| parent.is_some());
-    let (ids, parents): (Vec<String>, Vec<Option<String>>) = regions.into_iter().unzip();
+    let (ids, parents): (Vec<String>, Vec<Option<String>>) = regions().into_iter().unzip();
     sqlx::query(
         "insert into region (created_at, updated_at, region_id, parent_id, name)
          select $1, $1, t.id, t.parent, 'Region ' || t.id from unnest($2::text[], $3::text[]) as t (id, parent)",

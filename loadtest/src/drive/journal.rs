@@ -5,7 +5,7 @@
 //! it, so it is for its owner only.
 
 use std::{
-    fs::{File, Permissions},
+    fs::{File, Permissions, TryLockError},
     io::{BufRead, BufReader, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -120,13 +120,23 @@ pub struct Journal {
 }
 
 impl Journal {
+    /// The file is this process's until it is closed.
+    ///
     /// # Errors
-    /// When the file cannot be made.
+    /// When the file cannot be made, or another run writes it.
     pub fn create(path: &Path) -> anyhow::Result<Self> {
         let mut options = std::fs::OpenOptions::new();
-        let file = options.create(true).truncate(true).write(true).mode(0o600).open(path);
+        // Not truncated before it is ours: what another run has written of itself would be gone.
+        let file = options.create(true).truncate(false).write(true).mode(0o600).open(path);
         let cannot = || format!("the journal {} cannot be written", path.display());
         let mut file: File = file.with_context(cannot)?;
+        match file.try_lock() {
+            Ok(()) => file.set_len(0).with_context(cannot)?,
+            Err(TryLockError::WouldBlock) => {
+                bail!("another run writes the journal {}: give this one a result of its own with --out", path.display())
+            }
+            Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
+        }
         // One that was there before may have been anybody's to read.
         file.set_permissions(Permissions::from_mode(0o600)).with_context(cannot)?;
         let (pieces, waiting) = sync_channel::<Vec<u8>>(PIECES_MAX);
@@ -238,5 +248,19 @@ mod tests {
         assert_eq!(read(&path).unwrap(), entries);
         let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_journal_that_is_being_written_is_nobody_elses() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let first = Journal::create(&path).unwrap();
+        let entry = Entry::Job { job_id: 5, rule_id: 6, coupons: 1 };
+        first.pen().write(&entry);
+        let second = Journal::create(&path).err().expect("the second is refused");
+        assert!(second.to_string().contains("another run writes the journal"), "{second}");
+        first.close().unwrap();
+        assert_eq!(read(&path).unwrap(), [entry]);
+        Journal::create(&path).unwrap().close().unwrap();
     }
 }

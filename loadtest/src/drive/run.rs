@@ -1,7 +1,7 @@
 //! `loadtest run`: from a workload and a URL to a report.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -109,6 +109,18 @@ pub struct RunArgs {
     pub gate: Option<PathBuf>,
     #[command(flatten)]
     pub tolerance: compare::Tolerance,
+}
+
+/// A result that cannot be kept is known now, not after hours of load. Its directory is known to take the journal.
+fn ensure_writable(out: &Path) -> anyhow::Result<()> {
+    for beside in ["journal", "html"] {
+        ensure!(out.with_extension(beside) != out, "{}: a result has its .{beside} beside it", out.display());
+    }
+    if out.exists() {
+        let opened = std::fs::OpenOptions::new().append(true).open(out);
+        opened.with_context(|| format!("{} cannot be written", out.display()))?;
+    }
+    Ok(())
 }
 
 fn parse_part(text: &str) -> Result<(usize, usize), String> {
@@ -299,6 +311,7 @@ pub async fn run(args: &RunArgs) -> anyhow::Result<Verdict> {
         // A wrong one is known now, not after hours of load.
         drop(check::connect(url).await?);
     }
+    ensure_writable(&args.out)?;
     let name = fresh_name(args.part);
     let journal = Journal::create(&args.out.with_extension("journal"))?;
     let (urls, began) = (args.aim.url.join(", "), Instant::now());
@@ -457,4 +470,20 @@ async fn issue_jobs(
     }
     let last = Instant::now().saturating_duration_since(at).as_secs_f64();
     Ok(vec![format!("{} issue jobs made {made} coupons; the last had ended {last:.1} s after the start", jobs.len())])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_that_could_not_be_kept_is_refused_before_the_load() {
+        let dir = tempfile::tempdir().unwrap();
+        ensure_writable(&dir.path().join("load.json")).unwrap();
+        assert!(!dir.path().join("load.json").exists());
+        for (name, says) in [("", "cannot be written"), ("a.journal", ".journal beside"), ("a.html", ".html beside")] {
+            let refused = ensure_writable(&dir.path().join(name)).unwrap_err();
+            assert!(format!("{refused:#}").contains(says), "{refused:#}");
+        }
+    }
 }

@@ -252,3 +252,47 @@ async fn drop_takes_away_what_was_built_and_refuses_what_was_not() {
     let refused = loadtest(&db, &[&["build"], &SMALL[..]].concat()).await;
     assert!(site::said(&refused).contains("must be empty"), "{}", site::said(&refused));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_made_since_keeps_a_drop_away_and_one_that_failed_can_be_built_or_dropped_again() {
+    let (db, fresh) = (TestDb::new().await, TestDb::new().await);
+    built(&db, &[]).await;
+    let before = digests(&db).await;
+    let mut conn = db.sql().await;
+    let key = "insert into api_key (created_at, store_no, role, key_id, name, secret_sha256)
+        select now(), store_no, role, 'abcdefghijkl', 'till-1', sha256('x') from api_key where store_no is not null limit 1";
+    for (made, says, undone) in [
+        (
+            "insert into store (store_id, name, created_at, updated_at) values ('MINE', 'Mine', now(), now())",
+            "store has 1 row",
+            "delete from store where store_id = 'MINE'",
+        ),
+        (
+            "insert into coupon_rule (rule_id, created_at, updated_at, version, state) values (1, now(), now(), 1, 2)",
+            "coupon_rule has 1 row",
+            "delete from coupon_rule where rule_id = 1",
+        ),
+        (key, "api_key has 1 row", "delete from api_key where name = 'till-1'"),
+    ] {
+        sqlx::raw_sql(made).execute(&mut conn).await.unwrap();
+        let refused = loadtest(&db, &["drop"]).await;
+        assert!(site::said(&refused).contains(says), "{}", site::said(&refused));
+        sqlx::raw_sql(undone).execute(&mut conn).await.unwrap();
+    }
+    assert_eq!(digests(&db).await, before);
+    // What no drop knows of keeps a store: the leaves are gone by then, and no build takes them for filled.
+    let keeper =
+        "create table keeper (store_no integer references store); insert into keeper select min(store_no) from store";
+    sqlx::raw_sql(keeper).execute(&mut conn).await.unwrap();
+    let failed = loadtest(&db, &["drop"]).await;
+    assert!(!failed.status.success() && site::said(&failed).contains("keeper"), "{}", site::said(&failed));
+    assert_eq!(db.count("select count(*) from loadtest.leaf where leaf <> 'coupon_stock'").await, 0);
+    built(&db, &[]).await;
+    assert_eq!(digests(&db).await, before);
+    // Keys of stores go when everything is to go.
+    sqlx::raw_sql("drop table keeper").execute(&mut conn).await.unwrap();
+    sqlx::raw_sql(key).execute(&mut conn).await.unwrap();
+    let dropped = loadtest(&db, &["drop", "--with-all"]).await;
+    assert!(dropped.status.success(), "{}", site::said(&dropped));
+    assert_eq!(digests(&db).await, digests(&fresh).await);
+}

@@ -53,10 +53,15 @@ pub fn prepare_dir(dir: &Path) -> Result<PathBuf, EmbeddedError> {
 }
 
 impl Cluster {
+    /// Whether one was made in `data_dir`.
+    pub fn exists(data_dir: &Path) -> bool {
+        data_dir.join("pg").join("PG_VERSION").exists()
+    }
+
     /// Opens the cluster in `data_dir` or makes one; true when it was made.
     pub fn open_or_create(data_dir: &Path, settings: &EmbeddedSettings) -> Result<(Self, bool), EmbeddedError> {
         let pgdata = data_dir.join("pg");
-        let exists = pgdata.join("PG_VERSION").exists();
+        let exists = Self::exists(data_dir);
         check_space(data_dir, if exists { FREE_MIB_MIN } else { FREE_MIB_MIN_NEW })?;
         let data_major = if exists { Some(read_major(&pgdata)?) } else { None };
         let binaries = binaries::find(settings.pg_bin.as_deref(), data_dir, data_major)?;

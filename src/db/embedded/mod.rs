@@ -67,6 +67,9 @@ pub enum EmbeddedError {
     #[error("another Tessera{} runs on the data directory {}; stop it or choose another with --data-dir",
             .pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), .dir.display())]
     InUse { dir: PathBuf, pid: Option<u32> },
+    #[error("there is no database in {}; choose another directory with --data-dir, name a database with --database-url, or \
+             make one with `tessera serve`", .dir.display())]
+    NotThere { dir: PathBuf },
     #[error("the data directory {} cannot be written ({cause}); make it writable or choose another with --data-dir",
             .dir.display())]
     NotWritable { dir: PathBuf, cause: String },
@@ -198,6 +201,11 @@ impl Embedded {
         let supervisor = Supervisor::start(Arc::clone(&cluster), settings.start_max)?;
         let reach = Reach { socket_dir: cluster.socket_dir.clone() };
         Ok(Self { supervisor: Some(supervisor), cluster, reach, fresh, _lock: lock })
+    }
+
+    /// Whether a server was ever started on a data directory.
+    pub fn exists(data_dir: &std::path::Path) -> bool {
+        Cluster::exists(data_dir)
     }
 
     /// True when this start made the cluster.
