@@ -172,7 +172,7 @@ async fn together(
 ) -> Result<(BTreeMap<i64, Case>, Chunk), sqlx::Error> {
     let Some(ids) = ids_of(leaf) else { return Ok(Default::default()) };
     let after = after.unwrap_or(ids.start - 1);
-    let sql = query("verify/ledger_coupons").on(&[leaf]);
+    let sql = query("verify/ledger_coupon_walk").on(&[leaf]);
     let mut coupons: Vec<CouponRow> = sqlx::query_as(sql).bind(after).bind(coupons_max).fetch_all(&mut *conn).await?;
     let mut until = match coupons.last() {
         Some(last) if coupons.len() as i64 >= coupons_max => last.code_id,

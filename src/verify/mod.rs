@@ -9,13 +9,12 @@
 //! - `--repair` locks, looks again and writes, one row a transaction. The base decides over its index, the ledger over
 //!   the coupon, rows over their counts. An index row is taken away only where its base, locked, does not have it.
 //!   Ledger rows are never made: what the ledger can't tell is reported and left.
+//! - With `--sample` a share of every leaf is looked at, both ways. The report says how much, and names what was not
+//!   checked. It is not repaired: a count would be set by rows that nobody compared.
 //!
-//! - With `--sample` a share of every leaf is walked, both ways ([`sample`]). The report says how much was looked at and names
-//!   what was not checked. It is not repaired: a count would be set by rows that nobody compared.
-//!
-//! Memory is bounded by the chunk (ten of them between coupons and ledger, [`ledger`]) and by `differences_max` a pair. A run has one connection of its own, as the service
-//! role; it goes neither through the lane nor through the office. Not compared: `request`, `event`, and
-//! `coupon.cycles`.
+//! Memory is bounded by the chunk (by ten of them between coupons and ledger) and by `differences_max` a pair, some 50 MB
+//! as it is set. A run has one connection of its own, as the service role; it goes neither through the lane nor through
+//! the office. Not compared: `request`, `event`, and `coupon.cycles`.
 
 mod conflict;
 mod count;
@@ -244,6 +243,7 @@ impl Run<'_> {
             report.rows_skipped += chunk.skipped;
             report.chunks += 1;
             report.chunks_differed += u64::from(chunk.differed);
+            stretch.looked(pair.walked(direction)).into_iter().for_each(|looked| report.look(looked));
             walked += chunk.rows;
             if suspicion.subjects.len() >= LOOK_AGAIN_ROWS {
                 self.confirm(pair, std::mem::take(&mut suspicion), report, found).await?;

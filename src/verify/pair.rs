@@ -156,13 +156,11 @@ impl Pair {
     /// What a sample leaves open also of what it looked at.
     pub fn open_in_a_sample(self) -> Option<&'static str> {
         match self {
-            Self::Stock | Self::Part => Some(
-                "whether the rows that were counted are right themselves: they were compared in their own pairs, in the \
-                 sample only",
-            ),
+            Self::Stock | Self::Part => {
+                Some("whether the rows that were counted are right, which their own pairs compared in the sample only")
+            }
             Self::Taken => Some(
-                "whether the coupons of a member that were counted are right themselves: they were compared in their own \
-                 pair, in the sample only",
+                "whether the coupons that were counted are right, which their own pair compared in the sample only",
             ),
             Self::Ledger | Self::Projection(_) | Self::MemberKey | Self::Conflict => None,
         }

@@ -167,8 +167,9 @@ impl Report {
         let Some(Sample { share, seed }) = self.sample else { return };
         line(text, format_args!("looked at {share} of each leaf, drawn by --seed {seed}"));
         for pair in &self.pairs {
-            for what in pair.not_checked() {
-                line(text, format_args!("not checked: {}: {what}", pair.name));
+            let open = pair.not_checked();
+            if !open.is_empty() {
+                line(text, format_args!("not checked: {}: {}", pair.name, open.join("; ")));
             }
         }
     }
@@ -204,7 +205,7 @@ impl PairReport {
         })
     }
 
-    /// Adds what was looked at of one leaf.
+    /// Adds what a leaf has, or what was looked at of it.
     pub(super) fn look(&mut self, leaf: Looked) {
         match self.looked.iter_mut().find(|one| (one.table, one.unit) == (leaf.table, leaf.unit)) {
             Some(one) => (one.looked, one.of) = (one.looked + leaf.looked, one.of + leaf.of),
@@ -218,6 +219,9 @@ impl PairReport {
         let mut open: Vec<String> = unseen.map(Looked::unseen).collect();
         if !open.is_empty() {
             open.extend(self.open.map(str::to_owned));
+        }
+        if self.cut_short && !self.looked.is_empty() {
+            open.push("the leaves after too many differences".to_owned());
         }
         open
     }
@@ -301,6 +305,15 @@ mod tests {
         assert!(text.contains("being retired: coupon_m2020_01") && text.ends_with("clean\n"), "{text}");
     }
     #[test]
+    fn a_sample_that_was_left_early_does_not_pass_for_checked() {
+        let looked = Looked { table: "coupon", unit: Unit::Pages, looked: 5, of: 5 };
+        let mut pair = PairReport { name: "a", looked: vec![looked], ..PairReport::default() };
+        assert_eq!(pair.not_checked(), Vec::<String>::new());
+        pair.cut_short = true;
+        assert_eq!(pair.not_checked(), ["the leaves after too many differences"]);
+    }
+
+    #[test]
     fn a_sample_is_clean_as_far_as_it_looked_and_names_the_rest() {
         let sample = Sample { share: "1%".parse().unwrap(), seed: 42 };
         let mut pair = PairReport { name: "a", open: Some("the rest"), ..PairReport::default() };
@@ -313,8 +326,7 @@ mod tests {
             report.render().lines().skip(2).collect::<Vec<_>>(),
             [
                 "looked at 1% of each leaf, drawn by --seed 42",
-                "not checked: a: 146 of 150 pages of coupon",
-                "not checked: a: the rest",
+                "not checked: a: 146 of 150 pages of coupon; the rest",
                 "clean as far as looked at",
             ]
         );

@@ -110,6 +110,16 @@ impl Stretch {
             Self::Pages(_) | Self::Rules(_) => Chunk { rows: rows as u64, ..Chunk::default() },
         }
     }
+
+    /// What it adds to what was looked at of a table.
+    pub fn looked(&self, table: &'static str) -> Option<Looked> {
+        let (unit, looked) = match self {
+            Self::After(..) => return None,
+            Self::Pages(pages) => (Unit::Pages, pages.iter().map(|range| u64::from(range.end - range.start)).sum()),
+            Self::Rules(rules) => (Unit::Rules, rules.len() as u64),
+        };
+        Some(Looked { table, unit, looked, of: 0 })
+    }
 }
 
 impl Course {
@@ -117,7 +127,7 @@ impl Course {
         Self::Whole { after: None, rows: chunk_rows.into(), ended: false }
     }
 
-    /// Draws a leaf's part of a sample, and says how much it is.
+    /// Draws a leaf's part of a sample, and says how much the leaf has in all.
     pub async fn drawn(
         conn: &mut PgConnection,
         sample: Sample,
@@ -130,14 +140,14 @@ impl Course {
         if let Some(statement) = pair.rules(direction) {
             let rules = rules_of(conn, leaf, statement).await?;
             let drawn = sample.draw(leaf, rules.iter().map(|(rule, _)| *rule as u64));
-            let looked = Looked { table, unit: Unit::Rules, looked: drawn.len() as u64, of: rules.len() as u64 };
+            let looked = Looked { table, unit: Unit::Rules, looked: 0, of: rules.len() as u64 };
             let drawn: HashSet<u64> = drawn.into_iter().collect();
             let drawn = rules.into_iter().filter(|(rule, _)| drawn.contains(&(*rule as u64))).collect();
             return Ok((Self::Drawn(shared_out(drawn).into_iter()), looked));
         }
         let pages = pages_of(conn, leaf).await?;
         let drawn = sample.draw(leaf, 0..pages);
-        let looked = Looked { table, unit: Unit::Pages, looked: drawn.len() as u64, of: pages };
+        let looked = Looked { table, unit: Unit::Pages, looked: 0, of: pages };
         let per_chunk = (chunk_rows / ROWS_PER_PAGE).max(1) as usize;
         let stretches: Vec<_> = drawn.chunks(per_chunk).map(|pages| Stretch::Pages(ranges(pages))).collect();
         Ok((Self::Drawn(stretches.into_iter()), looked))

@@ -195,7 +195,7 @@ fn the_list_of_queries_that_read_all_leaves_is_frozen() {
     verify/coupon_walk
     verify/ledger_beyond
     verify/ledger_coupon_pages
-    verify/ledger_coupons
+    verify/ledger_coupon_walk
     verify/ledger_find
     verify/ledger_pages
     verify/ledger_range
