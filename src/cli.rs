@@ -56,7 +56,13 @@ enum Command {
         json: bool,
     },
     /// Compare every table with its index tables, in both directions.
-    Verify(VerifySettings),
+    Verify {
+        #[command(flatten)]
+        settings: VerifySettings,
+        /// Print an object in place of the table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Partitions of the tables.
     #[command(subcommand)]
     Partitions(leaves::PartitionsCommand),
@@ -210,7 +216,7 @@ async fn command(
         }
         Command::Apikey(command) => apikey::run(command, ground, settings, clock).await,
         Command::Prove { json } => prove(ground, settings, *json).await,
-        Command::Verify(verify) => compare(verify, ground, settings, clock).await,
+        Command::Verify { settings: verify, json } => compare(verify, *json, ground, settings, clock).await,
         Command::Partitions(command) => leaves::partitions(command, ground, settings, clock, zone).await,
         Command::Retire(args) => leaves::retire(args, ground, settings, clock, zone).await,
         Command::Keys(command) => keys::run(command, ground, settings, clock, zone).await,
@@ -340,17 +346,30 @@ async fn prove(ground: &Ground, settings: &Settings, is_json: bool) -> Result<()
     }
 }
 
-async fn compare(verify: &VerifySettings, ground: &Ground, settings: &Settings, clock: &Clock) -> Result<(), Failure> {
+async fn compare(
+    verify: &VerifySettings,
+    is_json: bool,
+    ground: &Ground,
+    settings: &Settings,
+    clock: &Clock,
+) -> Result<(), Failure> {
     let mut conn = boot::connect(ground, settings).await?;
     let secrets = boot::secrets(settings, &mut conn, &mut seed(), clock.now()).await?;
     boot::disconnect(conn).await;
     let secrets = Secrets::new(&secrets, seed()).of(boot::secrets_source(settings));
-    let report = verify::run(verify, ground.service.clone(), &secrets, |_| {}).await?;
-    print!("{}", report.render());
+    // Not the same pages each night; the report says which seed it was.
+    let seed = verify.seed.unwrap_or_else(|| seed().random::<u32>().into());
+    let verify = VerifySettings { seed: Some(seed), ..verify.clone() };
+    let report = verify::run(&verify, ground.service.clone(), &secrets, |_| {}).await?;
+    if is_json {
+        println!("{:#}", report.json())
+    } else {
+        print!("{}", report.render())
+    }
     if report.is_clean() {
         Ok(())
     } else {
-        Err(Failure("base and index tables differ; see the lines above, and mend them with --repair".to_owned()))
+        Err(Failure("base and index tables differ; see above, and mend them with --repair in a whole run".to_owned()))
     }
 }
 

@@ -13,7 +13,8 @@ use super::{
     leaves::Leaves,
     pair::{Chunk, Found, Subject},
     report::{Difference, Kind, Repair},
-    row::{Key, Value},
+    row::Value,
+    sample::{Stretch, typed_page_rows},
 };
 use crate::{
     id::Day,
@@ -89,18 +90,23 @@ struct Item<'a> {
     order_ref: &'a str,
 }
 
-/// The next conflicts of a leaf.
+/// The conflicts of a stretch of a leaf.
 pub(super) async fn chunk(
     conn: &mut PgConnection,
     leaves: &Leaves,
     leaf: Leaf,
-    after: Option<&Key>,
-    limit: i64,
+    stretch: &Stretch,
 ) -> Result<Chunk, sqlx::Error> {
-    let after = after.map_or(i64::MIN, |key| key[0].as_i64());
-    let sql = query("verify/conflict_walk").on(&[leaf]);
-    let rows: Vec<ConflictRow> = sqlx::query_as(sql).bind(after).bind(limit).fetch_all(&mut *conn).await?;
-    let mut chunk = Chunk::ending(rows.len(), limit, rows.last().map(|row| vec![Value::I64(row.conflict_id)]));
+    let rows: Vec<ConflictRow> = match stretch {
+        Stretch::After(after, limit) => {
+            let after = after.as_ref().map_or(i64::MIN, |key| key[0].as_i64());
+            let sql = query("verify/conflict_walk").on(&[leaf]);
+            sqlx::query_as(sql).bind(after).bind(limit).fetch_all(&mut *conn).await?
+        }
+        Stretch::Pages(pages) => typed_page_rows(conn, query("verify/conflict_pages").on(&[leaf]), pages).await?,
+        Stretch::Rules(_) => Vec::new(),
+    };
+    let mut chunk = stretch.chunk(rows.len(), rows.last().map(|row| vec![Value::I64(row.conflict_id)]));
     let twice = in_ledger(conn, leaves, &rows).await?;
     chunk.suspects = twice.into_iter().map(|conflict_id| Subject { base: conflict_id, index: None }).collect();
     chunk.differed = !chunk.suspects.is_empty();

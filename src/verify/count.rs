@@ -13,45 +13,67 @@ use super::{
     pair::{Chunk, Direction, Found, Subject},
     projection,
     report::{Difference, Kind, Repair},
-    row::{Cell, Key, Type, Value},
+    row::{Cell, Type, Value},
+    sample::{COUNTED_ROWS_MAX, Stretch, typed_page_rows},
 };
 use crate::partition::{Leaf, plan, query};
 
-/// Rows that one snapshot counts, unless a single rule has more.
-const COUNTED_ROWS_MAX: i64 = 200_000;
+/// The rules of a stretch that are counted in one snapshot, and whether the leaf ends with them. The statement gives rules
+/// with the coupons that they are said to have.
+pub(super) async fn counted_rules(
+    conn: &mut PgConnection,
+    leaf: Leaf,
+    statement: &str,
+    stretch: &Stretch,
+) -> Result<(Vec<i64>, bool), sqlx::Error> {
+    let (after, limit) = match stretch {
+        Stretch::After(after, limit) => (after.as_ref().map_or(i64::MIN, |key| key[0].as_i64()), *limit),
+        Stretch::Rules(rules) => return Ok((rules.clone(), true)),
+        Stretch::Pages(_) => return Ok((Vec::new(), true)),
+    };
+    let sql = query(statement).on(&[leaf]);
+    let rows: Vec<(i64, i64)> = sqlx::query_as(sql).bind(after).bind(limit).fetch_all(conn).await?;
+    let end = (rows.len() as i64) < limit;
+    let (mut rules, mut counted) = (Vec::new(), 0);
+    for (rule, living) in rows {
+        counted += living;
+        if counted > COUNTED_ROWS_MAX && !rules.is_empty() {
+            return Ok((rules, false));
+        }
+        rules.push(rule);
+    }
+    Ok((rules, end))
+}
+
+/// The rules that index rows of a stretch are of, and whether the leaf ends with them.
+async fn indexed_rules(
+    conn: &mut PgConnection,
+    leaf: Leaf,
+    stretch: &Stretch,
+) -> Result<(Vec<i64>, bool), sqlx::Error> {
+    let (after, limit) = match stretch {
+        Stretch::After(after, limit) => (after.as_ref().map_or(i64::MIN, |key| key[0].as_i64()), *limit),
+        Stretch::Pages(_) | Stretch::Rules(_) => {
+            let rows = projection::INDEX.index.read(conn, leaf, stretch).await?;
+            let rules: BTreeSet<i64> = rows.iter().map(|row| row.key[0].as_i64()).collect();
+            return Ok((rules.into_iter().collect(), true));
+        }
+    };
+    let sql = query("verify/stock_index_rules").on(&[leaf]);
+    let rules: Vec<i64> = sqlx::query_scalar(sql).bind(after).bind(limit).fetch_all(conn).await?;
+    let end = (rules.len() as i64) < limit;
+    Ok((rules, end))
+}
 
 pub(super) async fn stock_chunk(
     conn: &mut PgConnection,
     direction: Direction,
     leaf: Leaf,
-    after: Option<&Key>,
-    limit: i64,
+    stretch: &Stretch,
 ) -> Result<Chunk, sqlx::Error> {
-    let after = after.map_or(i64::MIN, |key| key[0].as_i64());
-    let mut end = false;
-    let rules: Vec<i64> = match direction {
-        Direction::Forward => {
-            let sql = query("verify/stock_rules").on(&[leaf]);
-            let rows: Vec<(i64, i64)> = sqlx::query_as(sql).bind(after).bind(limit).fetch_all(&mut *conn).await?;
-            end = (rows.len() as i64) < limit;
-            let mut counted = 0;
-            let mut rules = Vec::new();
-            for (rule, living) in rows {
-                counted += living;
-                if counted > COUNTED_ROWS_MAX && !rules.is_empty() {
-                    end = false;
-                    break;
-                }
-                rules.push(rule);
-            }
-            rules
-        }
-        Direction::Back => {
-            let sql = query("verify/stock_index_rules").on(&[leaf]);
-            let rules: Vec<i64> = sqlx::query_scalar(sql).bind(after).bind(limit).fetch_all(&mut *conn).await?;
-            end |= (rules.len() as i64) < limit;
-            rules
-        }
+    let (rules, end) = match direction {
+        Direction::Forward => counted_rules(conn, leaf, "verify/stock_rules", stretch).await?,
+        Direction::Back => indexed_rules(conn, leaf, stretch).await?,
     };
     let last = rules.last().map(|rule| vec![Value::I64(*rule)]);
     let mut chunk = Chunk { rows: rules.len() as u64, last: last.filter(|_| !end), ..Chunk::default() };
@@ -157,30 +179,24 @@ pub(super) async fn taken_chunk(
     conn: &mut PgConnection,
     direction: Direction,
     leaf: Leaf,
-    after: Option<&Key>,
-    limit: i64,
+    stretch: &Stretch,
 ) -> Result<Chunk, sqlx::Error> {
     let (pairs, mut chunk): (Vec<(i64, i64)>, Chunk) = match direction {
         Direction::Forward => {
-            let after = after.map(|key| (key[0].as_i64(), key[1].as_i64()));
-            let rows: Vec<(i64, i64, i32, i32)> = sqlx::query_as(query("verify/taken_walk").on(&[leaf]))
-                .bind(after.map(|key| key.0))
-                .bind(after.map(|key| key.1))
-                .bind(limit)
-                .fetch_all(&mut *conn)
-                .await?;
-            let last = rows.last().map(|row| vec![Value::I64(row.0), Value::I64(row.1)]);
-            let chunk = Chunk::ending(rows.len(), limit, last);
-            (rows.into_iter().map(|(member, rule, ..)| (member, rule)).collect(), chunk)
+            let pairs = taken_rows(conn, leaf, stretch).await?;
+            let last = pairs.last().map(|(member, rule)| vec![Value::I64(*member), Value::I64(*rule)]);
+            let chunk = stretch.chunk(pairs.len(), last);
+            (pairs, chunk)
         }
         Direction::Back => {
             let side = &projection::RECEIVE.index;
-            let rows = side.walk(conn, leaf, after, limit).await?;
+            let rows = side.read(conn, leaf, stretch).await?;
             let rule_at = side.cell_no("rule_id").expect("coupon_receive has a rule");
             let rule = |cells: &[Cell]| Value::of_bytes(Type::I64, cells[rule_at].as_deref()?).map(Value::as_i64);
             let pairs: BTreeSet<_> =
                 rows.iter().filter_map(|row| Some((row.key[0].as_i64(), rule(&row.cells)?))).collect();
-            (pairs.into_iter().collect(), Chunk::of(&rows, limit))
+            let last = rows.last().map(|row| row.key.clone());
+            (pairs.into_iter().collect(), stretch.chunk(rows.len(), last))
         }
     };
     let suspects: Vec<(i64, i64)> = match direction {
@@ -202,6 +218,21 @@ pub(super) async fn taken_chunk(
         .collect();
     chunk.differed = !chunk.suspects.is_empty();
     Ok(chunk)
+}
+
+/// Members and rules of the rows of a stretch.
+async fn taken_rows(conn: &mut PgConnection, leaf: Leaf, stretch: &Stretch) -> Result<Vec<(i64, i64)>, sqlx::Error> {
+    let (after, limit) = match stretch {
+        Stretch::After(after, limit) => (after.as_ref(), *limit),
+        Stretch::Pages(pages) => return typed_page_rows(conn, query("verify/taken_pages").on(&[leaf]), pages).await,
+        Stretch::Rules(_) => return Ok(Vec::new()),
+    };
+    sqlx::query_as(query("verify/taken_walk").on(&[leaf]))
+        .bind(after.map(|key| key[0].as_i64()))
+        .bind(after.map(|key| key[1].as_i64()))
+        .bind(limit)
+        .fetch_all(conn)
+        .await
 }
 
 struct Taken {

@@ -4,11 +4,14 @@
 //! on its index rows go away behind it, so comparing them would report what is meant. Read it in the transaction that
 //! compares: a fence that stands in the snapshot stood before the first index row went.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use sqlx::PgConnection;
 
-use crate::partition::{Leaf, plan};
+use crate::{
+    id::Day,
+    partition::{Leaf, plan},
+};
 
 const RANGED: [&str; 3] = ["coupon", "redemption", "redemption_conflict"];
 
@@ -88,4 +91,10 @@ impl Leaves {
         let ours = self.0.iter().filter(|(leaf, state)| leaf.plan.table == table && states.contains(state));
         ours.map(|(leaf, _)| *leaf).collect()
     }
+}
+
+/// The ids that lie in a month; none of a leaf that is no month.
+pub(super) fn ids_of(month: Leaf) -> Option<Range<i64>> {
+    let first_id = |day| Day::from_date(day).first_id();
+    Some(first_id(month.first_day()?)..first_id(month.end_day()?))
 }

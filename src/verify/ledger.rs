@@ -4,24 +4,33 @@
 //! of them, and the state follows from both. Within the ledger, a use says how much of it was taken back, and its
 //! reversals say the same. Ledger rows are never made or taken away here: what can't be told from them is reported.
 //!
+//! Both are walked together along the codes, by the coupons' key and by the ledger's index of codes: the rows of a stretch of
+//! codes are read from each month at once, so that a run takes as long as there are coupons and uses, however many months
+//! there are. A stretch has ten chunks' coupons at most and four times as many uses, some 30 MB of them with chunks of
+//! 2,000; only the uses of one single code are all held, however many.
+//!
 //! Where ledger rows disagree among themselves, the coupon is the third witness: it is reported only if it agrees with
 //! neither reading, and a use is corrected only if the coupon takes the side of the reversals.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    ops::Range,
+};
 
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgConnection};
 
 use super::{
-    leaves::Leaves,
+    leaves::{Leaves, ids_of},
     pair::{Chunk, Direction, Found, Subject},
     projection::{INDEX, RECEIVE},
     report::{Difference, Kind, Repair},
-    row::{Key, Value},
+    row::Value,
+    sample::{Stretch, typed_page_rows},
 };
 use crate::{
     coupon::decide::Line,
-    partition::{Leaf, plan, query},
+    partition::{Leaf, Query, plan, query},
 };
 
 const REDEEM: i16 = 1;
@@ -30,6 +39,11 @@ const REDEEMED: i16 = 2;
 const VOID: i16 = 3;
 /// A business day may be the one before the issue day and so of the month before; one month more for days of other zones.
 const MONTHS_BEFORE_ISSUE: i32 = 2;
+/// A stretch of codes asks each month of the ledger once, so it is longer than a chunk: with 36 months, 20,000 coupons make
+/// 40 statements.
+const CHUNKS_PER_STRETCH: i64 = 10;
+/// Uses and undos that a stretch holds, for each of its coupons and on the average: with more it ends sooner.
+const USES_PER_COUPON_MAX: i64 = 4;
 
 #[derive(Debug, Clone, FromRow)]
 struct CouponRow {
@@ -61,6 +75,12 @@ struct LedgerRow {
     lines: Option<String>,
 }
 
+impl CouponRow {
+    fn says_used(&self) -> bool {
+        self.uses > 0 || self.state == REDEEMED || self.redemption_id.is_some()
+    }
+}
+
 impl LedgerRow {
     /// None where there are none, or none that can be read.
     fn lines(&self) -> Vec<Line> {
@@ -85,37 +105,53 @@ struct Case {
     coupon: Option<CouponRow>,
     rows: Vec<LedgerRow>,
     uses_max: Option<i16>,
-    /// No month in which it may have been used is retired.
-    complete: bool,
-    /// Its month is retired or being retired, so that its absence says nothing.
-    coupon_retired: bool,
+    month: Month,
 }
 
+/// What can be told of the coupons of a month.
+#[derive(Debug, Clone, Copy, Default)]
+struct Month {
+    /// No month in which they may have been used is retired.
+    complete: bool,
+    /// It is retired or being retired, so that the absence of one says nothing.
+    retired: bool,
+}
+
+impl Month {
+    fn of(leaf: Leaf, leaves: &Leaves) -> Self {
+        let ledger = leaves.standing("redemption");
+        let complete = !leaves.skipped("redemption").iter().any(|month| month.no >= leaf.no - MONTHS_BEFORE_ISSUE)
+            && ledger.first().is_none_or(|first| first.no <= leaf.no);
+        // A month that was put away may be gone altogether, also from between others that stayed.
+        let retired = !leaves.stands(leaf) && leaves.standing("coupon").last().is_none_or(|last| leaf.no < last.no);
+        Self { complete, retired }
+    }
+}
+
+/// The next stretch of codes on the way out; on the way back the uses of codes that no month of coupons has.
 pub(super) async fn chunk(
     conn: &mut PgConnection,
     leaves: &Leaves,
     direction: Direction,
     leaf: Leaf,
-    after: Option<&Key>,
-    limit: i64,
+    stretch: &Stretch,
 ) -> Result<Chunk, sqlx::Error> {
-    let after = after.map_or(i64::MIN, |key| key[0].as_i64());
-    let (codes, mut chunk): (BTreeSet<i64>, Chunk) = match direction {
-        Direction::Forward => {
-            let sql = query("verify/ledger_coupons").on(&[leaf]);
-            let rows: Vec<(i64, bool)> = sqlx::query_as(sql).bind(after).bind(limit).fetch_all(&mut *conn).await?;
-            let chunk = Chunk::ending(rows.len(), limit, rows.last().map(|row| vec![Value::I64(row.0)]));
-            // A use of a coupon that says it has none is met on the way back.
-            (rows.into_iter().filter(|(_, used)| *used).map(|(code, _)| code).collect(), chunk)
+    let (cases, mut chunk) = match (stretch, direction) {
+        (Stretch::After(after, limit), _) => {
+            let after = after.as_ref().map(|key| key[0].as_i64());
+            match direction {
+                Direction::Forward => together(conn, leaves, leaf, after, limit * CHUNKS_PER_STRETCH).await?,
+                Direction::Back => beyond(conn, leaves, leaf, after, *limit).await?,
+            }
         }
-        Direction::Back => {
-            let sql = query("verify/ledger_walk").on(&[leaf]);
-            let rows: Vec<(i64, i64)> = sqlx::query_as(sql).bind(after).bind(limit).fetch_all(&mut *conn).await?;
-            let chunk = Chunk::ending(rows.len(), limit, rows.last().map(|row| vec![Value::I64(row.0)]));
-            (rows.into_iter().map(|(_, code)| code).collect(), chunk)
+        (Stretch::Pages(pages), Direction::Forward) => {
+            drawn(conn, leaves, leaf, query("verify/ledger_coupon_pages"), pages).await?
         }
+        (Stretch::Pages(pages), Direction::Back) => {
+            drawn(conn, leaves, leaf, query("verify/ledger_pages"), pages).await?
+        }
+        (Stretch::Rules(_), _) => Default::default(),
     };
-    let cases = load(conn, leaves, &codes, Some(leaf)).await?;
     chunk.suspects = cases
         .iter()
         .filter(|(_, case)| !case.check(leaves).is_empty())
@@ -123,6 +159,108 @@ pub(super) async fn chunk(
         .collect();
     chunk.differed = !chunk.suspects.is_empty();
     Ok(chunk)
+}
+
+/// The next coupons of a month and the uses of all months with codes up to the last of them. So each side is read once in
+/// a run, and what either lacks is seen: a use whose code lies between two coupons is of no coupon.
+async fn together(
+    conn: &mut PgConnection,
+    leaves: &Leaves,
+    leaf: Leaf,
+    after: Option<i64>,
+    coupons_max: i64,
+) -> Result<(BTreeMap<i64, Case>, Chunk), sqlx::Error> {
+    let Some(ids) = ids_of(leaf) else { return Ok(Default::default()) };
+    let after = after.unwrap_or(ids.start - 1);
+    let sql = query("verify/ledger_coupon_walk").on(&[leaf]);
+    let mut coupons: Vec<CouponRow> = sqlx::query_as(sql).bind(after).bind(coupons_max).fetch_all(&mut *conn).await?;
+    let mut until = match coupons.last() {
+        Some(last) if coupons.len() as i64 >= coupons_max => last.code_id,
+        _ => ids.end - 1,
+    };
+    let rows = loop {
+        // One code has as many uses as it has.
+        let rows_max = (until - after > 1).then_some(coupons_max * USES_PER_COUPON_MAX);
+        match uses_between(conn, leaves, after, until, rows_max).await? {
+            Some(rows) => break rows,
+            None => until = after + (until - after) / 2,
+        }
+    };
+    coupons.retain(|coupon| coupon.code_id <= until);
+    let chunk = Chunk {
+        rows: (coupons.len() + rows.len()) as u64,
+        last: (until < ids.end - 1).then(|| vec![Value::I64(until)]),
+        ..Chunk::default()
+    };
+    let month = Month::of(leaf, leaves);
+    let mut cases: BTreeMap<i64, Case> = BTreeMap::new();
+    for row in rows {
+        cases.entry(row.code_id).or_insert_with(|| Case::new(month)).rows.push(row);
+    }
+    for coupon in coupons {
+        let code = coupon.code_id;
+        if coupon.says_used() {
+            cases.entry(code).or_insert_with(|| Case::new(month)).coupon = Some(coupon);
+        } else if let Some(case) = cases.get_mut(&code) {
+            case.coupon = Some(coupon);
+        }
+    }
+    load_uses_max(conn, &mut cases).await?;
+    Ok((cases, chunk))
+}
+
+/// What the ledger says of the codes after one and up to another; None when that is more than so many rows.
+async fn uses_between(
+    conn: &mut PgConnection,
+    leaves: &Leaves,
+    after: i64,
+    until: i64,
+    rows_max: Option<i64>,
+) -> Result<Option<Vec<LedgerRow>>, sqlx::Error> {
+    let mut rows: Vec<LedgerRow> = Vec::new();
+    for month in leaves.standing("redemption") {
+        let limit = rows_max.map(|max| max + 1 - rows.len() as i64);
+        let sql = query("verify/ledger_range").on(&[month]);
+        let found = sqlx::query_as(sql).bind(after).bind(until).bind(limit).fetch_all(&mut *conn).await?;
+        rows.extend(found);
+        if rows_max.is_some_and(|max| rows.len() as i64 > max) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(rows))
+}
+
+/// The next uses in a month of the ledger with codes after all months of coupons. Of those before and between them
+/// nothing can be said: their months may have been put away.
+async fn beyond(
+    conn: &mut PgConnection,
+    leaves: &Leaves,
+    leaf: Leaf,
+    after: Option<i64>,
+    limit: i64,
+) -> Result<(BTreeMap<i64, Case>, Chunk), sqlx::Error> {
+    let last = leaves.standing("coupon").last().copied().and_then(ids_of);
+    let Some(last) = last else { return Ok(Default::default()) };
+    let sql = query("verify/ledger_beyond").on(&[leaf]);
+    let codes: Vec<i64> =
+        sqlx::query_scalar(sql).bind(after.unwrap_or(last.end - 1)).bind(limit).fetch_all(&mut *conn).await?;
+    let chunk = Chunk::ending(codes.len(), limit, codes.last().map(|code| vec![Value::I64(*code)]));
+    Ok((load(conn, leaves, &codes.into_iter().collect(), Some(leaf)).await?, chunk))
+}
+
+/// The used coupons of pages, or those that pages of the ledger speak of, each with all its uses.
+async fn drawn(
+    conn: &mut PgConnection,
+    leaves: &Leaves,
+    leaf: Leaf,
+    statement: &Query,
+    pages: &[Range<u32>],
+) -> Result<(BTreeMap<i64, Case>, Chunk), sqlx::Error> {
+    let rows: Vec<(i64, bool)> = typed_page_rows(conn, statement.on(&[leaf]), pages).await?;
+    let chunk = Chunk { rows: rows.len() as u64, ..Chunk::default() };
+    // A use of a coupon that says it has none is met on the pages of the ledger.
+    let codes = rows.into_iter().filter(|(_, used)| *used).map(|(code, _)| code).collect();
+    Ok((load(conn, leaves, &codes, Some(leaf)).await?, chunk))
 }
 
 pub(super) async fn examine(
@@ -146,21 +284,14 @@ async fn load(
     codes: &BTreeSet<i64>,
     walked: Option<Leaf>,
 ) -> Result<BTreeMap<i64, Case>, sqlx::Error> {
-    let ledger = leaves.standing("redemption");
-    let retiring = leaves.skipped("redemption");
-    let coupon_months = leaves.standing("coupon");
     let mut by_leaf: BTreeMap<Leaf, Vec<i64>> = BTreeMap::new();
     let mut cases: BTreeMap<i64, Case> = BTreeMap::new();
     for code in codes {
-        let leaf = plan("coupon").leaf_i64(*code);
-        by_leaf.entry(leaf).or_default().push(*code);
-        let complete = !retiring.iter().any(|month| month.no >= leaf.no - MONTHS_BEFORE_ISSUE)
-            && ledger.first().is_none_or(|first| first.no <= leaf.no);
-        // A month that was put away may be gone altogether, also from between others that stayed.
-        let coupon_retired = !leaves.stands(leaf) && coupon_months.last().is_none_or(|last| leaf.no < last.no);
-        cases.insert(*code, Case { complete, coupon_retired, ..Case::default() });
+        by_leaf.entry(plan("coupon").leaf_i64(*code)).or_default().push(*code);
     }
     for (leaf, codes) in &by_leaf {
+        let month = Month::of(*leaf, leaves);
+        cases.extend(codes.iter().map(|code| (*code, Case::new(month))));
         if leaves.stands(*leaf) {
             let sql = query("verify/ledger_coupon_find").on(&[*leaf]);
             let rows: Vec<CouponRow> = sqlx::query_as(sql).bind(codes).fetch_all(&mut *conn).await?;
@@ -170,7 +301,7 @@ async fn load(
             }
         }
     }
-    for month in ledger {
+    for month in leaves.standing("redemption") {
         let may_hold = |leaf: &Leaf| match walked {
             Some(walked) => month == walked || month.no >= leaf.no - MONTHS_BEFORE_ISSUE,
             None => true,
@@ -185,6 +316,12 @@ async fn load(
             cases.entry(row.code_id).or_default().rows.push(row);
         }
     }
+    load_uses_max(conn, &mut cases).await?;
+    Ok(cases)
+}
+
+/// How often each of the coupons may be used.
+async fn load_uses_max(conn: &mut PgConnection, cases: &mut BTreeMap<i64, Case>) -> Result<(), sqlx::Error> {
     let versions: BTreeSet<(i64, i32)> =
         cases.values().filter_map(|case| case.coupon.as_ref()).map(|row| (row.rule_id, row.rule_version)).collect();
     let uses: Vec<(i64, i32, i16)> = sqlx::query_as(
@@ -201,7 +338,7 @@ async fn load(
         let version = case.coupon.as_ref().map(|row| (row.rule_id, row.rule_version));
         case.uses_max = version.and_then(|version| uses.get(&version).copied());
     }
-    Ok(cases)
+    Ok(())
 }
 
 fn by_reversals(of: &LedgerRow, rows: &[LedgerRow]) -> Back {
@@ -219,6 +356,10 @@ fn by_reversals(of: &LedgerRow, rows: &[LedgerRow]) -> Back {
 }
 
 impl Case {
+    fn new(month: Month) -> Self {
+        Self { month, ..Self::default() }
+    }
+
     fn uses(&self) -> impl Iterator<Item = &LedgerRow> {
         self.rows.iter().filter(|row| row.kind == REDEEM)
     }
@@ -234,7 +375,7 @@ impl Case {
         let mut found = Vec::new();
         let row_key = |row: &LedgerRow| vec![Value::I64(row.redemption_id)];
         let Some(coupon) = &self.coupon else {
-            if !self.coupon_retired {
+            if !self.month.retired {
                 let orphan = |row| Difference::new(Kind::Extra, "redemption", row_key(row), vec!["code_id"]);
                 found.extend(self.rows.iter().map(orphan));
             }
@@ -250,7 +391,9 @@ impl Case {
                     ("lines", row.lines().iter().any(|line| line.returned != back.lines.contains(&line.line))),
                     ("reversed_whole", row.reversed_whole != back.whole),
                 ];
-                columns.extend(differs.iter().filter(|(_, differs)| self.complete && *differs).map(|(name, _)| *name));
+                columns.extend(
+                    differs.iter().filter(|(_, differs)| self.month.complete && *differs).map(|(name, _)| *name),
+                );
                 if row.reverses.is_some() {
                     columns.push("reverses");
                 }
@@ -271,7 +414,7 @@ impl Case {
     }
 
     fn may_be_retired(&self, redemption_id: i64, leaves: &Leaves) -> bool {
-        !self.complete && !leaves.stands(plan("redemption").leaf_i64(redemption_id))
+        !self.month.complete && !leaves.stands(plan("redemption").leaf_i64(redemption_id))
     }
 
     fn check_coupon(&self, coupon: &CouponRow, leaves: &Leaves, found: &mut Vec<Difference>) {
@@ -307,11 +450,11 @@ impl Case {
                 None => columns.push("redemption_id"),
             },
         }
-        let agrees = |count: i16| if self.complete { coupon.uses == count } else { coupon.uses >= count };
+        let agrees = |count: i16| if self.month.complete { coupon.uses == count } else { coupon.uses >= count };
         if !counts.into_iter().any(agrees) {
             columns.push("uses");
         }
-        if let Some(max) = self.uses_max.filter(|_| self.complete && coupon.state != VOID) {
+        if let Some(max) = self.uses_max.filter(|_| self.month.complete && coupon.state != VOID) {
             let state = |count: i16| if count >= max { REDEEMED } else { ISSUED };
             if !counts.into_iter().any(|count| coupon.state == state(count)) {
                 columns.push("state");
@@ -392,7 +535,7 @@ pub(super) async fn mend(conn: &mut PgConnection, subject: &Subject) -> Result<R
     let Some(coupon) = case.coupon.clone() else {
         return Ok(Repair::Left("the ledger names a coupon that is not there"));
     };
-    if !case.complete {
+    if !case.month.complete {
         return Ok(Repair::Left("a part of its ledger is retired"));
     }
     let (by_use, by_reversal) = case.standing();

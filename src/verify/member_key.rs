@@ -19,6 +19,7 @@ use super::{
     pair::{Chunk, Direction, Found, Sight, Subject},
     report::{Difference, Kind, Repair},
     row::{Cell, Fold, Key, Row, Side, Type, Value, altered},
+    sample::Stretch,
 };
 use crate::{
     member::key::{self, Identifier},
@@ -31,6 +32,7 @@ static MEMBER: Side = Side {
     key: &[Type::I64],
     columns: &["member_id", "phone_bound_at", "email_bound_at", "phone", "email"],
     walk: "verify/member_walk",
+    pages: "verify/member_pages",
     find: "verify/member_find",
     find_by: 1,
 };
@@ -40,6 +42,7 @@ static KEY: Side = Side {
     key: &[Type::Uuid],
     columns: &["key", "member_id", "bound_at", "key_version", "kind"],
     walk: "verify/member_key_walk",
+    pages: "verify/member_key_pages",
     find: "verify/member_key_find",
     find_by: 1,
 };
@@ -140,12 +143,11 @@ pub(super) async fn chunk(
     sight: &Sight<'_>,
     direction: Direction,
     leaf: Leaf,
-    after: Option<&Key>,
-    limit: i64,
+    stretch: &Stretch,
 ) -> Result<Chunk, sqlx::Error> {
     let walked = if direction == Direction::Forward { &MEMBER } else { &KEY };
-    let rows = walked.walk(conn, leaf, after, limit).await?;
-    let mut chunk = Chunk::of(&rows, limit);
+    let rows = walked.read(conn, leaf, stretch).await?;
+    let mut chunk = stretch.chunk(rows.len(), rows.last().map(|row| row.key.clone()));
     let members = match direction {
         Direction::Forward => rows.clone(),
         Direction::Back => {

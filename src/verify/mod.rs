@@ -9,10 +9,12 @@
 //! - `--repair` locks, looks again and writes, one row a transaction. The base decides over its index, the ledger over
 //!   the coupon, rows over their counts. An index row is taken away only where its base, locked, does not have it.
 //!   Ledger rows are never made: what the ledger can't tell is reported and left.
+//! - With `--sample` a share of every leaf is looked at, both ways. The report says how much, and names what was not
+//!   checked. It is not repaired: a count would be set by rows that nobody compared.
 //!
-//! Memory is bounded by the chunk and by `differences_max` a pair. A run has one connection of its own, as the service
-//! role; it goes neither through the lane nor through the office. Not compared: `request`, `event`, and
-//! `coupon.cycles`.
+//! Memory is bounded by the chunk (by ten of them between coupons and ledger) and by `differences_max` a pair, some 50 MB
+//! as it is set. A run has one connection of its own, as the service role; it goes neither through the lane nor through
+//! the office. Not compared: `request`, `event`, and `coupon.cycles`.
 
 mod conflict;
 mod count;
@@ -24,6 +26,7 @@ mod part;
 mod projection;
 mod report;
 mod row;
+mod sample;
 #[cfg(test)]
 mod tests;
 
@@ -34,8 +37,9 @@ use std::{
 
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
-pub use report::{Difference, Kind, PairReport, Repair, Report};
+pub use report::{Difference, Kind, Looked, PairReport, Repair, Report, Unit};
 pub use row::{Key, Value};
+pub use sample::{BadShare, Sample, Share};
 
 use crate::{
     db::{
@@ -47,6 +51,7 @@ use crate::{
 };
 use leaves::Leaves;
 use pair::{Chunk, Direction, Found, PAIRS, Pair, Sight, Subject};
+use sample::{Course, Stretch};
 
 /// Suspects that are looked at again together.
 const LOOK_AGAIN_ROWS: usize = 500;
@@ -60,6 +65,13 @@ pub struct VerifySettings {
     /// Write what the base tables say where index tables differ.
     #[arg(long)]
     pub repair: bool,
+    /// Look at this share of every leaf of every pair only, such as `1%` or `0.01`: of its pages, both ways, and of the rules
+    /// that are counted. What is not checked is named.
+    #[arg(long, value_name = "SHARE", conflicts_with = "repair")]
+    pub sample: Option<Share>,
+    /// Draw the sample by this number, to look at the same pages again. One is drawn, and printed, unless given.
+    #[arg(long, requires = "sample", value_name = "NUMBER")]
+    pub seed: Option<u64>,
     /// Only pairs with one of these tables, by comma.
     #[arg(long, value_delimiter = ',', value_name = "TABLE")]
     pub tables: Vec<String>,
@@ -84,6 +96,8 @@ impl Default for VerifySettings {
     fn default() -> Self {
         Self {
             repair: false,
+            sample: None,
+            seed: None,
             tables: Vec::new(),
             chunk_rows: 2_000,
             rows_per_second: 0,
@@ -104,6 +118,10 @@ pub enum VerifyError {
     Secrets(#[from] SecretFileError),
     #[error("no pair of tables has {0}")]
     UnknownTable(String),
+    #[error(
+        "a sample can't be repaired, since counts would be set by rows that were not compared: repair in a whole run"
+    )]
+    SampleRepaired,
 }
 
 /// Compares, and repairs when asked to; `sink` sees each pair as it is done.
@@ -120,12 +138,16 @@ pub async fn run(
     if let Some(unknown) = settings.tables.iter().find(|table| !known(table)) {
         return Err(VerifyError::UnknownTable(unknown.clone()));
     }
+    if settings.sample.is_some() && settings.repair {
+        return Err(VerifyError::SampleRepaired);
+    }
+    let sample = settings.sample.map(|share| Sample { share, seed: settings.seed.unwrap_or_default() });
     let mut conn = with_settings(options).connect().await?;
     let leaves = Leaves::load(&mut conn).await?;
     // Of months that are gone there is nothing to say.
     let skipped = plans().iter().flat_map(|plan| leaves.on_their_way(&plan.table)).map(|leaf| leaf.to_string());
-    let mut report = Report { skipped: skipped.collect(), ..Report::default() };
-    let mut run = Run { settings, conn, sight: Sight { secrets, leaves } };
+    let mut report = Report { skipped: skipped.collect(), sample, ..Report::default() };
+    let mut run = Run { settings, sample, conn, sight: Sight { secrets, leaves } };
     for pair in PAIRS {
         let wanted = |table: &String| pair.tables().contains(&table.as_str());
         if !settings.tables.is_empty() && !settings.tables.iter().any(wanted) {
@@ -155,6 +177,7 @@ fn with_settings(options: PgConnectOptions) -> PgConnectOptions {
 
 struct Run<'a> {
     settings: &'a VerifySettings,
+    sample: Option<Sample>,
     conn: PgConnection,
     sight: Sight<'a>,
 }
@@ -172,9 +195,10 @@ impl Run<'_> {
         let started = Instant::now();
         let mut report = PairReport { name: pair.name(), ..PairReport::default() };
         let mut found: Vec<Found> = Vec::new();
-        'walk: for direction in [Direction::Forward, Direction::Back] {
-            for leaf in self.sight.leaves.standing(pair.walked(direction)) {
-                self.leaf(pair, direction, leaf, &mut report, &mut found).await?;
+        report.open = self.sample.and_then(|_| pair.open_in_a_sample());
+        'walk: for direction in pair.directions() {
+            for leaf in self.sight.leaves.standing(pair.walked(*direction)) {
+                self.leaf(pair, *direction, leaf, &mut report, &mut found).await?;
                 if found.len() > self.settings.differences_max as usize {
                     found.truncate(self.settings.differences_max as usize);
                     report.cut_short = true;
@@ -198,7 +222,7 @@ impl Run<'_> {
         Ok(report)
     }
 
-    /// Walks one leaf to its end.
+    /// Walks one leaf to its end, or along what is drawn of it.
     async fn leaf(
         &mut self,
         pair: Pair,
@@ -210,23 +234,16 @@ impl Run<'_> {
         let started = Instant::now();
         let (mut told, mut walked) = (started, 0_u64);
         let mut suspicion = Suspicion::default();
-        let mut after: Option<Key> = None;
-        loop {
-            let chunk = match self.chunk(pair, direction, leaf, after.as_ref(), &mut suspicion).await {
-                // The leaf was renamed under the walk: it is being retired.
-                Err(error) if is_undefined_table(&error) => {
-                    self.sight.leaves = Leaves::load(&mut self.conn).await?;
-                    if self.sight.leaves.stands(leaf) {
-                        return Err(error);
-                    }
-                    break;
-                }
-                chunk => chunk?,
+        let mut course = self.course(pair, direction, leaf, report).await?;
+        while let Some(stretch) = course.next() {
+            let Some(chunk) = self.standing_chunk(pair, direction, leaf, &stretch, &mut suspicion).await? else {
+                break;
             };
             report.rows += chunk.rows;
             report.rows_skipped += chunk.skipped;
             report.chunks += 1;
             report.chunks_differed += u64::from(chunk.differed);
+            stretch.looked(pair.walked(direction)).into_iter().for_each(|looked| report.look(looked));
             walked += chunk.rows;
             if suspicion.subjects.len() >= LOOK_AGAIN_ROWS {
                 self.confirm(pair, std::mem::take(&mut suspicion), report, found).await?;
@@ -234,10 +251,7 @@ impl Run<'_> {
             if found.len() > self.settings.differences_max as usize {
                 return Ok(());
             }
-            after = chunk.last;
-            if after.is_none() {
-                break;
-            }
+            course.reached(chunk.last);
             if told.elapsed() >= PROGRESS_EVERY {
                 told = Instant::now();
                 tracing::info!(pair = pair.name(), %leaf, rows = report.rows, "comparing");
@@ -245,6 +259,47 @@ impl Run<'_> {
             self.throttle(walked, started).await;
         }
         self.confirm(pair, suspicion, report, found).await
+    }
+
+    async fn course(
+        &mut self,
+        pair: Pair,
+        direction: Direction,
+        leaf: Leaf,
+        report: &mut PairReport,
+    ) -> Result<Course, VerifyError> {
+        let chunk_rows = self.settings.chunk_rows;
+        let Some(sample) = self.sample else { return Ok(Course::whole(chunk_rows)) };
+        let (course, looked) = Course::drawn(&mut self.conn, sample, pair, direction, leaf, chunk_rows).await?;
+        report.look(looked);
+        Ok(course)
+    }
+
+    /// Compares a stretch; None when its leaf does not stand any more.
+    async fn standing_chunk(
+        &mut self,
+        pair: Pair,
+        direction: Direction,
+        leaf: Leaf,
+        stretch: &Stretch,
+        suspicion: &mut Suspicion,
+    ) -> Result<Option<Chunk>, VerifyError> {
+        loop {
+            match self.chunk(pair, direction, leaf, stretch, suspicion).await {
+                // A leaf was renamed under the walk: it is being retired, this one or one that is held against it.
+                Err(error) if is_undefined_table(&error) => {
+                    let known = std::mem::take(&mut self.sight.leaves);
+                    self.sight.leaves = Leaves::load(&mut self.conn).await?;
+                    if !self.sight.leaves.stands(leaf) {
+                        return Ok(None);
+                    }
+                    if self.sight.leaves == known {
+                        return Err(error);
+                    }
+                }
+                chunk => return chunk.map(Some),
+            }
+        }
     }
 
     async fn throttle(&self, walked: u64, started: Instant) {
@@ -259,13 +314,12 @@ impl Run<'_> {
         pair: Pair,
         direction: Direction,
         leaf: Leaf,
-        after: Option<&Key>,
+        stretch: &Stretch,
         suspicion: &mut Suspicion,
     ) -> Result<Chunk, VerifyError> {
-        let limit = i64::from(self.settings.chunk_rows);
         let sight = &self.sight;
         let (mut chunk, horizon) = tx::run_on(&mut self.conn, "verify_chunk", Mode::Snapshot, async |conn| {
-            let chunk = pair.chunk(conn, sight, direction, leaf, after, limit).await?;
+            let chunk = pair.chunk(conn, sight, direction, leaf, stretch).await?;
             let horizon = if chunk.suspects.is_empty() { 0 } else { horizon(conn).await? };
             Ok::<_, VerifyError>((chunk, horizon))
         })

@@ -12,7 +12,8 @@ use super::{
     ledger, member_key, part,
     projection::{HISTORY, INDEX, Projection, RECEIVE},
     report::{Difference, Repair},
-    row::{Key, Row, Value},
+    row::{Key, Value},
+    sample::Stretch,
 };
 use crate::{partition::Leaf, secret::Secrets};
 
@@ -68,11 +69,7 @@ impl Subject {
 }
 
 impl Chunk {
-    /// The chunk of these rows, which end the leaf when there are fewer than asked for.
-    pub fn of(rows: &[Row], limit: i64) -> Self {
-        Self::ending(rows.len(), limit, rows.last().map(|row| row.key.clone()))
-    }
-
+    /// The chunk of so many rows, which end the leaf when they are fewer than asked for.
     pub fn ending(rows: usize, limit: i64, last: Option<Key>) -> Self {
         Self { rows: rows as u64, last: last.filter(|_| rows as i64 >= limit), ..Self::default() }
     }
@@ -138,27 +135,55 @@ impl Pair {
         }
     }
 
-    /// Compares the next rows of a leaf after a key.
+    /// The directions that there are: counting a rule with all its parts says it both ways, and a use without a conflict
+    /// is as it should be.
+    pub fn directions(self) -> &'static [Direction] {
+        match self {
+            Self::Part | Self::Conflict => &[Direction::Forward],
+            _ => &[Direction::Forward, Direction::Back],
+        }
+    }
+
+    /// The statement that lists the rules that are counted, where the walk is along rules.
+    pub fn rules(self, direction: Direction) -> Option<&'static str> {
+        match (self, direction) {
+            (Self::Stock, Direction::Forward) => Some("verify/stock_rules"),
+            (Self::Part, Direction::Forward) => Some("verify/part_rules"),
+            _ => None,
+        }
+    }
+
+    /// What a sample leaves open also of what it looked at.
+    pub fn open_in_a_sample(self) -> Option<&'static str> {
+        match self {
+            Self::Stock | Self::Part => {
+                Some("whether the rows that were counted are right, which their own pairs compared in the sample only")
+            }
+            Self::Taken => Some(
+                "whether the coupons that were counted are right, which their own pair compared in the sample only",
+            ),
+            Self::Ledger | Self::Projection(_) | Self::MemberKey | Self::Conflict => None,
+        }
+    }
+
+    /// Compares a stretch of a leaf.
     pub async fn chunk(
         self,
         conn: &mut PgConnection,
         sight: &Sight<'_>,
         direction: Direction,
         leaf: Leaf,
-        after: Option<&Key>,
-        limit: i64,
+        stretch: &Stretch,
     ) -> Result<Chunk, sqlx::Error> {
         let leaves = &sight.leaves;
         match self {
-            Self::Ledger => ledger::chunk(conn, leaves, direction, leaf, after, limit).await,
-            Self::Projection(projection) => projection.chunk(conn, leaves, direction, leaf, after, limit).await,
-            Self::Stock => count::stock_chunk(conn, direction, leaf, after, limit).await,
-            Self::Part => part::chunk(conn, leaves, direction, leaf, after, limit).await,
-            Self::Taken => count::taken_chunk(conn, direction, leaf, after, limit).await,
-            Self::MemberKey => member_key::chunk(conn, sight, direction, leaf, after, limit).await,
-            // One walk says it both ways: a use without a conflict is as it should be.
-            Self::Conflict if direction == Direction::Back => Ok(Chunk::default()),
-            Self::Conflict => conflict::chunk(conn, leaves, leaf, after, limit).await,
+            Self::Ledger => ledger::chunk(conn, leaves, direction, leaf, stretch).await,
+            Self::Projection(projection) => projection.chunk(conn, leaves, direction, leaf, stretch).await,
+            Self::Stock => count::stock_chunk(conn, direction, leaf, stretch).await,
+            Self::Part => part::chunk(conn, leaves, leaf, stretch).await,
+            Self::Taken => count::taken_chunk(conn, direction, leaf, stretch).await,
+            Self::MemberKey => member_key::chunk(conn, sight, direction, leaf, stretch).await,
+            Self::Conflict => conflict::chunk(conn, leaves, leaf, stretch).await,
         }
     }
 

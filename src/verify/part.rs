@@ -8,22 +8,22 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use chrono::{DateTime, NaiveDate};
+use chrono::DateTime;
 use sqlx::PgConnection;
 
 use super::{
-    leaves::Leaves,
-    pair::{Chunk, Direction, Found, Subject},
+    count::counted_rules,
+    leaves::{Leaves, ids_of},
+    pair::{Chunk, Found, Subject},
     report::{Difference, Kind, Repair},
-    row::{Key, Value},
+    row::Value,
+    sample::Stretch,
 };
 use crate::{
     id::{Day, EPOCH_MS, NUMBER_BITS},
     partition::{Leaf, plan, query},
 };
 
-/// Coupons that one snapshot counts, unless a single rule has more.
-const COUNTED_ROWS_MAX: i64 = 200_000;
 /// Bits of `counted`, as `coupon::decide::Part` sets them.
 const WHOLE: i16 = 1;
 const DAY: i16 = 2;
@@ -71,27 +71,10 @@ struct Wrong {
 pub(super) async fn chunk(
     conn: &mut PgConnection,
     leaves: &Leaves,
-    direction: Direction,
     leaf: Leaf,
-    after: Option<&Key>,
-    limit: i64,
+    stretch: &Stretch,
 ) -> Result<Chunk, sqlx::Error> {
-    if direction == Direction::Back {
-        return Ok(Chunk::default());
-    }
-    let after = after.map_or(i64::MIN, |key| key[0].as_i64());
-    let sql = query("verify/part_rules").on(&[leaf]);
-    let found: Vec<(i64, i64)> = sqlx::query_as(sql).bind(after).bind(limit).fetch_all(&mut *conn).await?;
-    let mut end = (found.len() as i64) < limit;
-    let (mut rules, mut counted) = (Vec::new(), 0);
-    for (rule, living) in found {
-        counted += living;
-        if counted > COUNTED_ROWS_MAX && !rules.is_empty() {
-            end = false;
-            break;
-        }
-        rules.push(rule);
-    }
+    let (rules, end) = counted_rules(conn, leaf, "verify/part_rules", stretch).await?;
     let last = rules.last().map(|rule| vec![Value::I64(*rule)]);
     let cases = load(conn, leaves, &rules).await?;
     let suspects: Vec<Subject> = cases
@@ -198,11 +181,10 @@ async fn count_coupons(
 ) -> Result<(), sqlx::Error> {
     for (leaf, rules) in by_leaf("coupon_index", rules) {
         for month in leaves.standing("coupon") {
-            let bound = |day: Option<NaiveDate>| Some(i64::from(Day::from_date(day?).number()) << NUMBER_BITS);
-            let (Some(from), Some(until)) = (bound(month.first_day()), bound(month.end_day())) else { continue };
+            let Some(ids) = ids_of(month) else { continue };
             let sql = query("verify/part_count").on(&[leaf, month]);
             let rows: Vec<(i64, i32, i32, i16, i64)> =
-                sqlx::query_as(sql).bind(&rules).bind(from).bind(until).fetch_all(&mut *conn).await?;
+                sqlx::query_as(sql).bind(&rules).bind(ids.start).bind(ids.end).fetch_all(&mut *conn).await?;
             for (rule, day, store_no, counted, coupons) in rows {
                 let taken = &mut cases.entry(rule).or_default().taken;
                 for key in parts(counted & !WHOLE, day, store_no) {

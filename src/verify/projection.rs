@@ -12,6 +12,7 @@ use super::{
     pair::{Chunk, Direction, Found, Subject},
     report::{Difference, Kind, Repair},
     row::{Fold, Key, Row, Side, Type, Value, altered, bind_keys},
+    sample::Stretch,
 };
 use crate::partition::{Leaf, plan, query};
 
@@ -29,6 +30,7 @@ pub(super) static COUPON: Side = Side {
     key: &[Type::I64],
     columns: &["code_id", "rule_id", "valid_until", "member_id", "legacy_key", "state", "referrer", "rule_version"],
     walk: "verify/coupon_walk",
+    pages: "verify/coupon_pages",
     find: "verify/coupon_find",
     find_by: 1,
 };
@@ -40,6 +42,7 @@ pub(super) static RECEIVE: Projection = Projection {
         key: &[Type::I64, Type::I64],
         columns: &["member_id", "code_id", "rule_id", "valid_until", "state", "rule_version"],
         walk: "verify/coupon_receive_walk",
+        pages: "verify/coupon_receive_pages",
         find: "verify/coupon_receive_find",
         find_by: 2,
     },
@@ -54,6 +57,7 @@ pub(super) static INDEX: Projection = Projection {
         key: &[Type::I64, Type::I64],
         columns: &["rule_id", "code_id", "valid_until", "member_id", "state", "referrer"],
         walk: "verify/coupon_index_walk",
+        pages: "verify/coupon_index_pages",
         find: "verify/coupon_index_find",
         find_by: 2,
     },
@@ -68,6 +72,7 @@ pub(super) static HISTORY: Projection = Projection {
         key: &[Type::Uuid],
         columns: &["legacy_key", "code_id"],
         walk: "verify/coupon_history_walk",
+        pages: "verify/coupon_history_pages",
         find: "verify/coupon_history_find",
         find_by: 1,
     },
@@ -105,12 +110,11 @@ impl Projection {
         leaves: &Leaves,
         direction: Direction,
         leaf: Leaf,
-        after: Option<&Key>,
-        limit: i64,
+        stretch: &Stretch,
     ) -> Result<Chunk, sqlx::Error> {
         let walked = if direction == Direction::Forward { &COUPON } else { &self.index };
-        let mut rows = walked.walk(conn, leaf, after, limit).await?;
-        let mut chunk = Chunk::of(&rows, limit);
+        let mut rows = walked.read(conn, leaf, stretch).await?;
+        let mut chunk = stretch.chunk(rows.len(), rows.last().map(|row| row.key.clone()));
         let (expected, actual) = match direction {
             Direction::Forward => {
                 let expected: Vec<Row> = rows.iter().filter_map(|row| self.project(row)).collect();

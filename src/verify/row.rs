@@ -1,7 +1,7 @@
 //! Rows as they are compared: by key, and by the bytes that PostgreSQL sends for the other columns.
 //!
-//! A table's [`Side`] names its key, its columns and the two statements that read it: a walk in key order along one
-//! leaf, and a look-up by keys. Both give the same columns in the same order, key first. Bytes of the binary protocol are
+//! A table's [`Side`] names its key, its columns and the three statements that read it: a walk in key order along one
+//! leaf, the rows of some of its pages, and a look-up by keys. All give the same columns in the same order, key first. Bytes of the binary protocol are
 //! equal exactly where values of these types are (integers, uuid, timestamptz, text, bytea), so nothing is decoded that
 //! need not be, and columns of different tables can be compared as they come.
 
@@ -11,7 +11,10 @@ use sqlx::{PgConnection, Postgres, Row as _, ValueRef, postgres::PgArguments, po
 use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::leaves::Leaves;
+use super::{
+    leaves::Leaves,
+    sample::{Stretch, page_rows},
+};
 use crate::partition::{Leaf, plan, query};
 
 /// One column of a key.
@@ -48,6 +51,7 @@ pub(super) struct Side {
     /// All columns that are compared, key first.
     pub columns: &'static [&'static str],
     pub walk: &'static str,
+    pub pages: &'static str,
     pub find: &'static str,
     /// How many columns of the key a look-up goes by.
     pub find_by: usize,
@@ -183,14 +187,16 @@ impl Side {
         self.columns.iter().position(|name| *name == column)?.checked_sub(self.key.len())
     }
 
-    /// The next rows of a leaf after a key.
-    pub async fn walk(
-        &self,
-        conn: &mut PgConnection,
-        leaf: Leaf,
-        after: Option<&Key>,
-        limit: i64,
-    ) -> Result<Vec<Row>, sqlx::Error> {
+    /// The rows of a stretch of a leaf.
+    pub async fn read(&self, conn: &mut PgConnection, leaf: Leaf, stretch: &Stretch) -> Result<Vec<Row>, sqlx::Error> {
+        let (after, limit) = match stretch {
+            Stretch::After(after, limit) => (after.as_ref(), *limit),
+            Stretch::Pages(pages) => {
+                let rows = page_rows(conn, query(self.pages).on(&[leaf]), pages).await?;
+                return rows.iter().map(|row| Row::read(self, row)).collect();
+            }
+            Stretch::Rules(_) => unreachable!("rules are drawn where they are counted, and nothing else is"),
+        };
         let mut statement = sqlx::query(query(self.walk).on(&[leaf]));
         for (at, kind) in self.key.iter().enumerate() {
             let value = after.map(|key| key[at]);

@@ -2,7 +2,9 @@
 //!
 //! [`plantings`] lists the damages: for each the SQL that does it and the report it must give.
 
+mod ledger;
 mod plantings;
+mod sample;
 
 use chrono::{DateTime, Utc};
 use rand::{SeedableRng, rngs::StdRng};
@@ -192,6 +194,10 @@ async fn each_is_named_and_mended(plantings: Vec<Planting>) {
         let report = verify(&db, &secrets, &settings()).await;
         assert_eq!(lines(&report), expected, "{}", planting.name);
         assert!(!report.is_clean(), "{}", planting.name);
+        let everything = VerifySettings { sample: Some("100%".parse().unwrap()), ..settings() };
+        let drawn = verify(&db, &secrets, &everything).await;
+        assert_eq!(lines(&drawn), expected, "{}, along all pages", planting.name);
+        assert!(!drawn.is_clean(), "{}", planting.name);
         let repaired = verify(&db, &secrets, &VerifySettings { repair: true, ..settings() }).await;
         assert_eq!(repaired.is_clean(), planting.undo.is_none(), "{}: {}", planting.name, repaired.render());
         if let Some(undo) = planting.undo {
@@ -455,6 +461,8 @@ async fn while_tills_run_only_what_was_planted_is_named_and_mended() {
     for round in 0..2 {
         let report = verify(&db, &secrets, &settings()).await;
         assert_eq!(lines(&report), Vec::<String>::new(), "round {round}");
+        let half = VerifySettings { sample: Some("50%".parse().unwrap()), seed: Some(round), ..settings() };
+        assert_eq!(lines(&verify(&db, &secrets, &half).await), Vec::<String>::new(), "round {round}");
         // Hot rows: the count of a rule that is being issued, an index row, a coupon's uses.
         execute(&mut conn, "update coupon_stock set issued = issued + 7 where rule_id = 101").await;
         execute(&mut conn, &format!("delete from coupon_receive where code_id = {}", code(1))).await;

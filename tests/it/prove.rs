@@ -168,7 +168,7 @@ fn the_list_of_queries_that_read_all_leaves_is_frozen() {
         .filter(|query| query.touches.iter().any(|touch| matches!(touch.claim, Claim::All { .. })))
         .map(|query| query.name.clone())
         .collect();
-    // Walks of `tessera verify` and `tessera keys`, which name one leaf at a time, and a person's
+    // Walks and samples of `tessera verify` and `tessera keys`, which name one leaf at a time, and a person's
     // whole history; nothing that a till waits for.
     insta::assert_snapshot!(wide.join("\n"), @"
     change_log/export
@@ -183,21 +183,32 @@ fn the_list_of_queries_that_read_all_leaves_is_frozen() {
     rotate/member_location_walk
     rotate/member_profile_mall_walk
     rotate/member_walk
+    verify/conflict_pages
     verify/conflict_uses
     verify/conflict_walk
+    verify/coupon_history_pages
     verify/coupon_history_walk
+    verify/coupon_index_pages
     verify/coupon_index_walk
+    verify/coupon_pages
+    verify/coupon_receive_pages
     verify/coupon_receive_walk
     verify/coupon_walk
-    verify/ledger_coupons
+    verify/ledger_beyond
+    verify/ledger_coupon_pages
+    verify/ledger_coupon_walk
     verify/ledger_find
-    verify/ledger_walk
+    verify/ledger_pages
+    verify/ledger_range
+    verify/member_key_pages
     verify/member_key_walk
+    verify/member_pages
     verify/member_walk
     verify/part_money
     verify/part_rules
     verify/stock_index_rules
     verify/stock_rules
+    verify/taken_pages
     verify/taken_walk
     ");
 }

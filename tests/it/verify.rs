@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgConnection};
 use tessera::{
     id::CodeId,
@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::support::{
     TestApp, TestDb,
+    command::{said, tessera},
     server::{Client, fresh_number},
 };
 
@@ -168,6 +169,9 @@ async fn verify_names_what_was_planted_while_tills_run_and_mends_it() {
     }
     let clean = compare(&app.db, false).await;
     assert!(clean.is_clean(), "{}", clean.render());
+    let some = VerifySettings { sample: Some("50%".parse().unwrap()), chunk_rows: 500, ..VerifySettings::default() };
+    let sampled = verify::run(&some, app.db.service(), &app.db.secrets(), |_| {}).await.unwrap();
+    assert!(sampled.is_clean(), "{}", sampled.render());
     for (sql, expected) in plantings(&member, &quiet, &limited) {
         execute(&mut conn, &sql).await;
         let report = compare(&app.db, false).await;
@@ -184,5 +188,47 @@ async fn verify_names_what_was_planted_while_tills_run_and_mends_it() {
     assert!(sold.load(Ordering::Relaxed) > 0);
     let after = compare(&app.db, false).await;
     assert!(after.is_clean(), "after {} sales: {}", sold.load(Ordering::Relaxed), after.render());
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sample_says_in_words_and_in_json_what_it_looked_at_and_what_it_did_not_check() {
+    let app = TestApp::spawn().await;
+    let member = app.client.member("+8613800000001").await;
+    let mut rules = Vec::new();
+    for _ in 0..40 {
+        rules.push(app.client.rule(json!({})).await);
+    }
+    for rule in &rules {
+        app.client.issue(rule, json!({"member_id": member})).await;
+    }
+    let told = tessera(&app.db, &["verify", "--sample", "1%", "--seed", "5"]).await;
+    assert_eq!(told.status.code(), Some(0), "{}", said(&told));
+    let text = said(&told);
+    assert!(text.contains("looked at 1% of each leaf, drawn by --seed 5\n"), "{text}");
+    // Each leaf has few pages and gives one; of the rules of each leaf one is counted.
+    assert!(text.contains("not checked: coupon_index / coupon_stock: ") && text.contains(" of 40 rules"), "{text}");
+    assert!(text.ends_with("clean as far as looked at\n"), "{text}");
+    assert_eq!(said(&tessera(&app.db, &["verify"]).await).lines().last(), Some("clean"));
+
+    let sql = format!("delete from coupon_receive where rule_id = {}", rules[0]);
+    execute(&mut app.db.sql().await, &sql).await;
+    for (args, sample) in
+        [(&["verify", "--json"][..], json!(null)), (&["verify", "--json", "--sample", "1"], json!(1.0))]
+    {
+        let told = tessera(&app.db, args).await;
+        assert_eq!(told.status.code(), Some(1), "{}", said(&told));
+        let report: Value = serde_json::from_slice(&told.stdout).unwrap();
+        assert_eq!((&report["clean"], &report["sample"]["share"]), (&json!(false), &sample));
+        let pair = report["pairs"].as_array().unwrap().iter().find(|pair| pair["pair"] == "coupon / coupon_receive");
+        let found = &pair.unwrap()["differences"][0];
+        assert_eq!((&found["kind"], &found["table"]), (&json!("missing"), &json!("coupon_receive")));
+        assert_eq!(pair.unwrap()["not_checked"], json!([]));
+    }
+    // What can't be meant is a misuse.
+    for args in [&["--sample", "1%", "--repair"][..], &["--seed", "1"], &["--sample", "0"], &["--sample", "101%"]] {
+        let told = tessera(&app.db, &[&["verify"], args].concat()).await;
+        assert_eq!(told.status.code(), Some(2), "{args:?}: {}", said(&told));
+    }
     app.stop().await;
 }

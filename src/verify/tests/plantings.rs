@@ -243,6 +243,18 @@ pub(super) fn ledger_plantings() -> Vec<Planting> {
         )
         .left(without.clone()),
         plant(
+            "ledger, use of a code after all months of coupons",
+            row(more, (DAY + 3_000) << 41 | 5, 1, "null"),
+            &[format!("extra redemption ({more}): code_id")],
+        )
+        .left(without.clone()),
+        plant(
+            "ledger, use of a code before the first coupon of a month",
+            row(more, (DAY - 21) << 41, 1, "null"),
+            &[format!("extra redemption ({more}): code_id")],
+        )
+        .left(without.clone()),
+        plant(
             "ledger, use not marked as reversed",
             format!("update redemption set reversed_whole = false, reversed = 0 where redemption_id = {r11}"),
             &[format!("altered redemption ({r11}): reversed, reversed_whole")],
