@@ -6,6 +6,7 @@
 
 pub mod alarm;
 pub mod arrivals;
+mod beside;
 pub mod built;
 pub mod check;
 pub mod coherence;
@@ -22,6 +23,7 @@ pub mod record;
 pub mod report;
 pub mod result;
 pub mod run;
+pub mod stop;
 pub mod till;
 pub mod workload;
 pub mod world;
@@ -57,6 +59,8 @@ pub enum Verdict {
     Passed,
     /// The load showed something wrong, and the text says what.
     Failed,
+    /// It was stopped before its end, and showed nothing wrong until then.
+    Interrupted,
 }
 
 #[derive(clap::Args)]

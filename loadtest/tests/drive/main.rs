@@ -1,6 +1,8 @@
 //! The driver against real PostgreSQL and real nodes. Nothing here is judged by how long it takes.
 
 mod books;
+mod day;
+mod stop;
 mod support;
 
 use loadtest::drive::{
