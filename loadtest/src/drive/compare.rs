@@ -2,8 +2,11 @@
 
 use std::{fmt::Write, path::PathBuf};
 
+use anyhow::ensure;
+
 use super::{
     Verdict,
+    baseline::Gate,
     op::Op,
     record::{Hist, OpStats},
     report::{
@@ -38,7 +41,7 @@ pub struct Tolerance {
 /// Compares results.
 #[derive(clap::Args)]
 pub struct CompareArgs {
-    /// What is compared with.
+    /// What is compared with; with --gate a baseline (.toml) will do as well.
     pub before: PathBuf,
     pub after: PathBuf,
     /// Exit code 1 when the second is worse than is tolerated.
@@ -54,7 +57,15 @@ pub struct CompareArgs {
 /// # Errors
 /// When a result cannot be read, or the page cannot be written.
 pub fn run(args: &CompareArgs) -> anyhow::Result<Verdict> {
-    let (before, after) = (Run::load(&args.before)?, Run::load(&args.after)?);
+    let (before, after) = match (Gate::load(&args.before)?, Run::load(&args.after)?) {
+        (Gate::Run(before), after) => (*before, after),
+        (gate @ Gate::Baseline(_), after) => {
+            ensure!(args.gate && args.html.is_none(), "a baseline is for --gate: it has no figures to show");
+            let gated = gate.judge(&after, &args.tolerance);
+            print!("{}", gated.text);
+            return Ok(gated.verdict());
+        }
+    };
     print!("{}", text(&before, &after));
     if let Some(path) = &args.html {
         report::write(path, &html(&before, &after))?;

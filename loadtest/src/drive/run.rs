@@ -12,6 +12,7 @@ use tessera::clock::{Clock, Zone};
 
 use super::{
     Verdict,
+    baseline::Gate,
     beside::{Besides, beside},
     built::{Built, BuiltArgs},
     check, compare,
@@ -105,8 +106,8 @@ pub struct RunArgs {
     /// The database, to check the books afterwards, as any role that may read its tables.
     #[arg(long, env = "TESSERA_CHECK_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
-    /// A result to be as good as.
-    #[arg(long, value_name = "FILE")]
+    /// What to be as good as: a result of the same machine, or a baseline (.toml) that holds on any.
+    #[arg(long, visible_alias = "baseline", value_name = "FILE")]
     pub gate: Option<PathBuf>,
     #[command(flatten)]
     pub tolerance: compare::Tolerance,
@@ -306,7 +307,10 @@ pub async fn run(args: &RunArgs) -> anyhow::Result<Verdict> {
     let aim = Aim::take(&args.aim, args.part).await?;
     let share = aim.share();
     share.ensure_tills()?;
-    let baseline = args.gate.as_deref().map(Run::load).transpose()?;
+    let gate = args.gate.as_deref().map(Gate::load).transpose()?;
+    if args.database_url.is_none() && gate.as_ref().is_some_and(Gate::asks_for_books) {
+        bail!("the baseline judges by the books: say where the database is, with --database-url");
+    }
     if let Some(url) = &args.database_url {
         // A wrong one is known now, not after hours of load.
         drop(check::connect(url).await?);
@@ -339,8 +343,8 @@ pub async fn run(args: &RunArgs) -> anyhow::Result<Verdict> {
     }
     report::save(&run, &args.out)?;
     let verdict = report::verdict(&run);
-    let Some(baseline) = baseline else { return Ok(verdict) };
-    let gated = compare::gate(&baseline, &run, &args.tolerance);
+    let Some(gate) = gate else { return Ok(verdict) };
+    let gated = gate.judge(&run, &args.tolerance);
     print!("{}", gated.text);
     Ok(if gated.worse.is_empty() { verdict } else { Verdict::Failed })
 }

@@ -52,6 +52,29 @@ async fn a_day_at_the_tills_is_sent_checked_shown_compared_merged_and_gated() {
     let gate = |tolerance| ["compare", text(&first), text(&first), "--gate", tolerance];
     assert_eq!(ground.loadtest(&gate("--errors-tolerance=0")).await.unwrap(), Verdict::Passed);
     assert_eq!(ground.loadtest(&gate("--errors-tolerance=-1")).await.unwrap(), Verdict::Failed);
+    // What is made of one run for any machine, the other is as good as.
+    let baseline = ground.path("baseline.toml");
+    ground.loadtest(&["baseline", text(&first), "--out", text(&baseline)]).await.unwrap();
+    let gated = ground.loadtest(&["compare", text(&baseline), text(&second), "--gate"]).await.unwrap();
+    assert_eq!(gated, Verdict::Passed, "{}", std::fs::read_to_string(&baseline).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_committed_baseline_passes_a_sound_run_and_stops_it_when_its_books_are_spoiled() {
+    let ground = Ground::make(2).await;
+    let node = ground.node().await;
+    let (out, url) = (ground.path("a.json"), ground.url());
+    let baseline = concat!(env!("CARGO_MANIFEST_DIR"), "/baselines/smoke.toml");
+    let args = ["run", "--workload", "smoke", "--url", &node.url, "--out", text(&out), "--baseline", baseline];
+    let error = format!("{:#}", ground.loadtest(&args).await.unwrap_err());
+    assert!(error.contains("judges by the books") && !out.exists(), "{error}");
+    let verdict = ground.loadtest(&[&args[..], &["--database-url", &url]].concat()).await.unwrap();
+    assert_eq!(verdict, Verdict::Passed, "{}", loadtest::drive::report::text(&Run::load(&out).unwrap()));
+    let gate = ["compare", baseline, text(&out), "--gate"];
+    assert_eq!(ground.loadtest(&gate).await.unwrap(), Verdict::Passed);
+    sqlx::raw_sql("delete from event").execute(&mut ground.sql().await).await.unwrap();
+    let checked = ground.loadtest(&["check", text(&out), "--database-url", &url]).await.unwrap();
+    assert_eq!((checked, ground.loadtest(&gate).await.unwrap()), (Verdict::Failed, Verdict::Failed));
 }
 
 #[tokio::test(flavor = "multi_thread")]
