@@ -46,6 +46,7 @@ async fn main() -> ExitCode {
     match outcome {
         Ok(Verdict::Passed) => ExitCode::SUCCESS,
         Ok(Verdict::Failed) => ExitCode::FAILURE,
+        Ok(Verdict::Interrupted) => ExitCode::from(3),
         Err(error) => {
             eprintln!("loadtest: {error:#}");
             ExitCode::from(2)

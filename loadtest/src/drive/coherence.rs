@@ -18,6 +18,7 @@ use super::{
     keys::Key,
     office::{self, Office},
     record::Hist,
+    stop::Stop,
     workload::Coherence,
     world::World,
 };
@@ -43,13 +44,15 @@ pub struct Coherent {
     pub examples: Vec<String>,
 }
 
-impl Coherent {
-    fn new() -> Self {
+impl Default for Coherent {
+    fn default() -> Self {
         let bound_us = COHERENCE_BOUND.as_micros() as u64;
         let (changes, seen_old, violations, lost) = (0, 0, 0, 0);
         Self { bound_us, changes, seen_old, staleness: Hist::fine(), violations, lost, examples: Vec::new() }
     }
+}
 
+impl Coherent {
     pub fn failures(&self) -> Vec<String> {
         let mut why = Vec::new();
         if self.violations > 0 {
@@ -82,7 +85,7 @@ impl Coherent {
     }
 }
 
-/// Makes changes until the time is over.
+/// Makes changes until the time is over or it is to stop, and counts what was seen of them.
 ///
 /// # Errors
 /// When there are not two nodes, or one of them cannot be asked.
@@ -92,18 +95,19 @@ pub async fn run(
     world: &World,
     settings: &Coherence,
     until: Instant,
-) -> anyhow::Result<Coherent> {
+    stop: &Stop,
+    seen: &mut Coherent,
+) -> anyhow::Result<()> {
     ensure!(targets.len() >= 2, "coherence is between nodes: name two with --url, or more");
     let mut offices = Vec::new();
     for target in targets {
         offices.push(Office::open(target, key).await?);
     }
-    let mut seen = Coherent::new();
     let mut probe = Probe::make(&mut offices[0], world).await?;
     let pause = Duration::from_secs_f64(1.0 / settings.changes_per_second.max(0.01));
     let ask_every = Duration::from_millis(u64::from(settings.ask_every_ms));
     let mut round = 0;
-    while Instant::now() < until {
+    while Instant::now() < until && !stop.is_asked() {
         let next = Instant::now() + pause;
         let (here, there) = (round % offices.len(), (round + 1) % offices.len());
         let what = if round / offices.len() % 2 == 0 { What::Member } else { What::Rule };
@@ -136,9 +140,9 @@ pub async fn run(
             seen.staleness.record(oldest);
         }
         round += 1;
-        tokio::time::sleep_until(next.into()).await;
+        stop.is_going_at(next).await;
     }
-    Ok(seen)
+    Ok(())
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -307,7 +311,8 @@ mod tests {
             let settings = Coherence { changes_per_second: 100.0, ask_every_ms: 5 };
             // A member and a rule, each changed on either node.
             let until = Instant::now() + lag + Duration::from_millis(200);
-            let seen = run(&targets, &key, &world, &settings, until).await.unwrap();
+            let mut seen = Coherent::default();
+            run(&targets, &key, &world, &settings, until, &Stop::never(), &mut seen).await.unwrap();
             assert_eq!(seen.violations > 0, is_broken, "behind by {lag:?}: {seen:?}");
             assert_eq!(seen.failures().is_empty(), !is_broken);
             assert!(seen.seen_old > 0 && seen.lost == 0, "{seen:?}");

@@ -2,8 +2,11 @@
 
 use std::{fmt::Write, path::PathBuf};
 
+use anyhow::ensure;
+
 use super::{
     Verdict,
+    baseline::Gate,
     op::Op,
     record::{Hist, OpStats},
     report::{
@@ -38,7 +41,7 @@ pub struct Tolerance {
 /// Compares results.
 #[derive(clap::Args)]
 pub struct CompareArgs {
-    /// What is compared with.
+    /// What is compared with; with --gate a baseline (.toml) will do as well.
     pub before: PathBuf,
     pub after: PathBuf,
     /// Exit code 1 when the second is worse than is tolerated.
@@ -54,7 +57,15 @@ pub struct CompareArgs {
 /// # Errors
 /// When a result cannot be read, or the page cannot be written.
 pub fn run(args: &CompareArgs) -> anyhow::Result<Verdict> {
-    let (before, after) = (Run::load(&args.before)?, Run::load(&args.after)?);
+    let (before, after) = match (Gate::load(&args.before)?, Run::load(&args.after)?) {
+        (Gate::Run(before), after) => (*before, after),
+        (gate @ Gate::Baseline(_), after) => {
+            ensure!(args.gate && args.html.is_none(), "a baseline is for --gate: it has no figures to show");
+            let gated = gate.judge(&after, &args.tolerance);
+            print!("{}", gated.text);
+            return Ok(gated.verdict());
+        }
+    };
     print!("{}", text(&before, &after));
     if let Some(path) = &args.html {
         report::write(path, &html(&before, &after))?;
@@ -65,7 +76,7 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<Verdict> {
     }
     let gated = gate(&before, &after, &args.tolerance);
     print!("{}", gated.text);
-    Ok(if gated.worse.is_empty() { Verdict::Passed } else { Verdict::Failed })
+    Ok(gated.verdict())
 }
 
 /// A figure of two runs.
@@ -133,6 +144,9 @@ fn differences(before: &Run, after: &Run) -> Vec<String> {
     let mut cautions = Vec::new();
     if before.workload.name != after.workload.name {
         cautions.push(format!("these are different workloads: {} and {}", before.workload.name, after.workload.name));
+    }
+    for (which, run) in [("first", before), ("second", after)] {
+        cautions.extend(report::interrupted(run).map(|what| format!("the {which} was {what}")));
     }
     if before.server.profile != after.server.profile || before.generator.profile != after.generator.profile {
         cautions.push("these are of builds of different profiles".to_owned());
@@ -227,6 +241,12 @@ pub struct Gated {
     pub worse: Vec<String>,
 }
 
+impl Gated {
+    pub fn verdict(&self) -> Verdict {
+        if self.worse.is_empty() { Verdict::Passed } else { Verdict::Failed }
+    }
+}
+
 /// Holds a run against a baseline: throughput, errors, what was granted, p50 and p99 of each request, and everything that
 /// fails a run. A baseline that is worth nothing stops it too.
 pub fn gate(baseline: &Run, run: &Run, tolerance: &Tolerance) -> Gated {
@@ -303,7 +323,7 @@ mod tests {
     use crate::drive::{
         http::Timing,
         record::{End, Record, Times},
-        result::{Build, Generator},
+        result::{Build, Generator, Interrupted},
         workload::Workload,
     };
 
@@ -347,6 +367,27 @@ mod tests {
         let mut other = run(10, 0);
         other.workload.rate *= 2.0;
         assert!(!gate(&run(10, 0), &other, &TOLERANCE).worse.is_empty());
+    }
+
+    #[test]
+    fn a_run_that_was_stopped_before_its_end_is_no_baseline_and_passes_no_gate() {
+        let mut stopped = run(10, 0);
+        stopped.interrupted = Some(Interrupted { after_seconds: 20.0 });
+        stopped.record.last_answer_us = 20_000_000;
+        for (baseline, run) in [(&run(10, 0), &stopped), (&stopped, &run(10, 0)), (&stopped, &stopped)] {
+            let worse = gate(baseline, run, &TOLERANCE).worse;
+            assert!(worse.iter().any(|why| why.contains("stopped after 20.0 of 30 s")), "{worse:?}");
+        }
+        // Its rate is that of the time in which it was sent.
+        assert!((stopped.answered_per_second() - 50.0).abs() < 0.1);
+        assert_eq!(report::verdict(&stopped), Verdict::Interrupted);
+        let shown = [report::text(&stopped), report::html(&stopped)];
+        assert!(shown.iter().all(|shown| shown.contains("stopped after 20.0 of 30 s")));
+        let mut merged = run(11, 0);
+        merged.merge(&stopped).unwrap();
+        assert_eq!(report::verdict(&merged), Verdict::Interrupted);
+        stopped.mishaps.push("a job".to_owned());
+        assert_eq!(report::verdict(&stopped), Verdict::Failed);
     }
 
     #[test]

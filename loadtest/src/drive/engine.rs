@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context, bail};
 use chrono::{Datelike, Days, NaiveDate};
 use futures_util::{StreamExt, stream};
+use tessera::clock::{Clock, Zone};
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::LocalSet,
@@ -25,7 +26,8 @@ use super::{
     arrivals::{Due, Schedule},
     http::{Connection, Target},
     journal::{Journal, Pen},
-    record::{End, NEVER_SENT, Record, Times},
+    record::{End, GENERATOR_BEHIND, NEVER_SENT, Record, Times},
+    stop::Stop,
     till::Till,
     workload::{Arrival, BusinessDays, Workload},
     world::World,
@@ -35,7 +37,9 @@ use crate::drive::op::Op;
 /// Connections of a thread that are made at once.
 const CONNECT_AT_ONCE: usize = 32;
 /// How long after the end of the schedule what waits is still sent.
-const AFTER: Duration = Duration::from_secs(30);
+pub const AFTER: Duration = Duration::from_secs(30);
+/// Arrivals that wait for a till at once, unless the command line says otherwise.
+pub const WAITING_MAX: u64 = 100_000;
 
 /// What a run needs besides its world.
 #[derive(Clone)]
@@ -49,9 +53,23 @@ pub struct Plan {
     pub threads: usize,
     /// Names the run in orders, registers and usernames.
     pub run: String,
-    /// The chain's business day.
-    pub today: NaiveDate,
+    /// The server's.
+    pub clock: Clock,
+    /// The chain's.
+    pub zone: Zone,
     pub timeout: Duration,
+    /// Arrivals that may wait for a till at once, of all threads together.
+    pub waiting_max: u64,
+    /// How long after its end what waits is still sent.
+    pub after: Duration,
+    pub stop: Stop,
+}
+
+impl Plan {
+    /// The chain's business day.
+    pub fn today(&self) -> NaiveDate {
+        self.zone.day_of(self.clock.now()).to_date()
+    }
 }
 
 /// What all tills of a run know.
@@ -59,6 +77,10 @@ pub struct Shared {
     pub workload: Workload,
     pub world: Arc<World>,
     pub run: String,
+    pub stop: Stop,
+    clock: Clock,
+    zone: Zone,
+    /// The chain's business day when it began.
     today: NaiveDate,
     start: OnceLock<Instant>,
 }
@@ -77,10 +99,10 @@ impl Shared {
         self.workload.expect.iter().any(|expected| expected == code)
     }
 
-    /// The tills' business day now.
+    /// The tills' business day now; over a midnight it becomes the next.
     pub fn business_day(&self) -> NaiveDate {
         match self.workload.business_days {
-            None => self.today,
+            None => self.zone.day_of(self.clock.now()).to_date(),
             Some(days) => {
                 let (first, last) = days_of(days, self.today);
                 let all = (last - first).num_days() as f64 + 1.0;
@@ -126,6 +148,8 @@ pub struct Outcome {
     pub coupons_next: usize,
     /// When the schedule began.
     pub started_at: chrono::DateTime<chrono::Utc>,
+    /// For how long requests were due, where it was stopped before its end.
+    pub stopped_after: Option<Duration>,
 }
 
 /// Runs a workload to its end. `begun` is told when the schedule begins.
@@ -142,7 +166,10 @@ pub async fn run(
         workload: plan.workload.clone(),
         world,
         run: plan.run.clone(),
-        today: plan.today,
+        stop: plan.stop.clone(),
+        clock: plan.clock.clone(),
+        zone: plan.zone,
+        today: plan.today(),
         start: OnceLock::new(),
     });
     let (start, started) = watch::channel(false);
@@ -170,24 +197,33 @@ pub async fn run(
         return Err(error);
     }
     let at = *shared.start.get_or_init(|| Instant::now() + Duration::from_millis(50));
-    let started_at = tessera::clock::Clock::system().now();
+    let started_at = plan.clock.now();
     begun(at);
     start.send_replace(true);
     let joined =
         tokio::task::spawn_blocking(move || threads.into_iter().map(|thread| thread.join()).collect::<Vec<_>>());
     let mut record = Record::new(plan.workload.seconds);
-    let mut coupons_next = shared.world.coupons_from;
+    let (mut coupons_next, mut stopped_after) = (shared.world.coupons_from, None);
     for done in joined.await? {
         match done {
-            Ok(Ok((theirs, coupons))) => {
-                record.add(&theirs, 0.0);
-                coupons_next = coupons_next.max(coupons);
+            Ok(Ok(theirs)) => {
+                record.add(&theirs.record, 0.0);
+                coupons_next = coupons_next.max(theirs.coupons_next);
+                stopped_after = stopped_after.max(theirs.stopped_after);
             }
             Ok(Err(error)) => return Err(error),
             Err(_) => bail!("a thread of the generator panicked"),
         }
     }
-    Ok(Outcome { record, coupons_next, started_at })
+    Ok(Outcome { record, coupons_next, started_at, stopped_after })
+}
+
+/// What came of a thread's part.
+#[derive(Default)]
+struct Part {
+    record: Record,
+    coupons_next: usize,
+    stopped_after: Option<Duration>,
 }
 
 /// A thread's part: its own event loop, tills and stream of arrivals.
@@ -198,7 +234,7 @@ fn part(
     pen: Pen,
     ready: mpsc::Sender<anyhow::Result<()>>,
     mut started: watch::Receiver<bool>,
-) -> anyhow::Result<(Record, usize)> {
+) -> anyhow::Result<Part> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     local.block_on(&runtime, async move {
@@ -210,19 +246,20 @@ fn part(
             Ok(tills) => tills,
             Err(error) => {
                 let _ = ready.send(Err(error)).await;
-                return Ok((Record::new(plan.workload.seconds), 0));
+                return Ok(Part::default());
             }
         };
         ready.send(Ok(())).await?;
         if started.wait_for(|started| *started).await.is_err() {
-            return Ok((Record::new(plan.workload.seconds), 0));
+            return Ok(Part::default());
         }
-        let queue = Rc::new(Queue::default());
+        let queue = Rc::new(Queue::new(plan.waiting_max.div_ceil(plan.threads as u64)));
         let working: Vec<_> =
             tills.into_iter().map(|till| tokio::task::spawn_local(work(till, Rc::clone(&queue)))).collect();
         let schedule = Schedule::new(&plan.workload, plan.seed, own, parts);
-        dispatch(schedule, &shared, &queue, &bench).await?;
-        give_up(&shared, plan, &queue, &bench).await;
+        let stopped_after = dispatch(schedule, &shared, &queue, &bench).await?;
+        let due_for = stopped_after.unwrap_or(Duration::from_secs_f64(plan.workload.seconds));
+        give_up(&shared, shared.start() + due_for + plan.after, &queue, &bench).await;
         let mut reconnects = 0;
         for till in working {
             reconnects += till.await?;
@@ -230,8 +267,8 @@ fn part(
         let mut bench = bench.borrow_mut();
         bench.record.reconnects = reconnects;
         bench.record.waiting_max = queue.longest.get();
-        let coupons = bench.coupons;
-        Ok((std::mem::replace(&mut bench.record, Record::new(1.0)), coupons))
+        let coupons_next = bench.coupons;
+        Ok(Part { record: std::mem::take(&mut bench.record), coupons_next, stopped_after })
     })
 }
 
@@ -274,22 +311,31 @@ fn short(run: &str) -> String {
     (0..8).map(letter).collect()
 }
 
-/// Arrivals that wait for a till of the thread.
-#[derive(Default)]
+/// Arrivals that wait for a till of the thread: no more than it has room for, so that a server that hangs does not make
+/// the generator grow.
 struct Queue {
     waiting: RefCell<VecDeque<Due>>,
+    waiting_max: u64,
     closed: Cell<bool>,
     wake: Notify,
     longest: Cell<u64>,
 }
 
 impl Queue {
-    fn push(&self, due: Due) {
+    fn new(waiting_max: u64) -> Self {
+        let (waiting, closed) = (RefCell::default(), Cell::new(false));
+        Self { waiting, waiting_max, closed, wake: Notify::new(), longest: Cell::new(0) }
+    }
+
+    /// Takes one more. When it is full the one that has waited longest goes away unsent, and is given back.
+    fn push(&self, due: Due) -> Option<Due> {
         let mut waiting = self.waiting.borrow_mut();
+        let gone = if waiting.len() as u64 >= self.waiting_max { waiting.pop_front() } else { None };
         waiting.push_back(due);
         self.longest.set(self.longest.get().max(waiting.len() as u64));
         drop(waiting);
         self.wake.notify_one();
+        gone
     }
 
     fn take(&self) -> Option<Due> {
@@ -321,32 +367,50 @@ async fn work(mut till: Till, queue: Rc<Queue>) -> u64 {
     till.connection.made.saturating_sub(1)
 }
 
-/// Hands arrivals over at their instants.
-async fn dispatch(schedule: Schedule, shared: &Shared, queue: &Queue, bench: &RefCell<Bench>) -> anyhow::Result<()> {
+/// Hands arrivals over at their instants. Says for how long, if it was stopped before the last of them.
+async fn dispatch(
+    schedule: Schedule,
+    shared: &Shared,
+    queue: &Queue,
+    bench: &RefCell<Bench>,
+) -> anyhow::Result<Option<Duration>> {
     let alarm = Alarm::new()?;
     for due in schedule {
-        alarm.until(shared.start() + due.at).await?;
+        tokio::select! {
+            biased;
+            () = shared.stop.asked() => return Ok(Some(shared.elapsed().min(due.at))),
+            rung = alarm.until(shared.start() + due.at) => rung?,
+        }
         let late = shared.elapsed().saturating_sub(due.at);
         bench.borrow_mut().record.lateness.record(late);
-        queue.push(due);
+        if let Some(gone) = queue.push(due) {
+            unsent(gone, GENERATOR_BEHIND, shared, bench);
+        }
         // A burst must not keep the answers of others waiting.
         tokio::task::yield_now().await;
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Lets the tills finish what waits, for as long as is reasonable; the rest counts as failed.
-async fn give_up(shared: &Shared, plan: &Plan, queue: &Queue, bench: &RefCell<Bench>) {
+async fn give_up(shared: &Shared, until: Instant, queue: &Queue, bench: &RefCell<Bench>) {
     queue.close();
-    let until = shared.start() + Duration::from_secs_f64(plan.workload.seconds) + AFTER;
     while !queue.waiting.borrow().is_empty() && Instant::now() < until {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::select! {
+            () = shared.stop.cut_off() => break,
+            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+        }
     }
     while let Some(due) = queue.take() {
-        let now = shared.elapsed();
-        let times = Times { due: due.at, sent: now, done: now };
-        bench.borrow_mut().record.request(first_op(due.kind), times, End::Failed(NEVER_SENT), Default::default());
+        unsent(due, NEVER_SENT, shared, bench);
     }
+}
+
+/// Counts an arrival that no till took, with the time that it waited.
+fn unsent(due: Due, why: &str, shared: &Shared, bench: &RefCell<Bench>) {
+    let now = shared.elapsed();
+    let times = Times { due: due.at, sent: now, done: now };
+    bench.borrow_mut().record.request(first_op(due.kind), times, End::Failed(why), Default::default());
 }
 
 /// The request that an arrival begins with.
@@ -366,6 +430,94 @@ fn first_op(kind: Arrival) -> Op {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drive::{
+        keys::Key,
+        stop::Stopper,
+        world::{Person, Shop},
+    };
+
+    /// A server that takes what it is sent and never answers, and a load of look-ups on it.
+    async fn against_one_that_hangs(
+        waiting_max: u64,
+        after: Duration,
+        timeout: Duration,
+    ) -> (Plan, Stopper, Arc<World>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Target::parse(&format!("http://{}", listener.local_addr().unwrap()), None).unwrap();
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                held.push(stream);
+            }
+        });
+        let mut workload = Workload::load("lookup-only").unwrap();
+        (workload.rate, workload.seconds, workload.tills) = (1_000.0, 1.0, 2);
+        let (stopper, stop) = Stop::new();
+        let (targets, run) = (vec![target], "r".to_owned());
+        let plan = Plan {
+            workload,
+            targets,
+            seed: 1,
+            part: 0,
+            parts: 1,
+            threads: 1,
+            run,
+            clock: Clock::system(),
+            zone: Zone::DEFAULT,
+            timeout,
+            waiting_max,
+            after,
+            stop,
+        };
+        let shops = vec![Shop { store_id: "L0001".into(), key: Key::new("tsk_a_b").unwrap() }];
+        let people = vec![Person { member_id: "1".into(), phone: "+8613800000001".into() }];
+        (plan, stopper, Arc::new(World { shops, people, ..World::default() }))
+    }
+
+    fn errors(record: &Record, name: &str) -> u64 {
+        record.ops.values().filter_map(|stats| stats.errors.get(name)).sum()
+    }
+
+    #[tokio::test]
+    async fn a_server_that_hangs_does_not_make_the_generator_grow() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::create(&dir.path().join("journal")).unwrap();
+        let (plan, _stopper, world) =
+            against_one_that_hangs(50, Duration::from_millis(10), Duration::from_millis(1_200)).await;
+        let outcome = run(&plan, world, &journal, |_| {}).await.unwrap();
+        let record = &outcome.record;
+        assert_eq!(record.waiting_max, 50);
+        // What did not fit is said, and every arrival is counted once.
+        let due = Schedule::new(&plan.workload, plan.seed, 0, 1).count() as u64;
+        let behind = errors(record, GENERATOR_BEHIND);
+        assert!(behind > 0 && behind + 50 + 2 >= due, "{behind} of {due}");
+        assert_eq!(record.requests(), due);
+        // They waited for the others, and count with that time.
+        assert!(record.latency().at(1.0) > 1_000 && record.latency().at(50.0) > 10_000);
+        assert_eq!(outcome.stopped_after, None);
+    }
+
+    #[tokio::test]
+    async fn a_load_that_is_stopped_ends_within_its_bound_whatever_the_server_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::create(&dir.path().join("journal")).unwrap();
+        let hour = Duration::from_secs(3_600);
+        let (mut plan, stopper, world) = against_one_that_hangs(WAITING_MAX, hour, hour).await;
+        plan.workload.seconds = 3_600.0;
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        let running = run(&plan, world, &journal, |at| begun.send(at).unwrap());
+        let stopping = async {
+            tokio::time::sleep_until((begins.await.unwrap() + Duration::from_millis(200)).into()).await;
+            stopper.stop(Duration::from_millis(100)).await;
+        };
+        let both = async { tokio::join!(running, stopping).0 };
+        let outcome = tokio::time::timeout(Duration::from_secs(60), both).await.expect("it ends").unwrap();
+        let after = outcome.stopped_after.unwrap();
+        assert!(after >= Duration::from_millis(150) && after < Duration::from_secs(60), "{after:?}");
+        // Two tills had a request each, and the rest waited.
+        assert_eq!(errors(&outcome.record, crate::drive::http::Lost::CutOff.name()), 2);
+        assert_eq!(errors(&outcome.record, NEVER_SENT), outcome.record.requests() - 2);
+    }
 
     #[test]
     fn registers_of_different_runs_and_trials_differ_and_are_short_enough() {

@@ -1,9 +1,9 @@
 //! The highest rate that keeps a stated p99.
 //!
 //! Rates are tried in short runs: doubled until one fails, then halved between the highest that kept the bound and the
-//! lowest that did not. The rate that is found must keep it again and again; if it does not, it is lowered. A trial in which
-//! the generator was behind says nothing of the server: then the answer is that the generator is the limit. So that tills
-//! are not, there are more of them at a higher rate; and each trial draws anew, from coupons that none before has used.
+//! lowest that did not. The rate that is found must keep it again and again; if it does not, the search goes on below it. A
+//! trial in which the generator was behind says nothing of the server and is made again; when it is behind each time, the
+//! answer is that the generator is the limit. So that tills are not, there are more of them at a higher rate; and each trial draws anew, from coupons that none before has used.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -17,6 +17,7 @@ use super::{
     report::ms,
     result::Run,
     run::{Aim, AimArgs, drive, fresh_name},
+    stop::Stop,
     workload::{CouponChoice, Workload},
     world::World,
 };
@@ -73,22 +74,29 @@ pub enum Outcome {
 /// What is known, and what is to be tried next.
 #[derive(Debug)]
 pub struct Search {
-    kept: Option<f64>,
+    /// Rates that held, lowest first, and how often.
+    kept: Vec<(f64, usize)>,
     exceeded: Option<f64>,
     within: f64,
     confirm: usize,
-    confirmed: usize,
     next: f64,
+    /// How often in succession the generator was behind at the rate that is tried.
+    behind_now: usize,
     /// Whether the lowest rate that did not hold says nothing of the server.
     behind: bool,
 }
 
 /// Rates below this are not looked for.
 const RATE_MIN: f64 = 1.0;
+/// A trial in which the generator was behind says nothing. After so many of one rate it is the generator's limit.
+const BEHIND_MAX: usize = 3;
+
+/// Requests of a trial of which one in a hundred are ten.
+const REQUESTS_MIN: f64 = 1_000.0;
 
 impl Search {
     pub fn new(from: f64, within: f64, confirm: usize) -> Self {
-        Self { kept: None, exceeded: None, within, confirm, confirmed: 0, next: from, behind: false }
+        Self { kept: Vec::new(), exceeded: None, within, confirm, next: from, behind_now: 0, behind: false }
     }
 
     /// The rate to try; none when the search is over.
@@ -98,21 +106,28 @@ impl Search {
 
     pub fn tried(&mut self, outcome: Outcome) {
         let rate = self.next;
+        if outcome == Outcome::GeneratorBehind {
+            self.behind_now += 1;
+            if self.behind_now < BEHIND_MAX {
+                return;
+            }
+        }
+        self.behind_now = 0;
         if outcome == Outcome::Kept {
-            self.confirmed = if self.kept == Some(rate) { self.confirmed + 1 } else { 1 };
-            self.kept = Some(rate);
+            match self.kept.last_mut() {
+                Some((last, times)) if *last == rate => *times += 1,
+                _ => self.kept.push((rate, 1)),
+            }
         } else {
-            // One failure is enough: it may not hold by luck.
+            // One failure is enough: it may not hold by luck. What held below it stays known.
             if self.exceeded.is_none_or(|least| rate <= least) {
                 self.exceeded = Some(rate);
                 self.behind = outcome == Outcome::GeneratorBehind;
             }
-            if self.kept.is_some_and(|kept| kept >= rate) {
-                self.kept = None;
-                self.confirmed = 0;
-            }
+            self.kept.retain(|(kept, _)| *kept < rate);
         }
-        self.next = match (self.kept, self.exceeded) {
+        let kept = self.kept.last().map(|(kept, _)| *kept);
+        self.next = match (kept, self.exceeded) {
             (Some(kept), None) => kept * 2.0,
             (None, Some(exceeded)) => exceeded / 2.0,
             (Some(kept), Some(exceeded)) if !self.is_near(kept, exceeded) => (kept * exceeded).sqrt(),
@@ -128,8 +143,8 @@ impl Search {
 
     /// The highest rate that held as often as it must.
     pub fn found(&self) -> Option<f64> {
-        let (kept, exceeded) = (self.kept?, self.exceeded?);
-        (self.is_near(kept, exceeded) && self.confirmed > self.confirm).then_some(kept)
+        let ((kept, times), exceeded) = (self.kept.last()?, self.exceeded?);
+        (self.is_near(*kept, exceeded) && *times > self.confirm).then_some(*kept)
     }
 }
 
@@ -147,7 +162,7 @@ pub async fn run(args: &FindArgs) -> anyhow::Result<Verdict> {
     let (mut world, notes) = aim.prepare(&name, &mut journal.pen()).await?;
     notes.iter().for_each(|note| println!("Note: {note}"));
     let mut search = Search::new(args.from, args.within, args.confirm);
-    let (mut trials, mut last) = (Vec::new(), None);
+    let (mut trials, mut last, mut began) = (Vec::new(), None, None);
     println!(
         "{:>12} {:>7} {:>12} {:>9} {:>9} {:>7}  p99 within {} ms?",
         "requests/s", "tills", "answered/s", "p50 ms", "p99 ms", "errors", args.p99
@@ -160,27 +175,34 @@ pub async fn run(args: &FindArgs) -> anyhow::Result<Verdict> {
         provide(&aim, &name, &mut world, trials.len(), &journal).await?;
         // Names of orders and registers differ from trial to trial.
         let trial = format!("{name}-t{}", trials.len());
-        let (run, coupons_next) = drive(&aim, &trial, Arc::new(world.clone()), &journal, None).await?;
+        let (run, coupons_next) = drive(&aim, &trial, Arc::new(world.clone()), &journal, None, &Stop::never()).await?;
         world.coupons_from = coupons_next;
         let outcome = judge(&run, args.p99);
         search.tried(outcome);
         let all = run.record.latency();
+        began = began.or(Some(run.started_at));
         let (answered_per_second, errors) = (run.answered_per_second(), run.record.failures());
         let (tills, p50_us, p99_us) = (aim.workload.tills, all.at(50.0), all.at(99.0));
         let trial = Trial { rate, tills, answered_per_second, p50_us, p99_us, errors, outcome };
         let word = match outcome {
             Outcome::Kept => "yes",
             Outcome::Exceeded => "no",
+            Outcome::GeneratorBehind if run.record.requests() == 0 => "nothing was due",
             Outcome::GeneratorBehind => "the generator was behind",
         };
         let (p50, p99) = (ms(trial.p50_us), ms(trial.p99_us));
-        println!("{rate:>12.0} {tills:>7} {answered_per_second:>12.1} {p50:>9} {p99:>9} {errors:>7}  {word}");
+        let shown = rate_of(rate);
+        println!("{shown:>12} {tills:>7} {answered_per_second:>12.1} {p50:>9} {p99:>9} {errors:>7}  {word}");
         trials.push(trial);
         last = Some(run);
     }
     let path = std::path::absolute(&journal.path)?;
     journal.close()?;
     let mut verdict = say(&search, args.p99);
+    if search.found().is_some_and(|rate| rate * args.trial < REQUESTS_MIN) {
+        let enough = REQUESTS_MIN / search.found().unwrap_or(1.0);
+        println!("Note: of so few requests p99 is the longest few: give --trial {enough:.0} for a firm answer");
+    }
     let kept = serde_json::json!({
         "workload": aim.workload.name, "p99_bound_ms": args.p99, "found_requests_per_second": search.found(),
         "generator_was_behind": search.behind, "trials": trials,
@@ -188,16 +210,20 @@ pub async fn run(args: &FindArgs) -> anyhow::Result<Verdict> {
     std::fs::write(&args.out, serde_json::to_vec_pretty(&kept)?)?;
     println!("Trials: {}", args.out.display());
     if let (Some(url), Some(mut run)) = (&args.database_url, last) {
-        run.run = name.clone();
+        (run.run, run.started_at) = (name.clone(), began.unwrap_or(run.started_at));
         run.journals = vec![path];
-        let mut conn = check::connect(url).await?;
-        let findings = check::of_run(&mut conn, &run).await?;
-        print!("{}", check::render(&findings));
-        if findings.iter().any(|finding| finding.broken > 0) {
+        if broken_books(url, &run).await? {
             verdict = Verdict::Failed;
         }
     }
     Ok(verdict)
+}
+
+/// Looks at the books of all trials, and says what it found.
+async fn broken_books(url: &str, run: &Run) -> anyhow::Result<bool> {
+    let findings = check::of_run(&mut check::connect(url).await?, run).await?;
+    print!("{}", check::render(&findings));
+    Ok(findings.iter().any(|finding| finding.broken > 0))
 }
 
 /// What a trial needs that the one before has used up: coupons; and where tills meet over the same ones, or take of a stock,
@@ -226,9 +252,14 @@ fn wears_rules_out(workload: &Workload) -> bool {
 fn say(search: &Search, p99: f64) -> Verdict {
     match search.found() {
         Some(rate) => {
-            println!("Highest rate that keeps p99 within {p99} ms: {rate:.0} requests/s");
+            let rate = rate_of(rate);
             if search.behind {
-                println!("Above that the generator was behind: the server may carry more. Give it cores of its own.");
+                println!(
+                    "p99 is kept within {p99} ms at {rate} requests/s. Above that the generator was behind, so the server \
+                     may carry more: give the generator cores of its own, or more --threads"
+                );
+            } else {
+                println!("Highest rate that keeps p99 within {p99} ms: {rate} requests/s");
             }
             Verdict::Passed
         }
@@ -241,6 +272,11 @@ fn say(search: &Search, p99: f64) -> Verdict {
             Verdict::Failed
         }
     }
+}
+
+/// As it is shown: two that differ by what is looked for look different.
+fn rate_of(rate: f64) -> String {
+    if rate < 100.0 { format!("{rate:.1}") } else { format!("{rate:.0}") }
 }
 
 /// Whether a trial kept the bound: in its latency, its errors, and in that it answered what was due.
@@ -301,6 +337,37 @@ mod tests {
             }
             assert_eq!(search.behind, is_limit, "a server of {server}/s and a generator of {generator}/s");
         }
+    }
+
+    #[test]
+    fn a_generator_that_is_behind_now_and_then_lowers_nothing() {
+        let mut search = Search::new(100.0, 0.05, 2);
+        let mut tried = 0;
+        while let Some(rate) = search.next() {
+            tried += 1;
+            search.tried(match tried % 3 {
+                0 | 1 => Outcome::GeneratorBehind,
+                _ if rate > 777.0 => Outcome::Exceeded,
+                _ => Outcome::Kept,
+            });
+            assert!(tried < 100, "it ends");
+        }
+        let found = search.found().unwrap();
+        assert!(found <= 777.0 && found * 1.05 >= 777.0 && !search.behind, "{found}");
+    }
+
+    #[test]
+    fn a_rate_that_fails_when_it_is_to_hold_again_leaves_what_held_below_it() {
+        let mut search = Search::new(80.0, 0.05, 2);
+        let mut rates: Vec<f64> = Vec::new();
+        while let Some(rate) = search.next() {
+            let lucky = rate < 97.0 || rate < 100.0 && !rates.contains(&rate);
+            rates.push(rate);
+            search.tried(if lucky { Outcome::Kept } else { Outcome::Exceeded });
+        }
+        let found = search.found().unwrap();
+        assert!((95.0..97.0).contains(&found) && rates.len() < 10, "{found}: {rates:?}");
+        assert!(rates.iter().all(|rate| *rate >= 80.0), "nothing that is known is asked again: {rates:?}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::keys::Key;
+use super::{keys::Key, stop::Stop};
 
 /// Where a server is, and how it is spoken to.
 #[derive(Clone)]
@@ -151,6 +151,8 @@ pub enum Lost {
     Broken,
     /// It was sent, and no answer came in time.
     Timeout,
+    /// It was sent, and the load was stopped before an answer came.
+    CutOff,
 }
 
 impl Lost {
@@ -159,6 +161,7 @@ impl Lost {
             Self::Unreachable => "(no connection)",
             Self::Broken => "(connection lost)",
             Self::Timeout => "(timeout)",
+            Self::CutOff => "(cut off)",
         }
     }
 }
@@ -198,6 +201,18 @@ impl Connection {
         self.sender = Some(sender);
         self.made += 1;
         Ok(())
+    }
+
+    /// [`Self::ask`], until nothing more is waited for.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub async fn ask_until(&mut self, ask: Ask<'_>, stop: &Stop) -> (Instant, Result<Reply, Lost>) {
+        let began = Instant::now();
+        tokio::select! {
+            answered = self.ask(ask) => answered,
+            () = stop.cut_off() => (began, Err(Lost::CutOff)),
+        }
     }
 
     /// Asks and waits for the whole answer. Also says when the request was handed to the connection.

@@ -6,7 +6,7 @@
 
 use std::{
     fs::{File, Permissions, TryLockError},
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Lines, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::mpsc::{SyncSender, sync_channel},
@@ -195,23 +195,40 @@ impl Drop for Pen {
     }
 }
 
-/// Reads a journal entry by entry.
-///
-/// # Errors
-/// Names the line that is none.
-pub fn read(path: &Path) -> anyhow::Result<Vec<Entry>> {
-    let file = File::open(path).with_context(|| format!("the journal {} cannot be read", path.display()))?;
-    let mut entries = Vec::new();
-    for (no, line) in BufReader::new(file).lines().enumerate() {
-        let line = line?;
-        match (no, Entry::read(&line)) {
-            (0, _) if line == HEAD => {}
-            (0, _) => bail!("{} is no journal of a load test", path.display()),
-            (_, Some(entry)) => entries.push(entry),
-            (_, None) => bail!("line {} of the journal {} cannot be read", no + 1, path.display()),
+/// A journal, entry by entry: it may be longer than memory.
+pub struct Reader {
+    lines: Lines<BufReader<File>>,
+    path: PathBuf,
+    /// Lines read.
+    no: usize,
+}
+
+impl Reader {
+    /// # Errors
+    /// When the file is no journal.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let file = File::open(path).with_context(|| format!("the journal {} cannot be read", path.display()))?;
+        let mut lines = BufReader::new(file).lines();
+        match lines.next().transpose()? {
+            Some(line) if line == HEAD => Ok(Self { lines, path: path.to_owned(), no: 1 }),
+            _ => bail!("{} is no journal of a load test", path.display()),
         }
     }
-    Ok(entries)
+}
+
+impl Iterator for Reader {
+    type Item = anyhow::Result<Entry>;
+
+    /// Names the line that is no entry.
+    fn next(&mut self) -> Option<Self::Item> {
+        let line = self.lines.next()?;
+        self.no += 1;
+        let read = line.map_err(anyhow::Error::from).and_then(|line| {
+            Entry::read(&line)
+                .with_context(|| format!("line {} of the journal {} cannot be read", self.no, self.path.display()))
+        });
+        Some(read)
+    }
 }
 
 #[cfg(test)]
@@ -245,7 +262,8 @@ mod tests {
         entries.iter().for_each(|entry| pen.write(entry));
         drop(pen);
         journal.close().unwrap();
-        assert_eq!(read(&path).unwrap(), entries);
+        let read: Vec<Entry> = Reader::open(&path).unwrap().collect::<anyhow::Result<_>>().unwrap();
+        assert_eq!(read, entries);
         let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
     }
@@ -260,7 +278,8 @@ mod tests {
         let second = Journal::create(&path).err().expect("the second is refused");
         assert!(second.to_string().contains("another run writes the journal"), "{second}");
         first.close().unwrap();
-        assert_eq!(read(&path).unwrap(), [entry]);
+        let read: Vec<Entry> = Reader::open(&path).unwrap().collect::<anyhow::Result<_>>().unwrap();
+        assert_eq!(read, [entry]);
         Journal::create(&path).unwrap().close().unwrap();
     }
 }

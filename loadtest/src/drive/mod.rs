@@ -6,6 +6,8 @@
 
 pub mod alarm;
 pub mod arrivals;
+pub mod baseline;
+mod beside;
 pub mod built;
 pub mod check;
 pub mod coherence;
@@ -22,6 +24,7 @@ pub mod record;
 pub mod report;
 pub mod result;
 pub mod run;
+pub mod stop;
 pub mod till;
 pub mod workload;
 pub mod world;
@@ -43,6 +46,8 @@ pub enum Command {
     Report(report::ReportArgs),
     /// Puts two results side by side, and fails when the second is worse than it may be.
     Compare(compare::CompareArgs),
+    /// Makes of a result what later runs must be like on any machine, for `--gate`.
+    Baseline(baseline::BaselineArgs),
     /// Adds up the results of generators that sent one load together.
     Merge(MergeArgs),
     /// Makes stores and their keys in a database, and writes the file of keys that runs read.
@@ -57,6 +62,8 @@ pub enum Verdict {
     Passed,
     /// The load showed something wrong, and the text says what.
     Failed,
+    /// It was stopped before its end, and showed nothing wrong until then.
+    Interrupted,
 }
 
 #[derive(clap::Args)]
@@ -78,6 +85,7 @@ pub async fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Check(args) => check::run(&args).await,
         Command::Report(args) => report::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Baseline(args) => baseline::run(&args),
         Command::Merge(args) => merge(&args),
         Command::Keys(args) => keys::run(&args).await.map(|()| Verdict::Passed),
         Command::Workloads => {

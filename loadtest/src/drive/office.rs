@@ -83,11 +83,23 @@ impl Office {
     /// # Errors
     /// When it fails, pauses or takes too long.
     pub async fn ended(&mut self, job: &str) -> anyhow::Result<Value> {
+        self.ended_as(job, &["done"]).await
+    }
+
+    /// Waits until a job has ended, be it that it was cancelled; gives it.
+    ///
+    /// # Errors
+    /// When it fails, pauses or takes too long.
+    pub async fn ended_or_cancelled(&mut self, job: &str) -> anyhow::Result<Value> {
+        self.ended_as(job, &["done", "cancelled"]).await
+    }
+
+    async fn ended_as(&mut self, job: &str, states: &[&str]) -> anyhow::Result<Value> {
         let began = Instant::now();
         loop {
             let view: Value = json(&self.get(job).await?)?;
             match view["state"].as_str() {
-                Some("done") => return Ok(view),
+                Some(state) if states.contains(&state) => return Ok(view),
                 Some("running" | "uploading") => {}
                 _ => bail!("the job {job} did not go through: {view}"),
             }

@@ -219,6 +219,8 @@ pub enum End<'a> {
 
 /// It never left the generator.
 pub const NEVER_SENT: &str = "(never sent)";
+/// So many waited for a till that the one that had waited longest made room: it never left the generator, either.
+pub const GENERATOR_BEHIND: &str = "(generator_behind)";
 
 impl End<'_> {
     /// Whether an answer came, be it an error.
@@ -227,7 +229,8 @@ impl End<'_> {
     }
 
     fn was_sent(self) -> bool {
-        !matches!(self, Self::Failed(code) if code == NEVER_SENT || code == Lost::Unreachable.name())
+        let unsent = [NEVER_SENT, GENERATOR_BEHIND, Lost::Unreachable.name()];
+        !matches!(self, Self::Failed(code) if unsent.contains(&code))
     }
 }
 
@@ -257,6 +260,12 @@ pub struct Times {
     pub due: Duration,
     pub sent: Duration,
     pub done: Duration,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self::new(1.0)
+    }
 }
 
 impl Record {

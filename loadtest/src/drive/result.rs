@@ -43,9 +43,19 @@ pub struct Run {
     /// What went wrong with that which was to be done besides sending requests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mishaps: Vec<String>,
+    /// It was stopped before its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interrupted: Option<Interrupted>,
     /// Why parts of a merged run are invalid.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     invalid_parts: Vec<String>,
+}
+
+/// How far a run came that was stopped before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Interrupted {
+    /// Requests were due for so long; of merged runs that of the one which came furthest.
+    pub after_seconds: f64,
 }
 
 /// What the server says of itself.
@@ -96,6 +106,7 @@ impl Run {
             journals: Vec::new(),
             notes: Vec::new(),
             mishaps: Vec::new(),
+            interrupted: None,
             invalid_parts: Vec::new(),
         }
     }
@@ -127,9 +138,14 @@ impl Run {
         good as f64 / self.span_secs()
     }
 
-    /// From the start of the schedule to the last answer, at least the schedule's length.
+    /// From the start of the schedule to the last answer, at least as long as requests were due.
     pub fn span_secs(&self) -> f64 {
-        (self.record.last_answer_us as f64 / 1e6).max(self.workload.seconds)
+        (self.record.last_answer_us as f64 / 1e6).max(self.due_secs()).max(1e-3)
+    }
+
+    /// How long requests were due.
+    pub fn due_secs(&self) -> f64 {
+        self.interrupted.map_or(self.workload.seconds, |interrupted| interrupted.after_seconds)
     }
 
     pub fn error_share(&self) -> f64 {
@@ -218,6 +234,9 @@ impl Run {
             self.started_at = other.started_at;
         } else {
             self.record.add(&other.record, later);
+        }
+        if self.interrupted.or(other.interrupted).is_some() {
+            self.interrupted = Some(Interrupted { after_seconds: self.due_secs().max(other.due_secs()) });
         }
         self.workload.rate += other.workload.rate;
         self.workload.tills += other.workload.tills;

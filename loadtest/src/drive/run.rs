@@ -8,23 +8,22 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use chrono::{DateTime, NaiveDate, Utc};
-use serde_json::{Value, json};
 use tessera::clock::{Clock, Zone};
 
 use super::{
     Verdict,
+    baseline::Gate,
+    beside::{Besides, beside},
     built::{Built, BuiltArgs},
-    check,
-    coherence::{self, Coherent},
-    compare,
+    check, compare,
     engine::{self, Plan, days_of},
     http::{Ask, Connection, Target},
     journal::{Journal, Pen},
     keys::{Key, Keys},
-    office::Office,
-    prepare::{Preparer, journal_job},
+    prepare::Preparer,
     report,
-    result::{Build, Generator, LATENESS_P99_MAX_US, Run},
+    result::{Build, Generator, Interrupted, LATENESS_P99_MAX_US, Run},
+    stop::{Signals, Stop},
     workload::{Arrivals, Workload},
     world::World,
 };
@@ -76,6 +75,9 @@ pub struct AimArgs {
     /// The generator's own lateness above which a run is invalid: p99 in milliseconds.
     #[arg(long, default_value_t = LATENESS_P99_MAX_US as f64 / 1e3, value_name = "MS", value_parser = parse_length)]
     pub lateness_max: f64,
+    /// Arrivals that may wait for a till at once: of more, the one that has waited longest counts as an error.
+    #[arg(long, default_value_t = engine::WAITING_MAX, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub waiting_max: u64,
     /// The chain's business zone, as the server has it.
     #[arg(long, env = "TESSERA_ZONE", default_value = "Asia/Shanghai", value_name = "ZONE")]
     pub zone: String,
@@ -104,8 +106,8 @@ pub struct RunArgs {
     /// The database, to check the books afterwards, as any role that may read its tables.
     #[arg(long, env = "TESSERA_CHECK_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
-    /// A result to be as good as.
-    #[arg(long, value_name = "FILE")]
+    /// What to be as good as: a result of the same machine, or a baseline (.toml) that holds on any.
+    #[arg(long, visible_alias = "baseline", value_name = "FILE")]
     pub gate: Option<PathBuf>,
     #[command(flatten)]
     pub tolerance: compare::Tolerance,
@@ -148,7 +150,9 @@ pub struct Aim {
     pub keys: Keys,
     pub server: Build,
     pub generator: Generator,
-    pub today: NaiveDate,
+    /// The server's: this machine's, unless both were shifted.
+    pub clock: Clock,
+    zone: Zone,
     built: Option<Built>,
     args: AimArgs,
 }
@@ -187,8 +191,7 @@ impl Aim {
             ensure!(server.is_none() || server.as_ref() == Some(&build), "the nodes are of different builds");
             server = Some(build);
         }
-        let zone = Zone::parse(&args.zone)?;
-        let today = zone.day_of(Clock::system().now()).to_date();
+        let (clock, zone) = (Clock::system(), Zone::parse(&args.zone)?);
         let generator = Generator {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             profile: profile.to_owned(),
@@ -199,7 +202,7 @@ impl Aim {
         };
         let server = server.context("name a server with --url")?;
         let seed = args.seed;
-        Ok(Self { workload, part, seed, targets, keys, server, generator, today, built, args: args.clone() })
+        Ok(Self { workload, part, seed, targets, keys, server, generator, clock, zone, built, args: args.clone() })
     }
 
     /// Makes what the workload needs, or takes it from the dataset; notes what a reader must know.
@@ -214,13 +217,18 @@ impl Aim {
         Ok((world, vec![format!("the next run on this dataset begins at --ticket {next}")]))
     }
 
+    /// The chain's business day.
+    fn today(&self) -> NaiveDate {
+        self.zone.day_of(self.clock.now()).to_date()
+    }
+
     /// What this generator sends of the workload.
     pub fn share(&self) -> Workload {
         Workload { rate: self.workload.rate / self.part.1 as f64, ..self.workload.clone() }
     }
 
     pub fn preparer<'a>(&'a self, run: &'a str) -> Preparer<'a> {
-        let issued_on = self.workload.business_days.map(|days| days_of(days, self.today).0);
+        let issued_on = self.workload.business_days.map(|days| days_of(days, self.today()).0);
         Preparer {
             target: &self.targets[0],
             keys: &self.keys,
@@ -232,7 +240,7 @@ impl Aim {
         }
     }
 
-    fn plan(&self, run: &str) -> Plan {
+    fn plan(&self, run: &str, stop: &Stop) -> Plan {
         Plan {
             workload: self.workload.clone(),
             targets: self.targets.clone(),
@@ -241,8 +249,13 @@ impl Aim {
             parts: self.part.1,
             threads: usize::from(self.args.threads),
             run: run.to_owned(),
-            today: self.today,
+            clock: self.clock.clone(),
+            zone: self.zone,
             timeout: Duration::from_secs_f64(self.args.timeout),
+            // Several generators share the bound out, as the rate.
+            waiting_max: self.args.waiting_max.div_ceil(self.part.1 as u64),
+            after: engine::AFTER,
+            stop: stop.clone(),
         }
     }
 }
@@ -306,7 +319,10 @@ pub async fn run(args: &RunArgs) -> anyhow::Result<Verdict> {
     let aim = Aim::take(&args.aim, args.part).await?;
     let share = aim.share();
     share.ensure_tills()?;
-    let baseline = args.gate.as_deref().map(Run::load).transpose()?;
+    let gate = args.gate.as_deref().map(Gate::load).transpose()?;
+    if args.database_url.is_none() && gate.as_ref().is_some_and(Gate::asks_for_books) {
+        bail!("the baseline judges by the books: say where the database is, with --database-url");
+    }
     if let Some(url) = &args.database_url {
         // A wrong one is known now, not after hours of load.
         drop(check::connect(url).await?);
@@ -322,12 +338,15 @@ pub async fn run(args: &RunArgs) -> anyhow::Result<Verdict> {
     let (world, notes) = aim.prepare(&name, &mut journal.pen()).await?;
     let (people, coupons) = (world.people.len(), world.coupons.len());
     eprintln!("prepared {people} members and {coupons} coupons in {:.1} s; running", began.elapsed().as_secs_f64());
-    let mut run = drive(&aim, &name, Arc::new(world), &journal, args.start_at).await?.0;
+    // From here on there is something to keep.
+    let signals = Signals::listen()?;
+    let mut run = drive(&aim, &name, Arc::new(world), &journal, args.start_at, &signals.stop()).await?.0;
     run.journals.push(std::path::absolute(&journal.path)?);
     run.notes.extend(notes);
     run.mishaps.extend(journal.close().err().map(|error| format!("{error:#}")));
     // Before the books are looked at: whatever comes of that, what was measured is kept.
     run.save(&args.out)?;
+    signals.over();
     if let Some(url) = &args.database_url {
         run.findings = Some(
             look(url, &run)
@@ -337,8 +356,8 @@ pub async fn run(args: &RunArgs) -> anyhow::Result<Verdict> {
     }
     report::save(&run, &args.out)?;
     let verdict = report::verdict(&run);
-    let Some(baseline) = baseline else { return Ok(verdict) };
-    let gated = compare::gate(&baseline, &run, &args.tolerance);
+    let Some(gate) = gate else { return Ok(verdict) };
+    let gated = gate.judge(&run, &args.tolerance);
     print!("{}", gated.text);
     Ok(if gated.worse.is_empty() { verdict } else { Verdict::Failed })
 }
@@ -358,16 +377,17 @@ pub async fn drive(
     world: Arc<World>,
     journal: &Journal,
     start_at: Option<DateTime<Utc>>,
+    stop: &Stop,
 ) -> anyhow::Result<(Run, usize)> {
-    let plan = aim.plan(name);
+    let plan = aim.plan(name, stop);
     let late = match start_at.map(|at| at - Clock::system().now()) {
         Some(left) => {
-            tokio::time::sleep(left.to_std().unwrap_or_default()).await;
+            stop.is_going_at(Instant::now() + left.to_std().unwrap_or_default()).await;
             (-left).to_std().ok()
         }
         None => None,
     };
-    let (beside, began) = beside(aim, &world, journal.pen());
+    let (beside, began) = beside(aim, &world, journal.pen(), stop.clone());
     let coupons = world.coupons.len();
     let outcome = engine::run(&plan, world, journal, move |at| {
         let _ = began.send(at);
@@ -379,6 +399,7 @@ pub async fn drive(
     let started_at = outcome.started_at;
     let mut run = Run::new(name.to_owned(), aim.share(), aim.seed, started_at, urls, server, generator, outcome.record);
     (run.coherence, run.notes, run.mishaps) = (coherent, notes, mishaps);
+    run.interrupted = outcome.stopped_after.map(|after| Interrupted { after_seconds: after.as_secs_f64() });
     for (what, profile) in [("the server", &run.server.profile), ("loadtest", &run.generator.profile)] {
         if profile != "release" {
             run.notes.push(format!("{what} is a build of profile {profile}: its times are no figures"));
@@ -393,83 +414,6 @@ pub async fn drive(
             .push(format!("the {coupons} coupons were spent before the end: give prepare.coupons, or leave it out"));
     }
     Ok((run, outcome.coupons_next))
-}
-
-/// What came of all that goes on beside the tills.
-#[derive(Default)]
-struct Besides {
-    coherent: Option<Coherent>,
-    notes: Vec<String>,
-    /// What could not be done.
-    mishaps: Vec<String>,
-}
-
-/// Begins what goes on beside the tills, once it is told when they begin: issue jobs, and changes between nodes.
-fn beside(
-    aim: &Aim,
-    world: &Arc<World>,
-    mut pen: Pen,
-) -> (tokio::task::JoinHandle<Besides>, tokio::sync::oneshot::Sender<Instant>) {
-    let (began, begins) = tokio::sync::oneshot::channel::<Instant>();
-    let (workload, targets) = (aim.workload.clone(), aim.targets.clone());
-    let (key, world) = (aim.keys.admin.clone(), Arc::clone(world));
-    let handle = tokio::spawn(async move {
-        let Ok(at) = begins.await else { return Besides::default() };
-        let until = at + Duration::from_secs_f64(workload.seconds);
-        let jobs = async {
-            if workload.jobs.every_seconds > 0.0 {
-                return issue_jobs(&targets[0], &key, &workload, &world, (at, until), &mut pen).await;
-            }
-            Ok(Vec::new())
-        };
-        let changes = async {
-            match &workload.coherence {
-                Some(settings) => coherence::run(&targets, &key, &world, settings, until).await.map(Some),
-                None => Ok(None),
-            }
-        };
-        let (jobs, changes) = tokio::join!(jobs, changes);
-        let mut besides = Besides::default();
-        match jobs {
-            Ok(notes) => besides.notes = notes,
-            Err(error) => besides.mishaps.push(format!("the issue jobs beside the tills: {error:#}")),
-        }
-        match changes {
-            Ok(coherent) => besides.coherent = coherent,
-            Err(error) => besides.mishaps.push(format!("the changes between nodes: {error:#}")),
-        }
-        besides
-    });
-    (handle, began)
-}
-
-/// Begins a job at each interval, and waits in the end until all are done, so that their coupons can be counted.
-async fn issue_jobs(
-    target: &Target,
-    key: &Key,
-    workload: &Workload,
-    world: &World,
-    (at, until): (Instant, Instant),
-    pen: &mut Pen,
-) -> anyhow::Result<Vec<String>> {
-    let mut office = Office::open(target, key).await?;
-    let mut jobs = Vec::new();
-    let mut due = at;
-    while due < until {
-        tokio::time::sleep_until(due.into()).await;
-        let rule = &world.rules[jobs.len() % world.rules.len()];
-        let path = format!("/v1/coupon-rules/{rule}/issue-jobs?start=true");
-        let reply = office.post(&path, &json!({"count": workload.jobs.coupons}), "").await?;
-        jobs.push(reply.location.context("a job has a place")?);
-        due += Duration::from_secs_f64(workload.jobs.every_seconds);
-    }
-    let mut made = 0;
-    for job in &jobs {
-        let ended: Value = office.ended(job).await?;
-        made += journal_job(&mut office, job, &ended, pen).await?.len();
-    }
-    let last = Instant::now().saturating_duration_since(at).as_secs_f64();
-    Ok(vec![format!("{} issue jobs made {made} coupons; the last had ended {last:.1} s after the start", jobs.len())])
 }
 
 #[cfg(test)]

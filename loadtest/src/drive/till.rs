@@ -299,7 +299,7 @@ impl Till {
             }
             // It may have been done: the checker looks whether it was, wholly.
             Ok(reply) if reply.status >= 500 => None,
-            Err(Lost::Broken | Lost::Timeout) => None,
+            Err(Lost::Broken | Lost::Timeout | Lost::CutOff) => None,
             _ => return self.step(outcome),
         };
         let (subject, about, amount) = (about.subject.to_owned(), about.about.to_owned(), about.amount);
@@ -328,7 +328,7 @@ impl Till {
 
     /// Sends, waits and records.
     async fn send(&mut self, op: Op, due: Duration, ask: Ask<'_>) -> Result<Reply, Lost> {
-        let (sent, outcome) = self.connection.ask(ask).await;
+        let (sent, outcome) = self.connection.ask_until(ask, &self.shared.stop).await;
         let sent = sent.saturating_duration_since(self.shared.start());
         let times = Times { due, sent, done: self.shared.elapsed() };
         let mut bench = self.bench.borrow_mut();

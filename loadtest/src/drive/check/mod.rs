@@ -1,20 +1,27 @@
 //! Do the books agree with the answers? Looks in SQL after a run, for the rules of the run and everything that its journal
 //! tells of. It reads only; a role that may read the tables will do, and a run may still be checked days later.
 //!
+//! What it holds in memory does not grow with the length of the run: journals stay on the disk and are read a batch or a
+//! part at a time ([`Books`]).
+//!
 //! What it cannot see: rows of rules that the run had nothing to do with (`tessera verify` compares those), and what was
 //! changed by others between the run and the look at it, which shows as broken where the run's own rules were touched.
 
 mod answers;
 mod books;
+mod holds;
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
-pub use books::{Books, code_id};
+pub use books::{Books, Part, code_id};
 
 use super::{Verdict, report, result::Run};
 
@@ -36,10 +43,23 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(name: &str, says: &str, looked_at: usize, broken: Vec<String>) -> Self {
-        let (name, says, looked_at) = (name.to_owned(), says.to_owned(), looked_at as u64);
-        let count = broken.len() as u64;
-        Self { name, says, looked_at, broken: count, examples: broken.into_iter().take(EXAMPLES_MAX).collect() }
+    fn new(name: &str, says: &str) -> Self {
+        let (name, says) = (name.to_owned(), says.to_owned());
+        Self { name, says, looked_at: 0, broken: 0, examples: Vec::new() }
+    }
+
+    fn saw(&mut self, things: usize) {
+        self.looked_at += things as u64;
+    }
+
+    /// Counts what is broken; the first few are kept.
+    fn breaks(&mut self, broken: impl IntoIterator<Item = String>) {
+        for example in broken {
+            self.broken += 1;
+            if self.examples.len() < EXAMPLES_MAX {
+                self.examples.push(example);
+            }
+        }
     }
 }
 
@@ -122,11 +142,7 @@ pub async fn connect(url: &str) -> anyhow::Result<PgConnection> {
 /// # Errors
 /// When journals or database cannot be read.
 pub async fn of_run(conn: &mut PgConnection, run: &Run) -> anyhow::Result<Vec<Finding>> {
-    let mut books = Books::default();
-    for journal in &run.journals {
-        books.read(journal)?;
-    }
-    books.runs = run.run.split('+').map(str::to_owned).collect();
+    let books = books_of(run)?;
     // All of it as of one instant: a request that nobody waited for may still end while we look.
     sqlx::raw_sql("begin isolation level repeatable read, read only").execute(&mut *conn).await?;
     let findings = examine(conn, &books, tessera::clock::Clock::system().now()).await?;
@@ -134,57 +150,154 @@ pub async fn of_run(conn: &mut PgConnection, run: &Run) -> anyhow::Result<Vec<Fi
     Ok(findings)
 }
 
+/// # Errors
+/// When a journal cannot be read.
+pub fn books_of(run: &Run) -> anyhow::Result<Books> {
+    let names = run.run.split('+').map(str::to_owned).collect();
+    Books::open(&run.journals, names, run.started_at)
+}
+
 /// Looks at every invariant.
 ///
 /// # Errors
 /// Those of the database.
 pub async fn examine(conn: &mut PgConnection, books: &Books, now: DateTime<Utc>) -> anyhow::Result<Vec<Finding>> {
-    let rules = books.rules();
     let mut findings = vec![jobs(conn, books, now).await?];
     for invariant in OF_RULES {
-        findings.push(broken_of(conn, invariant, &rules).await?);
+        findings.push(broken_of(conn, invariant, &books.rules).await?);
     }
-    let mut codes = books.codes()?;
-    codes.extend(issued(conn, &rules).await?);
-    let codes: Vec<i64> = codes.into_iter().collect();
-    let mut used: BTreeSet<i64> = rules.iter().copied().collect();
-    for batch in codes.chunks(BATCH) {
-        let sql = "select distinct c.rule_id from coupon c where c.code_id = any($1)";
-        used.extend(sqlx::query_scalar::<_, i64>(sql).bind(batch).fetch_all(&mut *conn).await?);
+    let mut told = answers::examine(conn, books).await?;
+    let mut of_parts = OfParts::new(&books.rules);
+    for no in 0..books.parts() {
+        of_parts.look(conn, books, &books.part(no)?, now, &mut told.acknowledged).await?;
     }
-    let used: Vec<i64> = used.into_iter().collect();
+    of_parts.explain(told.issues_lost);
+    let used: Vec<i64> = of_parts.used.into_iter().collect();
     for invariant in OF_USED_RULES {
         findings.push(broken_of(conn, invariant, &used).await?);
     }
-    for invariant in OF_COUPONS {
-        findings.push(broken_of(conn, invariant, &codes).await?);
-    }
-    findings.extend(answers::examine(conn, books, &rules).await?);
+    findings.extend(of_parts.coupons);
+    findings.extend([of_parts.holds, told.acknowledged, told.unknown, of_parts.nothing_else]);
     Ok(findings)
 }
 
-async fn broken_of(conn: &mut PgConnection, (name, says, sql): Invariant, ids: &[i64]) -> anyhow::Result<Finding> {
-    let mut broken: Vec<String> = Vec::new();
-    for batch in ids.chunks(BATCH) {
-        let found = sqlx::query_scalar(sql).bind(batch).fetch_all(&mut *conn).await;
-        let found =
-            found.with_context(|| format!("looking at {name}; may the role of the database URL read all tables?"))?;
-        broken.extend::<Vec<String>>(found);
-    }
-    Ok(Finding::new(name, says, ids.len(), broken))
+/// What is found by parts of the books.
+struct OfParts {
+    /// As [`OF_COUPONS`].
+    coupons: [Finding; 3],
+    holds: Finding,
+    nothing_else: Finding,
+    /// Rules that the run used.
+    used: BTreeSet<i64>,
+    /// Coupons of the run's rules that nobody was told of: how many, and the first few.
+    strangers: usize,
+    examples: Vec<i64>,
 }
 
-/// Codes of all coupons of these rules, as their index has them.
-async fn issued(conn: &mut PgConnection, rules: &[i64]) -> anyhow::Result<Vec<i64>> {
-    Ok(sqlx::query_scalar(include_str!("../../../sql/issued.sql")).bind(rules).fetch_all(conn).await?)
+impl OfParts {
+    fn new(rules: &[i64]) -> Self {
+        Self {
+            coupons: OF_COUPONS.map(|(name, says, _)| Finding::new(name, says)),
+            holds: Finding::new("locks-kept", "a lock holds and a release lets go, as it was told"),
+            nothing_else: Finding::new(
+                "nothing-else",
+                "the ledger and the rules of the run hold nothing that nobody was told of",
+            ),
+            used: rules.iter().copied().collect(),
+            strangers: 0,
+            examples: Vec::new(),
+        }
+    }
+
+    async fn look(
+        &mut self,
+        conn: &mut PgConnection,
+        books: &Books,
+        part: &Part,
+        now: DateTime<Utc>,
+        acknowledged: &mut Finding,
+    ) -> anyhow::Result<()> {
+        acknowledged.breaks(part.told_twice());
+        let (remainder, divisor) = part.remainder();
+        let issued: Vec<i64> = sqlx::query_scalar(include_str!("../../../sql/issued.sql"))
+            .bind(&books.rules)
+            .bind(remainder)
+            .bind(divisor)
+            .fetch_all(&mut *conn)
+            .await?;
+        self.nothing_else.saw(issued.len());
+        for code in issued.iter().filter(|code| part.issued.binary_search(code).is_err()) {
+            self.strangers += 1;
+            if self.examples.len() < EXAMPLES_MAX {
+                self.examples.push(*code);
+            }
+        }
+        for batch in part.codes(&issued).chunks(BATCH) {
+            for (finding, (name, _, sql)) in self.coupons.iter_mut().zip(OF_COUPONS) {
+                finding.saw(batch.len());
+                finding.breaks(broken_in(conn, name, sql, batch).await?);
+            }
+            let sql = "select distinct c.rule_id from coupon c where c.code_id = any($1)";
+            self.used.extend(sqlx::query_scalar::<_, i64>(sql).bind(batch).fetch_all(&mut *conn).await?);
+            for run in &books.runs {
+                self.effects(conn, run, part, batch).await?;
+            }
+        }
+        holds::examine(conn, books, part, now, &mut self.holds).await
+    }
+
+    /// Rows of the ledger under a run's orders that no answer told of and no lost answer explains.
+    async fn effects(&mut self, conn: &mut PgConnection, run: &str, part: &Part, codes: &[i64]) -> anyhow::Result<()> {
+        let sql = include_str!("../../../sql/effects.sql");
+        let rows: Vec<(i64, i64, i16, String)> =
+            sqlx::query_as(sql).bind(codes).bind(format!("{run}-")).fetch_all(conn).await?;
+        self.nothing_else.saw(rows.len());
+        for (redemption, code, kind, order) in rows {
+            let acts = || part.acts.get(&(code, order.as_str().into())).copied().unwrap_or_default();
+            let lost = || if kind == answers::REDEEM { acts().redeems.lost } else { acts().reverses.lost };
+            if part.redemptions.binary_search(&redemption).is_err() && lost() == 0 {
+                let what = format!("redemption {redemption} of coupon {code}, order {order}: nobody was told of it");
+                self.nothing_else.breaks([what]);
+            }
+        }
+        Ok(())
+    }
+
+    /// As many coupons as were told of; and one more for each issue or claim whose answer was lost but stored.
+    fn explain(&mut self, lost: usize) {
+        if self.strangers == lost {
+            return;
+        }
+        let said = |code: &i64| format!("coupon {code}: nobody was told of it ({lost} lost answers explain as many)");
+        self.nothing_else.breaks(self.examples.iter().map(said));
+        if self.strangers == 0 {
+            let none = format!("{lost} issues whose answers were lost are stored, and their coupons are not there");
+            self.nothing_else.breaks([none]);
+        }
+        self.nothing_else.broken += (self.strangers - self.examples.len()) as u64;
+    }
+}
+
+async fn broken_of(conn: &mut PgConnection, (name, says, sql): Invariant, ids: &[i64]) -> anyhow::Result<Finding> {
+    let mut finding = Finding::new(name, says);
+    finding.saw(ids.len());
+    for batch in ids.chunks(BATCH) {
+        finding.breaks(broken_in(conn, name, sql, batch).await?);
+    }
+    Ok(finding)
+}
+
+async fn broken_in(conn: &mut PgConnection, name: &str, sql: &'static str, ids: &[i64]) -> anyhow::Result<Vec<String>> {
+    let found = sqlx::query_scalar(sql).bind(ids).fetch_all(conn).await;
+    found.with_context(|| format!("looking at {name}; may the role of the database URL read all tables?"))
 }
 
 /// issued = free + locked + used + expired + void, for each job.
 async fn jobs(conn: &mut PgConnection, books: &Books, now: DateTime<Utc>) -> anyhow::Result<Finding> {
     let ids: Vec<i64> = books.jobs.keys().copied().collect();
-    let mut states: std::collections::HashMap<i64, [i64; 5]> = std::collections::HashMap::new();
-    for batch in books.job_coupons.chunks(BATCH) {
-        let (jobs, codes): (Vec<i64>, Vec<i64>) = batch.iter().copied().unzip();
+    let mut states: BTreeMap<i64, [i64; 5]> = BTreeMap::new();
+    for batch in books.job_coupons(BATCH) {
+        let (jobs, codes): (Vec<i64>, Vec<i64>) = batch?.into_iter().unzip();
         let rows: Vec<(i64, i64, i64, i64, i64, i64)> = sqlx::query_as(include_str!("../../../sql/jobs.sql"))
             .bind(jobs)
             .bind(codes)
@@ -203,7 +316,7 @@ async fn jobs(conn: &mut PgConnection, books: &Books, now: DateTime<Utc>) -> any
             .bind(&ids)
             .fetch_all(conn)
             .await?;
-    let made: std::collections::HashMap<i64, i64> = made.into_iter().collect();
+    let made: BTreeMap<i64, i64> = made.into_iter().collect();
     let broken = books.jobs.iter().filter_map(|(job, (_, told))| {
         let [free, locked, used, expired, void] = states.get(job).copied().unwrap_or_default();
         let (issued, sum) = (made.get(job).copied().unwrap_or(0), free + locked + used + expired + void);
@@ -214,8 +327,10 @@ async fn jobs(conn: &mut PgConnection, books: &Books, now: DateTime<Utc>) -> any
             )
         })
     });
-    let says = "issued = free + locked + used + expired + void, for every job";
-    Ok(Finding::new("jobs", says, ids.len(), broken.collect()))
+    let mut finding = Finding::new("jobs", "issued = free + locked + used + expired + void, for every job");
+    finding.saw(ids.len());
+    finding.breaks(broken);
+    Ok(finding)
 }
 
 /// For people.

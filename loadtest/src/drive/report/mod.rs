@@ -8,7 +8,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::{Verdict, check, record::Hist, result::Run};
+use super::{
+    Verdict, check,
+    record::Hist,
+    result::{Interrupted, Run},
+};
 
 /// Shows a result.
 #[derive(clap::Args)]
@@ -54,7 +58,17 @@ pub fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 
 /// Failed when the server did, or when the run says nothing of it.
 pub fn verdict(run: &Run) -> Verdict {
-    if run.invalid().is_empty() && run.failures().is_empty() { Verdict::Passed } else { Verdict::Failed }
+    match run.interrupted {
+        _ if !run.invalid().is_empty() || !run.failures().is_empty() => Verdict::Failed,
+        Some(_) => Verdict::Interrupted,
+        None => Verdict::Passed,
+    }
+}
+
+/// That it was stopped before its end; nothing where it was not.
+pub fn interrupted(run: &Run) -> Option<String> {
+    let Interrupted { after_seconds } = run.interrupted?;
+    Some(format!("stopped after {after_seconds:.1} of {} s: the figures are of that time", run.workload.seconds))
 }
 
 /// Milliseconds, to three figures.
@@ -141,6 +155,7 @@ pub fn text(run: &Run) -> String {
         None => text.push_str("\nInvariants: not looked at (loadtest check --database-url URL RESULT)\n"),
     }
     run.notes.iter().for_each(|note| text.push_str(&format!("Note: {note}\n")));
+    interrupted(run).iter().for_each(|what| text.push_str(&format!("INTERRUPTED: {what}\n")));
     run.invalid().iter().for_each(|why| text.push_str(&format!("INVALID: {why}\n")));
     run.failures().iter().for_each(|why| text.push_str(&format!("FAILED: {why}\n")));
     text

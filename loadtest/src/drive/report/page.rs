@@ -57,11 +57,19 @@ pub fn render(run: &Run) -> String {
 }
 
 fn verdict(run: &Run, body: &mut String) {
-    let why: Vec<String> = [("Invalid: ", run.invalid()), ("", run.failures()), ("Note: ", run.notes.clone())]
+    let interrupted: Vec<String> = super::interrupted(run).into_iter().collect();
+    let said = [
+        ("Invalid: ", run.invalid()),
+        ("", run.failures()),
+        ("Interrupted: ", interrupted),
+        ("Note: ", run.notes.clone()),
+    ];
+    let why: Vec<String> = said
         .into_iter()
         .flat_map(|(kind, lines)| lines.into_iter().map(move |line| format!("<li>{kind}{}</li>", escape(&line))))
         .collect();
     let (class, word) = match (run.invalid().is_empty(), run.failures().is_empty()) {
+        (true, true) if run.interrupted.is_some() => ("", "Interrupted, and nothing wrong until then"),
         (true, true) => ("good", "Passed"),
         (false, _) => ("bad", "Invalid: the figures say little of the server"),
         (true, false) => ("bad", "Failed"),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Parser;
-use loadtest::drive::{self, Verdict, keys, workload::Workload};
+use loadtest::drive::{self, Verdict, check::Finding, keys, workload::Workload};
 use rand::{SeedableRng, rngs::StdRng};
 use sqlx::PgConnection;
 use tempfile::TempDir;
@@ -82,7 +82,12 @@ impl Ground {
 
     /// Serves, once it is ready.
     pub async fn node(&self) -> Node {
-        let node = self.start(Settings::default(), "http");
+        self.node_at(Clock::system()).await
+    }
+
+    /// Serves by this clock, once it is ready.
+    pub async fn node_at(&self, clock: Clock) -> Node {
+        let node = self.start(Settings::default(), "http", clock);
         wait_until_ready(&node.url).await;
         node
     }
@@ -100,10 +105,10 @@ impl Ground {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let mut settings = Settings::default();
         (settings.server.tls_cert, settings.server.tls_key) = (Some(cert), Some(key));
-        self.start(settings, "https")
+        self.start(settings, "https", Clock::system())
     }
 
-    fn start(&self, mut settings: Settings, scheme: &str) -> Node {
+    fn start(&self, mut settings: Settings, scheme: &str, clock: Clock) -> Node {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let url = format!("{scheme}://{}", listener.local_addr().unwrap());
@@ -119,7 +124,7 @@ impl Ground {
             service: self.embedded.reach().options(role::SERVICE, DATABASE),
             owner: None,
             secrets: Secrets::new(&file, StdRng::seed_from_u64(11)),
-            clock: Clock::system(),
+            clock,
             holder: uuid::Uuid::now_v7(),
         };
         let (stop, stopped) = oneshot::channel::<()>();
@@ -134,17 +139,23 @@ impl Ground {
 
     /// The leaves of the past that coupons and tills of last month need.
     pub async fn make_leaves_from(&self, from: chrono::NaiveDate) {
-        let (owner, now) = (self.embedded.reach().options(role::OWNER, DATABASE), Clock::system().now());
+        self.upkeep(&Clock::system(), Some(upkeep::Past { from, until: None, tables: Vec::new() })).await;
+    }
+
+    /// What `tessera partitions upkeep` does, by this clock.
+    pub async fn upkeep(&self, clock: &Clock, past: Option<upkeep::Past>) -> upkeep::Report {
+        let (owner, now) = (self.embedded.reach().options(role::OWNER, DATABASE), clock.now());
         let mut locked = Locked::open(&owner, plans(), Duration::from_secs(30)).await.unwrap();
         let ask = upkeep::Ask {
             today: Zone::DEFAULT.day_of(now).to_date(),
             now,
-            past: Some(upkeep::Past { from, until: None, tables: Vec::new() }),
-            leaves_only: true,
+            leaves_only: past.is_some(),
+            past,
             pace: tessera::partition::expire::Pace::of_window(0),
         };
-        upkeep::run(&mut locked, plans(), &ask).await.unwrap();
+        let report = upkeep::run(&mut locked, plans(), &ask).await.unwrap();
         locked.close().await.unwrap();
+        report
     }
 
     /// A built-in workload with few members and small jobs, changed a little, as a file.
@@ -201,6 +212,16 @@ async fn wait_until_ready(url: &str) {
     panic!("the node at {url} did not become ready");
 }
 
+/// The invariants that are broken.
+pub fn broken(findings: &[Finding]) -> Vec<&str> {
+    findings.iter().filter(|finding| finding.broken > 0).map(|finding| finding.name.as_str()).collect()
+}
+
 pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+pub fn signal(what: &str, pid: i32) {
+    let sent = std::process::Command::new("kill").args([what, &pid.to_string()]).status().unwrap();
+    assert!(sent.success(), "the database's process may be signalled");
 }
