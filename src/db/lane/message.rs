@@ -105,7 +105,7 @@ fn push_elements<T>(text: &mut String, values: &[Option<T>], one: impl Fn(&mut S
     text.push('}');
 }
 
-fn push_quoted(array: &mut String, value: &String) {
+fn push_quoted(array: &mut String, value: &str) {
     array.push('"');
     for character in value.chars() {
         if matches!(character, '"' | '\\') {
