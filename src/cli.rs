@@ -177,7 +177,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         return Ok(());
     }
     let ground = match &cli.command {
-        Command::Migrate | Command::Apikey(_) => Ground::visit(&settings, &clock, zone).await?,
+        Command::Migrate | Command::Apikey(ApikeyCommand::Create { .. }) => {
+            Ground::visit(&settings, &clock, zone).await?
+        }
         _ => Ground::look(&settings, &clock, zone).await?,
     };
     // Ctrl-C must not leave the database of our own to the kernel's signal when it can be stopped in order.

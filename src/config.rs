@@ -338,7 +338,7 @@ pub struct LaneSettings {
     #[arg(long, env = "TESSERA_LANE_LOCK_TIMEOUT", default_value = "2s", value_parser = parse_duration, global = true,
           hide_short_help = true, value_name = "TIME")]
     pub lane_lock_timeout: Duration,
-    /// Prepared statements kept per lane connection, about 35 KiB each.
+    /// Prepared statements kept per lane connection, about 35 KiB each; of one that writes, twice as many.
     #[arg(long, env = "TESSERA_LANE_STATEMENTS_MAX", default_value_t = 512, global = true, hide_short_help = true,
           value_name = "N", value_parser = parse_positive)]
     pub lane_statements_max: usize,

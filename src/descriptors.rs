@@ -22,10 +22,7 @@ pub fn room_for(callers: usize, database: usize) -> usize {
             room
         }
         Err(error) => {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "the limit of open files cannot be read or raised"
-            );
+            tracing::warn!(error = &error as &dyn std::error::Error, "the limit of open files cannot be read");
             callers
         }
     }
@@ -49,7 +46,9 @@ fn raise(wanted: u64) -> io::Result<u64> {
     let raised = libc::rlimit { rlim_cur: wanted.min(limit.rlim_max), ..limit };
     // SAFETY: the structure is ours and lives through the call.
     if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } != 0 {
-        return Err(io::Error::last_os_error());
+        let error = io::Error::last_os_error();
+        tracing::warn!(error = &error as &dyn std::error::Error, "the limit of open files cannot be raised");
+        return Ok(limit.rlim_cur);
     }
     Ok(raised.rlim_cur)
 }

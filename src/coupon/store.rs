@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, postgres::PgRow};
+use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     db::{
         copy::CopyRows,
-        lane::{Statement, Tx, WriteError, column, expect_rows, rows_of},
+        lane::{Statement, Tx, WriteError, column, expect_rows},
     },
     id::{CodeId, MemberId, RedemptionId, RuleId, StoreNo},
     partition::{Leaf, Query, plan, query},
@@ -110,20 +110,12 @@ fn raw<T: Copy + Into<i64>>(ids: &[T]) -> Vec<i64> {
     ids.iter().map(|id| (*id).into()).collect()
 }
 
-/// Statements that lock coupons, in the order of the lock order, and read them: see [`coupons_of`].
-pub(super) fn lock_coupons(tx: &mut Tx<'_>, code_ids: Vec<CodeId>) -> Vec<Statement> {
-    by_code(tx, query("coupon/lock"), code_ids)
-}
-
-/// The coupons that were read. Those that do not exist are left out.
-pub(super) fn coupons_of(answers: &[Vec<PgRow>]) -> Result<HashMap<CodeId, Coupon>, WriteError> {
-    let mut coupons = HashMap::new();
-    for rows in answers {
-        for row in rows_of::<CouponRow>(rows)? {
-            coupons.insert(row.code_id, row.into_coupon()?);
-        }
-    }
-    Ok(coupons)
+/// Locks coupons, in the order of the lock order, and reads them. Those that do not exist are left out.
+pub(super) async fn lock_coupons(
+    tx: &mut Tx<'_>,
+    code_ids: Vec<CodeId>,
+) -> Result<HashMap<CodeId, Coupon>, WriteError> {
+    fetch_coupons(tx, query("coupon/lock"), code_ids).await
 }
 
 /// Writes new coupons with their index rows.
@@ -273,13 +265,20 @@ pub(super) async fn find_legacy(tx: &mut Tx<'_>, keys: Vec<Uuid>) -> Result<Hash
 
 /// Coupons as they stand, unlocked.
 pub(super) async fn find_coupons(tx: &mut Tx<'_>, ids: Vec<CodeId>) -> Result<HashMap<CodeId, Coupon>, WriteError> {
-    let statements = by_code(tx, query("coupon/find"), ids);
-    coupons_of(&tx.ask(statements).await?)
+    fetch_coupons(tx, query("coupon/find"), ids).await
 }
 
-fn by_code(tx: &mut Tx<'_>, query: &'static Query, ids: Vec<CodeId>) -> Vec<Statement> {
-    let targets = tx.targets(ids, |id| (coupon_leaf(*id), *id));
-    targets.into_iter().map(|(target, ids)| tx.statement(query, target).bind(raw(&ids))).collect()
+async fn fetch_coupons(
+    tx: &mut Tx<'_>,
+    query: &'static Query,
+    ids: Vec<CodeId>,
+) -> Result<HashMap<CodeId, Coupon>, WriteError> {
+    let mut statements = Vec::new();
+    for (target, ids) in tx.targets(ids, |id| (coupon_leaf(*id), *id)) {
+        statements.push(tx.statement(query, target).bind(raw(&ids)));
+    }
+    let rows: Vec<CouponRow> = tx.fetch(statements).await?;
+    rows.into_iter().map(|row| Ok((row.code_id, row.into_coupon()?))).collect()
 }
 
 /// Writes the index rows by holder of coupons that have one.

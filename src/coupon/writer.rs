@@ -23,7 +23,7 @@ use crate::{
     member,
     partition::{self, Leaf, plan},
     problem::Refusal,
-    request::store::{Answer, Claim, Ticket, claim_and_ask, look_up, update_answers},
+    request::store::{Answer, Claim, Ticket, claim, look_up, update_answers},
 };
 
 /// One coupon request, with the number that makes it repeatable.
@@ -136,14 +136,10 @@ impl Writer for CouponWriter {
     async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<CouponOp>]) -> Result<Vec<Answer>, WriteError> {
         let now = self.clock.now();
         let tickets: Vec<Option<&Ticket>> = ops.iter().map(|op| Some(&op.ticket)).collect();
-        // Most numbers are new: their coupons are locked in the same message.
-        let locks = store::lock_coupons(tx, code_ids(ops.iter().map(|op| &**op)).into_iter().collect());
-        let (claims, locked) = claim_and_ask(tx, now, &tickets, locks).await?;
+        let claims = claim(tx, now, &tickets).await?;
         let live: Vec<&CouponOp> =
             ops.iter().zip(&claims).filter(|(_, claim)| **claim == Claim::Won).map(|(op, _)| &**op).collect();
-        let mut world = World::new(now, self.zone);
-        world.coupons = store::coupons_of(&locked)?;
-        let mut world = self.load(tx, world, &live).await?;
+        let mut world = self.load(tx, World::new(now, self.zone), &live).await?;
         // Locks may have been waited for: what is decided and recorded is of now.
         world.now = self.clock.now();
 
@@ -165,7 +161,12 @@ impl Writer for CouponWriter {
             .map(|((op, _), answer)| (&op.ticket, answer))
             .collect();
         update_answers(tx, &decided).await?;
-        write(tx, world).await.map_err(|error| self.doubt(error, &live))?;
+        // What was put off is sent here, so that a month's refusal is told apart.
+        let written = async {
+            write(tx, world).await?;
+            tx.flush().await
+        };
+        written.await.map_err(|error| self.doubt(error, &live))?;
         Ok(answers)
     }
 
@@ -219,11 +220,13 @@ impl CouponWriter {
         Ok(())
     }
 
-    /// Locks and reads what the requests are about besides their coupons, in the lock order of [`store`]. The rows of the
-    /// ledger come before the stock rows that they name: whoever locks one holds the lock of its coupon.
+    /// Locks and reads what the requests are about, in the lock order of [`store`]. The rows of the ledger come before
+    /// the stock rows that they name: whoever locks one holds the lock of its coupon.
     pub(super) async fn load(&self, tx: &mut Tx<'_>, mut world: World, ops: &[&CouponOp]) -> Result<World, WriteError> {
-        let code_ids = code_ids(ops.iter().copied());
-        world.coupons.retain(|code_id, _| code_ids.contains(code_id));
+        let code_ids: BTreeSet<CodeId> = ops.iter().flat_map(|op| op.act.code_ids()).collect();
+        if !code_ids.is_empty() {
+            world.coupons = store::lock_coupons(tx, code_ids.iter().copied().collect()).await?;
+        }
         self.ask_about_months(tx, &mut world, ops, &code_ids).await?;
         let need = Need::of(&world, ops);
         self.rules.load_for(tx, &mut world, &need.issued).await?;
@@ -253,10 +256,6 @@ impl CouponWriter {
         }
         Ok(world)
     }
-}
-
-pub(super) fn code_ids<'o>(ops: impl Iterator<Item = &'o CouponOp>) -> BTreeSet<CodeId> {
-    ops.flat_map(|op| op.act.code_ids()).collect()
 }
 
 /// What the requests of a batch speak of besides their coupons.

@@ -10,12 +10,11 @@ use std::{
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
-use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::RequestNumber;
 use crate::{
-    db::lane::{Statement, Tx, WriteError, column, rows_of},
+    db::lane::{Tx, WriteError, column},
     partition::{Leaf, plan, query},
     problem::{Code, Refusal},
 };
@@ -82,19 +81,6 @@ fn leaf(row: &Row) -> (Leaf, Row) {
 /// # Errors
 /// [`WriteError::Again`] when a row was in the way that is gone now.
 pub async fn claim(tx: &mut Tx<'_>, now: DateTime<Utc>, tickets: &[Option<&Ticket>]) -> Result<Vec<Claim>, WriteError> {
-    Ok(claim_and_ask(tx, now, tickets, Vec::new()).await?.0)
-}
-
-/// As [`claim`], and in the same message what will be needed if the claims are won: gives its rows too.
-///
-/// # Errors
-/// As [`claim`].
-pub async fn claim_and_ask(
-    tx: &mut Tx<'_>,
-    now: DateTime<Utc>,
-    tickets: &[Option<&Ticket>],
-    more: Vec<Statement>,
-) -> Result<(Vec<Claim>, Vec<Vec<PgRow>>), WriteError> {
     let mut claims = vec![Claim::Won; tickets.len()];
     let mut first: HashMap<Row, usize> = HashMap::new();
     let mut wanted: Vec<(Row, i64)> = Vec::new();
@@ -117,7 +103,7 @@ pub async fn claim_and_ask(
             wanted.push((row, ticket.digest));
         }
     }
-    let (won, rows) = insert_and_ask(tx, now, wanted, more).await?;
+    let won = insert(tx, now, wanted).await?;
 
     let mut lost: Vec<Row> = Vec::new();
     let mut give_back: Vec<Row> = Vec::new();
@@ -131,7 +117,7 @@ pub async fn claim_and_ask(
         }
     }
     if lost.is_empty() {
-        return Ok((claims, rows));
+        return Ok(claims);
     }
     delete(tx, give_back).await?;
     let answers = find(tx, lost.clone()).await?;
@@ -165,15 +151,10 @@ pub async fn claim_and_ask(
             claims[position] = Claim::Answered(answer.clone());
         }
     }
-    Ok((claims, rows))
+    Ok(claims)
 }
 
-async fn insert_and_ask(
-    tx: &mut Tx<'_>,
-    now: DateTime<Utc>,
-    wanted: Vec<(Row, i64)>,
-    more: Vec<Statement>,
-) -> Result<(HashSet<Row>, Vec<Vec<PgRow>>), WriteError> {
+async fn insert(tx: &mut Tx<'_>, now: DateTime<Utc>, wanted: Vec<(Row, i64)>) -> Result<HashSet<Row>, WriteError> {
     let mut statements = Vec::new();
     for (target, rows) in tx.targets(wanted, |(row, _)| leaf(row)) {
         let statement = tx
@@ -184,15 +165,7 @@ async fn insert_and_ask(
             .bind(column(&rows, |((day, _), _)| *day));
         statements.push(statement);
     }
-    let inserts = statements.len();
-    statements.extend(more);
-    let mut answers = tx.ask(statements).await?;
-    let rows = answers.split_off(inserts);
-    let mut won = HashSet::new();
-    for inserted in answers {
-        won.extend(rows_of::<Row>(&inserted)?);
-    }
-    Ok((won, rows))
+    Ok(tx.fetch::<Row>(statements).await?.into_iter().collect())
 }
 
 async fn find(tx: &mut Tx<'_>, rows: Vec<Row>) -> Result<HashMap<Row, (i64, Answer)>, WriteError> {

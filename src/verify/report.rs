@@ -304,6 +304,7 @@ mod tests {
         let text = report(&difference, false).render();
         assert!(text.contains("being retired: coupon_m2020_01") && text.ends_with("clean\n"), "{text}");
     }
+
     #[test]
     fn a_sample_that_was_left_early_does_not_pass_for_checked() {
         let looked = Looked { table: "coupon", unit: Unit::Pages, looked: 5, of: 5 };

@@ -351,7 +351,9 @@ async fn a_database_killed_in_a_stream_of_redemptions_loses_nothing_that_was_ack
 #[tokio::test]
 async fn what_looks_at_a_database_of_our_own_makes_none() {
     let ground = Ground::new();
-    for looking in [&["verify"][..], &["prove"], &["partitions", "list"], &["keys", "list"], &["restored"]] {
+    let looks: [&[&str]; 6] =
+        [&["verify"], &["prove"], &["partitions", "list"], &["keys", "list"], &["apikey", "list"], &["restored"]];
+    for looking in looks {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tessera"));
         command.args(looking).arg("--data-dir").arg(ground.data());
         command.env_remove("DATABASE_URL").env_remove("TESSERA_OWNER_URL").env_remove("TESSERA_SECRETS_FILE");

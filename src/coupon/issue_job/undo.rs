@@ -126,8 +126,7 @@ impl Work for IssueUndo {
         let mut world = World::new(now, self.desk.zone);
         let mut tx = Tx::of_job(conn);
         let living = slice.code_ids.iter().filter(|code_id| !slice.closed.contains_key(&month_of(code_id)));
-        let locks = store::lock_coupons(&mut tx, living.copied().collect());
-        world.coupons = store::coupons_of(&Box::pin(tx.ask(locks)).await?)?;
+        world.coupons = Box::pin(store::lock_coupons(&mut tx, living.copied().collect())).await?;
         let counts: BTreeSet<(MemberId, RuleId)> = world
             .coupons
             .values()

@@ -13,9 +13,8 @@ use super::{Conflict, Item, ItemDone, store};
 use crate::{
     coupon::{
         decide,
-        store::{coupons_of, lock_coupons},
         world::World,
-        writer::{Act, CouponOp, CouponWriter, code_ids, write},
+        writer::{Act, CouponOp, CouponWriter, write},
     },
     db::lane::{Tx, WriteError, Writer},
     event::{Kind, NewEvent},
@@ -241,10 +240,7 @@ impl OfflineWriter {
             }
         }
         let live: Vec<&CouponOp> = live.iter().collect();
-        let mut world = World::new(now, self.coupons.zone);
-        let locks = lock_coupons(tx, code_ids(live.iter().copied()).into_iter().collect());
-        world.coupons = coupons_of(&tx.ask(locks).await?)?;
-        let mut world = self.coupons.load(tx, world, &live).await?;
+        let mut world = self.coupons.load(tx, World::new(now, self.coupons.zone), &live).await?;
         // Locks may have been waited for: what is decided and recorded is of now.
         world.now = self.coupons.clock.now();
 
@@ -284,7 +280,12 @@ impl OfflineWriter {
             store::update_late(tx, &late).await?;
         }
         update_answers(tx, &decided).await?;
-        write(tx, world).await.map_err(|error| self.coupons.doubt(error, &live))?;
+        // What was put off is sent here, so that a month's refusal is told apart.
+        let written = async {
+            write(tx, world).await?;
+            tx.flush().await
+        };
+        written.await.map_err(|error| self.coupons.doubt(error, &live))?;
         Ok(answers)
     }
 

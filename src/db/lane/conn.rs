@@ -29,6 +29,8 @@ pub(super) fn with_settings(options: PgConnectOptions, settings: &LaneSettings) 
             ("enable_hashjoin", "off".to_owned()),
             ("enable_mergejoin", "off".to_owned()),
             ("jit", "off".to_owned()),
+            // Of arrays that are written out, as the lane writes them.
+            ("array_nulls", "on".to_owned()),
             ("lock_timeout", millis(settings.lock_timeout)),
             ("statement_timeout", millis(settings.statement_timeout)),
             ("idle_in_transaction_session_timeout", millis(settings.batch_timeout * 2)),

@@ -117,6 +117,7 @@ fn push_quoted(array: &mut String, value: &str) {
 }
 
 /// A statement of the registry with its parameters, in order.
+#[must_use = "a statement does nothing until it is sent"]
 #[derive(Debug, Clone)]
 pub struct Statement {
     sql: &'static str,

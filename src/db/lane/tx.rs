@@ -19,7 +19,7 @@ pub enum Target {
     Parent(u32),
 }
 
-/// The open transaction of a batch. Counts what is sent through it.
+/// The open transaction of a batch. Counts its statements.
 ///
 /// What needs no answer at once is put off and goes with the next that does, in one message (`lane::message`); so does
 /// the beginning of the transaction. A job's rows are many: its statements are sent one by one.
@@ -101,7 +101,8 @@ impl Tx<'_> {
     /// Writes rows, so many that it is known before. A job writes them at once, the lane with what is sent next.
     ///
     /// # Errors
-    /// [`WriteError`], of this or of what was put off before.
+    /// [`WriteError`], of a job's statement. What the lane puts off fails with what is sent next: who must tell such a
+    /// failure apart calls [`Tx::flush`].
     pub async fn write(&mut self, table: &'static str, rows: usize, statement: Statement) -> Result<(), WriteError> {
         self.put(statement, Expected::Written(table, rows)).await
     }
