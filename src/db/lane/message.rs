@@ -129,7 +129,6 @@ impl Statement {
         Self { sql, columns: Vec::new() }
     }
 
-    #[must_use]
     pub fn bind(mut self, column: impl Into<Column>) -> Self {
         self.columns.push(column.into());
         self

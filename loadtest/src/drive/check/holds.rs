@@ -20,6 +20,8 @@ use super::{
 
 /// A coupon and an order.
 type Key = (i64, Box<str>);
+/// What orders did, by coupon.
+type Orders<'a> = BTreeMap<i64, Vec<(&'a Key, Acts)>>;
 
 /// Looks at the locks and releases of a part.
 pub(super) async fn examine(
@@ -29,7 +31,7 @@ pub(super) async fn examine(
     now: DateTime<Utc>,
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
-    let mut orders: BTreeMap<i64, Vec<(&Key, Acts)>> = BTreeMap::new();
+    let mut orders = Orders::new();
     for (key, acts) in &part.acts {
         orders.entry(key.0).or_default().push((key, *acts));
         finding.saw((acts.locks.most() + acts.releases.most()) as usize);
@@ -96,7 +98,7 @@ async fn events(
     conn: &mut PgConnection,
     books: &Books,
     codes: &[i64],
-    (orders, lapsed): (&BTreeMap<i64, Vec<(&Key, Acts)>>, &HashSet<Key>),
+    (orders, lapsed): (&Orders<'_>, &HashSet<Key>),
     now: DateTime<Utc>,
 ) -> anyhow::Result<Vec<String>> {
     let (from, until) = (Day::from_date(books.began.date_naive()).plus(-1), Day::from_date(now.date_naive()).plus(2));
