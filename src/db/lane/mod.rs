@@ -30,7 +30,7 @@ pub use self::{
     conn::LaneConn,
     message::{Column, Statement},
     read::{Read, Reader},
-    tx::{Target, Tx, column, expect_rows, rows_of},
+    tx::{Target, Tx, column, expect_rows},
     write::{WriteError, Writer, WriterHandle},
 };
 

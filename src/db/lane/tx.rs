@@ -139,10 +139,7 @@ impl Tx<'_> {
     }
 
     /// The rows of each of several statements.
-    ///
-    /// # Errors
-    /// As [`Tx::fetch`].
-    pub async fn ask(&mut self, statements: Vec<Statement>) -> Result<Vec<Vec<PgRow>>, WriteError> {
+    async fn ask(&mut self, statements: Vec<Statement>) -> Result<Vec<Vec<PgRow>>, WriteError> {
         let Some(together) = &mut self.together else {
             let mut answers = Vec::with_capacity(statements.len());
             for statement in statements {
@@ -210,10 +207,7 @@ fn split_by_leaf<T, K: Ord>(
 }
 
 /// What rows say.
-///
-/// # Errors
-/// [`WriteError::Sql`] when they are of another shape.
-pub fn rows_of<R: for<'r> FromRow<'r, PgRow>>(rows: &[PgRow]) -> Result<Vec<R>, WriteError> {
+pub(super) fn rows_of<R: for<'r> FromRow<'r, PgRow>>(rows: &[PgRow]) -> Result<Vec<R>, WriteError> {
     Ok(rows.iter().map(R::from_row).collect::<Result<_, _>>()?)
 }
 

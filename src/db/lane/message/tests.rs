@@ -5,7 +5,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::*;
 use crate::{
-    db::lane::rows_of,
+    db::lane::tx::rows_of,
     partition::testdb::{TestDb, execute, value},
 };
 
