@@ -56,6 +56,15 @@ impl LaneConn {
         Self { options, open: None, planned_at: Instant::now(), failed_at: None }
     }
 
+    pub(super) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Whether [`Self::renew_plans`] has something to do.
+    pub(super) fn has_old_plans(&self) -> bool {
+        self.is_open() && self.planned_at.elapsed() >= PLANS_MAX_AGE
+    }
+
     /// The open connection, or a new one.
     ///
     /// # Errors
@@ -93,7 +102,10 @@ impl LaneConn {
 
     /// Forgets plans that are too old. Between batches, never in one.
     pub(super) async fn renew_plans(&mut self) {
-        let Some(open) = self.open.as_mut().filter(|_| self.planned_at.elapsed() >= PLANS_MAX_AGE) else { return };
+        if !self.has_old_plans() {
+            return;
+        }
+        let Some(open) = self.open.as_mut() else { return };
         self.planned_at = Instant::now();
         let discarded =
             tokio::time::timeout(CONNECT_TIMEOUT, sqlx::raw_sql("discard plans").execute(&mut open.conn)).await;

@@ -1,9 +1,10 @@
 //! The lane: the hot path to the partitioned tables.
 //!
 //! What a till or a member waits for goes through a few connections of the lane's own. Requests that wait while those
-//! are busy form the next batch, so a lone till waits for nobody and a rush shares round trips and commits. Reads for
-//! the same leaf become one statement ([`mod@read`]); writes become one transaction ([`mod@write`]), whose statements go to
-//! the server in as few messages as what they need to know of each other allows (`message`).
+//! are busy form the next batch, so a lone till waits for nobody and a rush shares round trips and commits; a read that
+//! finds nobody else there does not even change tasks (`short`). Reads for the same leaf become one statement
+//! ([`mod@read`]); writes become one transaction ([`mod@write`]), whose statements go to the server in as few messages as
+//! what they need to know of each other allows (`message`).
 //!
 //! Invariants:
 //! - A batch belongs to the lane, never to the handler that asked: a till that resets its connection cancels nothing.
@@ -18,6 +19,7 @@ mod conn;
 mod message;
 mod queue;
 pub mod read;
+mod short;
 mod tx;
 pub mod write;
 
@@ -25,7 +27,6 @@ use std::{sync::Arc, time::Duration};
 
 use sqlx::postgres::PgConnectOptions;
 
-use self::queue::Queue;
 pub use self::{
     conn::LaneConn,
     message::{Column, Statement},
@@ -33,11 +34,12 @@ pub use self::{
     tx::{Target, Tx, column, expect_rows},
     write::{WriteError, Writer, WriterHandle},
 };
+use self::{queue::Queue, short::Short};
 
 /// Sizes and bounds of a lane.
 #[derive(Debug, Clone)]
 pub struct LaneSettings {
-    /// Connections that read.
+    /// Connections that read, besides one for reads that find nobody else there.
     pub read_connections: usize,
     /// Connections that read when those do not keep up, as when each read waits for the disk.
     pub read_connections_max: usize,
@@ -136,14 +138,17 @@ pub struct Lane {
     settings: Arc<LaneSettings>,
     reads: Arc<Queue>,
     writes: Arc<Queue>,
+    short: Arc<Short>,
 }
 
 impl Lane {
     /// Starts the workers. They connect when the first request comes, so a database that is away does not stop a start.
     pub fn start(connect: PgConnectOptions, settings: LaneSettings) -> Self {
         let connect = conn::with_settings(connect, &settings);
+        let reads = Queue::new("read", settings.queue_max);
         let lane = Self {
-            reads: Queue::new("read", settings.queue_max),
+            short: Short::new(LaneConn::new(connect.clone()), Arc::clone(&reads)),
+            reads,
             writes: Queue::new("write", settings.queue_max),
             settings: Arc::new(settings),
         };
@@ -162,7 +167,7 @@ impl Lane {
 
     /// A typed entrance for one read query.
     pub fn reader<R: Read>(&self, query: R) -> Reader<R> {
-        Reader::new(query, Arc::clone(&self.reads), Arc::clone(&self.settings))
+        Reader::new(query, Arc::clone(&self.reads), Arc::clone(&self.short), Arc::clone(&self.settings))
     }
 
     /// A typed entrance for one kind of write.
@@ -170,7 +175,7 @@ impl Lane {
         WriterHandle::new(writer, Arc::clone(&self.writes), Arc::clone(&self.settings))
     }
 
-    /// Requests waiting now, reads and writes.
+    /// Requests waiting now, reads and writes; a read that found nobody else counts until it is answered.
     pub fn waiting(&self) -> (usize, usize) {
         (self.reads.waiting(), self.writes.waiting())
     }
@@ -184,6 +189,7 @@ impl Lane {
     /// Refuses new requests, finishes what waits, closes the connections.
     pub async fn stop(&self) {
         self.reads.stop().await;
+        self.short.close().await;
         self.writes.stop().await;
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Few workers make large batches, which is what shares round trips and commits. But where each batch waits for the disk
 //! few workers leave it idle, so a queue may have helpers besides, who serve only buckets that have waited long for their
-//! turn.
+//! turn. And who finds nobody else there need not hand over to a worker and be handed the answer: see [`short`].
+//!
+//! [`short`]: super::short
 
 use std::{
     collections::VecDeque,
@@ -38,6 +40,8 @@ pub(super) struct Queue {
     stopping: AtomicBool,
     workers: AtomicUsize,
     worker_ended: Notify,
+    /// Workers and helpers that serve at this moment.
+    serving: AtomicUsize,
     /// One for each worker: odd while it serves, even in between.
     turns_served: Mutex<Vec<Arc<AtomicU64>>>,
 }
@@ -72,6 +76,7 @@ impl Queue {
             waiting_max,
             stopping: AtomicBool::new(false),
             workers: AtomicUsize::new(0),
+            serving: AtomicUsize::new(0),
             worker_ended: Notify::new(),
             turns_served: Mutex::default(),
         })
@@ -81,9 +86,11 @@ impl Queue {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Takes a place for one request, or says why there is none. Freed by [`Queue::leave`].
-    pub(super) fn enter(&self) -> Result<(), LaneError> {
-        if self.waiting.fetch_add(1, Ordering::SeqCst) >= self.waiting_max {
+    /// Takes a place for one request, or says why there is none. Freed by [`Queue::leave`]. Gives whether nobody else waits
+    /// or is served.
+    pub(super) fn enter(&self) -> Result<bool, LaneError> {
+        let before = self.waiting.fetch_add(1, Ordering::SeqCst);
+        if before >= self.waiting_max {
             self.waiting.fetch_sub(1, Ordering::SeqCst);
             metrics::counter!("tessera_lane_rejected_total", "queue" => self.name).increment(1);
             return Err(LaneError::Overloaded);
@@ -93,7 +100,11 @@ impl Queue {
             self.waiting.fetch_sub(1, Ordering::SeqCst);
             return Err(LaneError::Stopping);
         }
-        Ok(())
+        Ok(before == 0 && self.serving.load(Ordering::Relaxed) == 0)
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
     }
 
     /// Frees the places of requests that a worker took.
@@ -188,11 +199,13 @@ impl Queue {
 
     async fn serve(&self, turn: Turn, conn: &mut LaneConn, served: &AtomicU64) {
         served.fetch_add(1, Ordering::SeqCst);
+        self.serving.fetch_add(1, Ordering::Relaxed);
         if std::panic::AssertUnwindSafe(turn.bucket.serve(conn)).catch_unwind().await.is_err() {
             // The requests of the batch learn of it by their dropped senders.
             conn.discard();
             tracing::error!(queue = self.name, "a batch of the lane panicked; its connection was closed");
         }
+        self.serving.fetch_sub(1, Ordering::Relaxed);
         served.fetch_add(1, Ordering::SeqCst);
         // After the batch: who is answered does not wait for it.
         conn.renew_plans().await;

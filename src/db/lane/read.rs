@@ -4,11 +4,13 @@ use std::{
     collections::{BTreeMap, HashMap},
     future::Future,
     hash::Hash,
+    panic::AssertUnwindSafe,
     pin::Pin,
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
+use futures_util::FutureExt;
 use sqlx::PgConnection;
 use tokio::sync::oneshot;
 
@@ -16,6 +18,7 @@ use super::{
     Cost, LaneError, LaneSettings,
     conn::LaneConn,
     queue::{Bucket, Queue},
+    short::{Loan, Short},
 };
 use crate::{
     db::{is_connection_loss, is_missing_leaf},
@@ -40,6 +43,7 @@ pub trait Read: Send + Sync + 'static {
 }
 
 type Answer<R> = Result<(Option<<R as Read>::Row>, Cost), LaneError>;
+type Rows<R> = HashMap<<R as Read>::Key, <R as Read>::Row>;
 
 /// A key that waits, and where its answer comes.
 type Asked<R> = (<R as Read>::Key, oneshot::Receiver<Answer<R>>);
@@ -65,6 +69,7 @@ struct Shared<R: Read> {
     query: R,
     leaves: Mutex<HashMap<Leaf, Arc<LeafBucket<R>>>>,
     queue: Arc<Queue>,
+    short: Arc<Short>,
     settings: Arc<LaneSettings>,
 }
 
@@ -75,8 +80,8 @@ struct LeafBucket<R: Read> {
 }
 
 impl<R: Read> Reader<R> {
-    pub(super) fn new(query: R, queue: Arc<Queue>, settings: Arc<LaneSettings>) -> Self {
-        Self { shared: Arc::new(Shared { query, leaves: Mutex::default(), queue, settings }) }
+    pub(super) fn new(query: R, queue: Arc<Queue>, short: Arc<Short>, settings: Arc<LaneSettings>) -> Self {
+        Self { shared: Arc::new(Shared { query, leaves: Mutex::default(), queue, short, settings }) }
     }
 
     /// The row of one key, with what it cost.
@@ -85,18 +90,12 @@ impl<R: Read> Reader<R> {
     /// [`LaneError`]: overloaded, unavailable, failed.
     pub async fn find(&self, key: R::Key) -> Answer<R> {
         let shared = &self.shared;
-        shared.queue.enter()?;
-        let (answer, answered) = oneshot::channel();
+        let is_alone = shared.queue.enter()?;
         let bucket = self.bucket(shared.query.leaf(&key));
-        let was_empty = {
-            let mut waiting = bucket.waiting.lock().expect("no code panics while it holds the bucket");
-            waiting.push(Waiting { key, since: Instant::now(), answer });
-            waiting.len() == 1
-        };
-        if was_empty {
-            shared.queue.push(bucket);
+        match is_alone.then(|| shared.short.take()).flatten() {
+            Some(loan) => shared.short.to_its_end(bucket.find_here(loan, key)).await,
+            None => bucket.wait(key).await,
         }
-        answered.await.unwrap_or(Err(LaneError::Panicked))
     }
 }
 
@@ -200,33 +199,104 @@ impl<R: Read> LeafBucket<R> {
         live
     }
 
-    async fn run(&self, conn: &mut LaneConn, keys: &[R::Key]) -> Result<HashMap<R::Key, R::Row>, LaneError> {
+    async fn run(&self, conn: &mut LaneConn, keys: &[R::Key]) -> Result<Rows<R>, LaneError> {
         // A read may be sent again: a connection that died while it was idle must not cost anyone an answer.
         for attempt in 0.. {
             let open = conn.get().await.map_err(LaneError::Unavailable)?;
-            let fetched = self.shared.query.fetch(open, self.leaf, keys);
-            match tokio::time::timeout(self.shared.settings.batch_timeout, fetched).await {
-                Ok(Ok(rows)) => return Ok(rows),
-                Ok(Err(error)) if is_connection_loss(&error) => {
+            match self.run_once(open, keys).await {
+                Ok(rows) => return Ok(rows),
+                Err(Failed::Lost(error)) => {
                     conn.discard();
                     if attempt > 0 {
                         return Err(LaneError::Unavailable(Arc::new(error)));
                     }
                 }
-                // An id can name a day for which there is no leaf: there is no row either.
-                Ok(Err(error)) if is_missing_leaf(&error) => {
-                    metrics::counter!("tessera_lane_missing_leaves_total").increment(1);
-                    return Ok(HashMap::new());
-                }
-                Ok(Err(error)) => return Err(LaneError::Failed(Arc::new(error))),
-                Err(_) => {
+                Err(Failed::Late(error)) => {
                     conn.discard();
-                    return Err(LaneError::Unavailable(Arc::new(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))));
+                    return Err(error);
                 }
+                Err(Failed::Statement(error)) => return Err(LaneError::Failed(Arc::new(error))),
             }
         }
         unreachable!("the loop above returns")
     }
+
+    async fn run_once(&self, open: &mut PgConnection, keys: &[R::Key]) -> Result<Rows<R>, Failed> {
+        let fetched = self.shared.query.fetch(open, self.leaf, keys);
+        match tokio::time::timeout(self.shared.settings.batch_timeout, fetched).await {
+            Ok(Ok(rows)) => Ok(rows),
+            Ok(Err(error)) if is_connection_loss(&error) => Err(Failed::Lost(error)),
+            // An id can name a day for which there is no leaf: there is no row either.
+            Ok(Err(error)) if is_missing_leaf(&error) => {
+                metrics::counter!("tessera_lane_missing_leaves_total").increment(1);
+                Ok(HashMap::new())
+            }
+            Ok(Err(error)) => Err(Failed::Statement(error)),
+            Err(_) => {
+                let late = sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+                Err(Failed::Late(LaneError::Unavailable(Arc::new(late))))
+            }
+        }
+    }
+
+    /// Lets a key wait for a worker. Its place in the queue is taken.
+    async fn wait(self: Arc<Self>, key: R::Key) -> Answer<R> {
+        let (answer, answered) = oneshot::channel();
+        let was_empty = {
+            let mut waiting = self.waiting.lock().expect("no code panics while it holds the bucket");
+            waiting.push(Waiting { key, since: Instant::now(), answer });
+            waiting.len() == 1
+        };
+        if was_empty {
+            Arc::clone(&self.shared).queue.push(self);
+        }
+        answered.await.unwrap_or(Err(LaneError::Panicked))
+    }
+
+    /// Asks for one key over the connection on loan; when that is lost, a worker.
+    async fn find_here(self: Arc<Self>, mut loan: Loan, key: R::Key) -> Answer<R> {
+        let asking = AssertUnwindSafe(self.ask_over(&mut loan, &key)).catch_unwind();
+        match asking.await {
+            Ok(Some(answer)) => answer,
+            Ok(None) => {
+                loan.lost();
+                self.wait(key).await
+            }
+            Err(_) => {
+                loan.conn().discard();
+                tracing::error!("a lone read of the lane panicked; its connection was closed");
+                Err(LaneError::Panicked)
+            }
+        }
+    }
+
+    /// None when the connection is lost.
+    async fn ask_over(&self, loan: &mut Loan, key: &R::Key) -> Option<Answer<R>> {
+        let started = Instant::now();
+        let open = loan.conn().get().await.ok()?;
+        match self.run_once(open, std::slice::from_ref(key)).await {
+            Ok(mut rows) => {
+                let cost =
+                    Cost { statements: 1, leaves: 1, batch: 1, queue: Duration::ZERO, database: started.elapsed() };
+                Some(Ok((rows.remove(key), cost)))
+            }
+            Err(Failed::Lost(_)) => None,
+            Err(Failed::Late(error)) => {
+                loan.conn().discard();
+                Some(Err(error))
+            }
+            Err(Failed::Statement(error)) => Some(Err(LaneError::Failed(Arc::new(error)))),
+        }
+    }
+}
+
+/// Why a statement has no rows.
+enum Failed {
+    /// The connection broke.
+    Lost(sqlx::Error),
+    /// It took too long; what is on the connection belongs to it still.
+    Late(LaneError),
+    Statement(sqlx::Error),
 }
 
 impl<R: Read> Bucket for LeafBucket<R> {
