@@ -362,7 +362,7 @@ async fn compare(
     // Not the same pages each night; the report says which seed it was.
     let seed = verify.seed.unwrap_or_else(|| seed().random::<u32>().into());
     let verify = VerifySettings { seed: Some(seed), ..verify.clone() };
-    let report = verify::run(&verify, ground.service.clone(), &secrets, |_| {}).await?;
+    let report = verify::run(&verify, ground.service.clone(), secrets, |_| {}).await?;
     if is_json {
         println!("{:#}", report.json())
     } else {

@@ -61,7 +61,7 @@ struct Expected {
 }
 
 impl Expected {
-    async fn load(conn: &mut PgConnection, sight: &Sight<'_>, members: &[Row]) -> Result<Self, sqlx::Error> {
+    async fn load(conn: &mut PgConnection, sight: &Sight, members: &[Row]) -> Result<Self, sqlx::Error> {
         let mut expected = Self::default();
         let mut by_leaf: BTreeMap<Leaf, Vec<i64>> = BTreeMap::new();
         for row in members {
@@ -71,8 +71,8 @@ impl Expected {
             for (kind, bound, value, column) in [(key::Kind::Phone, 0, 2, "phone"), (key::Kind::Email, 1, 3, "email")] {
                 let Some(sealed) = &row.cells[value] else { continue };
                 let plain = sight.secrets.decrypt("member", column, id, sealed).ok();
-                match identify(sight.secrets, kind, plain) {
-                    Some(keys) => expected.put(sight.secrets, id, kind, &row.cells[bound], keys),
+                match identify(&sight.secrets, kind, plain) {
+                    Some(keys) => expected.put(&sight.secrets, id, kind, &row.cells[bound], keys),
                     None => expected.refuse("member", id, vec![Value::I64(id)], column),
                 }
             }
@@ -87,7 +87,7 @@ impl Expected {
                 let kind = key::Kind::try_from(row.try_get::<i16, _>("kind")?).ok();
                 let place = vec![Value::I64(id), Value::Uuid(own)];
                 let plain = sight.secrets.decrypt("member_auth", "identifier", id, &sealed).ok();
-                let Some((kind, keys)) = kind.and_then(|kind| Some((kind, identify(sight.secrets, kind, plain)?)))
+                let Some((kind, keys)) = kind.and_then(|kind| Some((kind, identify(&sight.secrets, kind, plain)?)))
                 else {
                     expected.refuse("member_auth", id, place, "identifier");
                     continue;
@@ -97,7 +97,7 @@ impl Expected {
                     let difference = Difference::new(Kind::Altered, "member_auth", place, vec![columns]);
                     expected.auth.push((id, difference));
                 }
-                expected.put(sight.secrets, id, kind, &super::row::cell(&row, 2)?, keys);
+                expected.put(&sight.secrets, id, kind, &super::row::cell(&row, 2)?, keys);
             }
         }
         Ok(expected)
@@ -140,7 +140,7 @@ fn member_of(row: &Row) -> i64 {
 
 pub(super) async fn chunk(
     conn: &mut PgConnection,
-    sight: &Sight<'_>,
+    sight: &Sight,
     direction: Direction,
     leaf: Leaf,
     stretch: &Stretch,
@@ -188,7 +188,7 @@ pub(super) async fn chunk(
 
 pub(super) async fn examine(
     conn: &mut PgConnection,
-    sight: &Sight<'_>,
+    sight: &Sight,
     subjects: &[Subject],
 ) -> Result<Vec<Found>, sqlx::Error> {
     let keys: Vec<Key> = subjects.iter().filter_map(|subject| subject.index.clone()).collect();
@@ -224,7 +224,7 @@ pub(super) async fn examine(
                 }
             }
             (None, Some(actual)) if !expected.unreadable.contains_key(&member_of(actual)) => {
-                let columns = if is_live(sight.secrets, actual) { Vec::new() } else { vec!["key_version"] };
+                let columns = if is_live(&sight.secrets, actual) { Vec::new() } else { vec!["key_version"] };
                 note(Difference::new(Kind::Extra, KEY.table, key.clone(), columns));
             }
             (None, _) => {}
@@ -248,7 +248,7 @@ fn version_of(row: &Row) -> Option<i16> {
 
 /// Locks the members concerned, then the key, looks again and writes. Nobody waits for a member while holding a key that
 /// stands: whoever changes one has locked its member before.
-pub(super) async fn mend(conn: &mut PgConnection, sight: &Sight<'_>, subject: &Subject) -> Result<Repair, sqlx::Error> {
+pub(super) async fn mend(conn: &mut PgConnection, sight: &Sight, subject: &Subject) -> Result<Repair, sqlx::Error> {
     let Some(key) = &subject.index else {
         return Ok(Repair::Left("the base row itself is wrong, and nothing says what is right"));
     };
@@ -286,7 +286,7 @@ pub(super) async fn mend(conn: &mut PgConnection, sight: &Sight<'_>, subject: &S
         (None, Some(actual)) if expected.unreadable.contains_key(&member_of(actual)) => {
             Ok(Repair::Left("its member can't be read"))
         }
-        (None, Some(actual)) if is_of_the_future(sight.secrets, actual) => {
+        (None, Some(actual)) if is_of_the_future(&sight.secrets, actual) => {
             Ok(Repair::Left("its version is newer than the secret file that was given"))
         }
         (None, Some(actual)) => {

@@ -13,8 +13,8 @@
 //!   checked. It is not repaired: a count would be set by rows that nobody compared.
 //!
 //! Memory is bounded by the chunk (by ten of them between coupons and ledger) and by `differences_max` a pair, some 50 MB
-//! as it is set. A run has one connection of its own, as the service role; it goes neither through the lane nor through
-//! the office. Not compared: `request`, `event`, and `coupon.cycles`.
+//! as it is set, for each job. A run has connections of its own, one for each job, as the service role; it goes neither
+//! through the lane nor through the office. Not compared: `request`, `event`, and `coupon.cycles`.
 
 mod conflict;
 mod count;
@@ -29,13 +29,12 @@ mod row;
 mod sample;
 #[cfg(test)]
 mod tests;
+mod walker;
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{Connection, postgres::PgConnectOptions};
+use tokio::task::JoinSet;
 
 pub use report::{Difference, Kind, Looked, PairReport, Repair, Report, Unit};
 pub use row::{Key, Value};
@@ -46,17 +45,12 @@ use crate::{
         sqlstate,
         tx::{self, Mode},
     },
-    partition::{Leaf, plans},
+    partition::plans,
     secret::{SecretFileError, Secrets},
 };
-use leaves::Leaves;
-use pair::{Chunk, Direction, Found, PAIRS, Pair, Sight, Subject};
-use sample::{Course, Stretch};
+use pair::{Direction, Found, PAIRS, Pair, Subject};
+use walker::{LOOK_AGAIN_ROWS, Walker, Walks};
 
-/// Suspects that are looked at again together.
-const LOOK_AGAIN_ROWS: usize = 500;
-const HORIZON_POLL: Duration = Duration::from_millis(20);
-const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 const CHUNK_ROWS_MAX: u32 = 100_000;
 
 /// What to compare and how hard to work beside the tills.
@@ -78,7 +72,10 @@ pub struct VerifySettings {
     /// Rows of one chunk, read in one snapshot.
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=CHUNK_ROWS_MAX as i64))]
     pub chunk_rows: u32,
-    /// Rows walked in a second at most; 0 is as fast as it goes.
+    /// Leaves that are walked at a time, each on a connection of its own.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub jobs: u16,
+    /// Rows walked in a second at most, by all jobs together; 0 is as fast as it goes.
     #[arg(long, default_value_t = 0)]
     pub rows_per_second: u32,
     /// How often a difference is looked at again before it is reported.
@@ -100,6 +97,7 @@ impl Default for VerifySettings {
             seed: None,
             tables: Vec::new(),
             chunk_rows: 2_000,
+            jobs: 1,
             rows_per_second: 0,
             looks: 3,
             settle_max_ms: 2_000,
@@ -131,7 +129,7 @@ pub enum VerifyError {
 pub async fn run(
     settings: &VerifySettings,
     options: PgConnectOptions,
-    secrets: &Secrets,
+    secrets: impl Into<Arc<Secrets>>,
     mut sink: impl FnMut(&PairReport),
 ) -> Result<Report, VerifyError> {
     let known = |table: &&String| PAIRS.iter().any(|pair| pair.tables().contains(&table.as_str()));
@@ -142,12 +140,16 @@ pub async fn run(
         return Err(VerifyError::SampleRepaired);
     }
     let sample = settings.sample.map(|share| Sample { share, seed: settings.seed.unwrap_or_default() });
-    let mut conn = with_settings(options).connect().await?;
-    let leaves = Leaves::load(&mut conn).await?;
+    let (shared, secrets) = (Arc::new(settings.clone()), secrets.into());
+    let mut walkers = Vec::new();
+    for _ in 0..settings.jobs.max(1) {
+        walkers.push(Walker::connect(Arc::clone(&shared), sample, options.clone(), Arc::clone(&secrets)).await?);
+    }
     // Of months that are gone there is nothing to say.
+    let leaves = &walkers[0].sight.leaves;
     let skipped = plans().iter().flat_map(|plan| leaves.on_their_way(&plan.table)).map(|leaf| leaf.to_string());
     let mut report = Report { skipped: skipped.collect(), sample, ..Report::default() };
-    let mut run = Run { settings, sample, conn, sight: Sight { secrets, leaves } };
+    let mut run = Run { settings, sample, walkers };
     for pair in PAIRS {
         let wanted = |table: &String| pair.tables().contains(&table.as_str());
         if !settings.tables.is_empty() && !settings.tables.iter().any(wanted) {
@@ -157,55 +159,25 @@ pub async fn run(
         sink(&done);
         report.pairs.push(done);
     }
-    run.conn.close().await?;
+    for walker in run.walkers {
+        walker.conn.close().await?;
+    }
     Ok(report)
-}
-
-/// By index always, as on the lane, but planned for the arrays at hand: statements here see one row and thousands.
-fn with_settings(options: PgConnectOptions) -> PgConnectOptions {
-    options.application_name("tessera verify").statement_cache_capacity(256).disable_statement_logging().options([
-        ("plan_cache_mode", "force_custom_plan"),
-        ("enable_seqscan", "off"),
-        ("enable_hashjoin", "off"),
-        ("enable_mergejoin", "off"),
-        ("jit", "off"),
-        ("statement_timeout", "0"),
-        ("lock_timeout", "5000"),
-        ("idle_in_transaction_session_timeout", "60000"),
-    ])
 }
 
 struct Run<'a> {
     settings: &'a VerifySettings,
     sample: Option<Sample>,
-    conn: PgConnection,
-    sight: Sight<'a>,
-}
-
-/// Suspects with what their snapshot could not see the end of.
-#[derive(Default)]
-struct Suspicion {
-    subjects: Vec<Subject>,
-    /// The first transaction after all that were in flight.
-    horizon: i64,
+    /// At least one.
+    walkers: Vec<Walker>,
 }
 
 impl Run<'_> {
     async fn pair(&mut self, pair: Pair) -> Result<PairReport, VerifyError> {
         let started = Instant::now();
         let mut report = PairReport { name: pair.name(), ..PairReport::default() };
-        let mut found: Vec<Found> = Vec::new();
         report.open = self.sample.and_then(|_| pair.open_in_a_sample());
-        'walk: for direction in pair.directions() {
-            for leaf in self.sight.leaves.standing(pair.walked(*direction)) {
-                self.leaf(pair, *direction, leaf, &mut report, &mut found).await?;
-                if found.len() > self.settings.differences_max as usize {
-                    found.truncate(self.settings.differences_max as usize);
-                    report.cut_short = true;
-                    break 'walk;
-                }
-            }
-        }
+        let mut found = self.walk(pair, &mut report).await?;
         if self.settings.repair && !report.cut_short {
             self.repair(pair, &mut found).await?;
         }
@@ -222,172 +194,33 @@ impl Run<'_> {
         Ok(report)
     }
 
-    /// Walks one leaf to its end, or along what is drawn of it.
-    async fn leaf(
-        &mut self,
-        pair: Pair,
-        direction: Direction,
-        leaf: Leaf,
-        report: &mut PairReport,
-        found: &mut Vec<Found>,
-    ) -> Result<(), VerifyError> {
-        let started = Instant::now();
-        let (mut told, mut walked) = (started, 0_u64);
-        let mut suspicion = Suspicion::default();
-        let mut course = self.course(pair, direction, leaf, report).await?;
-        while let Some(stretch) = course.next() {
-            let Some(chunk) = self.standing_chunk(pair, direction, leaf, &stretch, &mut suspicion).await? else {
-                break;
-            };
-            report.rows += chunk.rows;
-            report.rows_skipped += chunk.skipped;
-            report.chunks += 1;
-            report.chunks_differed += u64::from(chunk.differed);
-            stretch.looked(pair.walked(direction)).into_iter().for_each(|looked| report.look(looked));
-            walked += chunk.rows;
-            if suspicion.subjects.len() >= LOOK_AGAIN_ROWS {
-                self.confirm(pair, std::mem::take(&mut suspicion), report, found).await?;
-            }
-            if found.len() > self.settings.differences_max as usize {
-                return Ok(());
-            }
-            course.reached(chunk.last);
-            if told.elapsed() >= PROGRESS_EVERY {
-                told = Instant::now();
-                tracing::info!(pair = pair.name(), %leaf, rows = report.rows, "comparing");
-            }
-            self.throttle(walked, started).await;
+    /// Shares the leaves of a pair out, and gives what differs in their order.
+    async fn walk(&mut self, pair: Pair, report: &mut PairReport) -> Result<Vec<Found>, VerifyError> {
+        let leaves = &self.walkers[0].sight.leaves;
+        let of = |direction: &Direction| (leaves.standing(pair.walked(*direction)), *direction);
+        let leaves = pair.directions().iter().map(of);
+        let leaves = leaves.flat_map(|(leaves, direction)| leaves.into_iter().map(move |leaf| (direction, leaf)));
+        let shared = Arc::new(Walks::new(leaves.collect()));
+        let mut walks = JoinSet::new();
+        for walker in self.walkers.drain(..) {
+            walks.spawn(walker.walk(pair, Arc::clone(&shared)));
         }
-        self.confirm(pair, suspicion, report, found).await
-    }
-
-    async fn course(
-        &mut self,
-        pair: Pair,
-        direction: Direction,
-        leaf: Leaf,
-        report: &mut PairReport,
-    ) -> Result<Course, VerifyError> {
-        let chunk_rows = self.settings.chunk_rows;
-        let Some(sample) = self.sample else { return Ok(Course::whole(chunk_rows)) };
-        let (course, looked) = Course::drawn(&mut self.conn, sample, pair, direction, leaf, chunk_rows).await?;
-        report.look(looked);
-        Ok(course)
-    }
-
-    /// Compares a stretch; None when its leaf does not stand any more.
-    async fn standing_chunk(
-        &mut self,
-        pair: Pair,
-        direction: Direction,
-        leaf: Leaf,
-        stretch: &Stretch,
-        suspicion: &mut Suspicion,
-    ) -> Result<Option<Chunk>, VerifyError> {
-        loop {
-            match self.chunk(pair, direction, leaf, stretch, suspicion).await {
-                // A leaf was renamed under the walk: it is being retired, this one or one that is held against it.
-                Err(error) if is_undefined_table(&error) => {
-                    let known = std::mem::take(&mut self.sight.leaves);
-                    self.sight.leaves = Leaves::load(&mut self.conn).await?;
-                    if !self.sight.leaves.stands(leaf) {
-                        return Ok(None);
-                    }
-                    if self.sight.leaves == known {
-                        return Err(error);
-                    }
-                }
-                chunk => return chunk.map(Some),
-            }
+        let mut parts = Vec::new();
+        while let Some(walk) = walks.join_next().await {
+            let (walker, walked) = walk.unwrap_or_else(|died| std::panic::resume_unwind(died.into_panic()))?;
+            self.walkers.push(walker);
+            parts.extend(walked);
         }
-    }
-
-    async fn throttle(&self, walked: u64, started: Instant) {
-        if self.settings.rows_per_second > 0 {
-            let due = Duration::from_secs_f64(walked as f64 / f64::from(self.settings.rows_per_second));
-            tokio::time::sleep(due.saturating_sub(started.elapsed())).await;
+        parts.sort_unstable_by_key(|part| part.at);
+        let mut finds = Finds::default();
+        for part in parts {
+            report.add(part.report);
+            part.found.list.into_iter().for_each(|one| finds.add(one));
         }
-    }
-
-    async fn chunk(
-        &mut self,
-        pair: Pair,
-        direction: Direction,
-        leaf: Leaf,
-        stretch: &Stretch,
-        suspicion: &mut Suspicion,
-    ) -> Result<Chunk, VerifyError> {
-        let sight = &self.sight;
-        let (mut chunk, horizon) = tx::run_on(&mut self.conn, "verify_chunk", Mode::Snapshot, async |conn| {
-            let chunk = pair.chunk(conn, sight, direction, leaf, stretch).await?;
-            let horizon = if chunk.suspects.is_empty() { 0 } else { horizon(conn).await? };
-            Ok::<_, VerifyError>((chunk, horizon))
-        })
-        .await?;
-        suspicion.subjects.append(&mut chunk.suspects);
-        suspicion.horizon = suspicion.horizon.max(horizon);
-        Ok(chunk)
-    }
-
-    /// Looks at suspects again, until they agree or have differed often enough to be reported.
-    async fn confirm(
-        &mut self,
-        pair: Pair,
-        mut suspicion: Suspicion,
-        report: &mut PairReport,
-        found: &mut Vec<Found>,
-    ) -> Result<(), VerifyError> {
-        let mut still: Vec<Found> = Vec::new();
-        report.looked_again += suspicion.subjects.len() as u64;
-        for _ in 0..self.settings.looks {
-            if suspicion.subjects.is_empty() {
-                return Ok(());
-            }
-            self.settle(suspicion.horizon).await?;
-            (still, suspicion.horizon) = self.look(pair, &suspicion.subjects).await?;
-            let mut seen = HashSet::new();
-            suspicion.subjects = still
-                .iter()
-                .map(|found| found.subject.clone())
-                .filter(|subject| seen.insert(subject.clone()))
-                .collect();
+        if report.cut_short {
+            finds.list.truncate(self.settings.differences_max as usize);
         }
-        for one in still {
-            add(found, one);
-        }
-        Ok(())
-    }
-
-    /// Examines in a snapshot of its own, with the leaves as they are in it.
-    async fn look(&mut self, pair: Pair, subjects: &[Subject]) -> Result<(Vec<Found>, i64), VerifyError> {
-        let secrets = self.sight.secrets;
-        tx::run_on(&mut self.conn, "verify_look", Mode::Snapshot, async |conn| {
-            let sight = Sight { secrets, leaves: Leaves::load(conn).await? };
-            let found = pair.examine(conn, &sight, subjects).await?;
-            Ok((found, horizon(conn).await?))
-        })
-        .await
-    }
-
-    /// Waits until everything that was in flight has ended, or long enough. Then looks whether the keys have changed: of
-    /// what is in the tables now, none was written with keys that are newer.
-    async fn settle(&mut self, horizon: i64) -> Result<(), VerifyError> {
-        self.wait_for(horizon).await?;
-        self.sight.secrets.refresh()?;
-        Ok(())
-    }
-
-    async fn wait_for(&mut self, horizon: i64) -> Result<(), VerifyError> {
-        let deadline = Instant::now() + Duration::from_millis(self.settings.settle_max_ms);
-        loop {
-            let oldest: i64 = sqlx::query_scalar("select pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
-                .fetch_one(&mut self.conn)
-                .await?;
-            if oldest >= horizon || Instant::now() >= deadline {
-                return Ok(());
-            }
-            tokio::time::sleep(HORIZON_POLL).await;
-        }
+        Ok(finds.list)
     }
 
     async fn repair(&mut self, pair: Pair, found: &mut [Found]) -> Result<(), VerifyError> {
@@ -396,8 +229,9 @@ impl Run<'_> {
             if outcomes.contains_key(subject) {
                 continue;
             }
-            let sight = &self.sight;
-            let outcome = tx::run_on(&mut self.conn, "verify_repair", Mode::ReadCommitted, async |conn| {
+            let Walker { conn, sight, .. } = &mut self.walkers[0];
+            let sight = &*sight;
+            let outcome = tx::run_on(conn, "verify_repair", Mode::ReadCommitted, async |conn| {
                 Ok::<_, VerifyError>(pair.mend(conn, sight, subject).await?)
             })
             .await;
@@ -412,7 +246,7 @@ impl Run<'_> {
         let subjects: Vec<Subject> = outcomes.keys().cloned().collect();
         let mut left: Vec<Found> = Vec::new();
         for subjects in subjects.chunks(LOOK_AGAIN_ROWS) {
-            left.extend(self.look(pair, subjects).await?.0);
+            left.extend(self.walkers[0].look(pair, subjects).await?.0);
         }
         for one in found {
             one.difference.repair = match outcomes.get(&one.subject) {
@@ -425,24 +259,26 @@ impl Run<'_> {
     }
 }
 
-/// Each row is told once; that it is altered says more than that it is extra for the base row it names by mistake.
-fn add(found: &mut Vec<Found>, one: Found) {
-    let same = |other: &&mut Found| {
-        other.difference.table == one.difference.table && other.difference.key == one.difference.key
-    };
-    match found.iter_mut().find(same) {
-        None => found.push(one),
-        Some(other) if other.difference.kind == Kind::Extra && one.difference.kind == Kind::Altered => *other = one,
-        Some(_) => {}
+/// What differs, each row once.
+#[derive(Default)]
+struct Finds {
+    list: Vec<Found>,
+    by_row: HashMap<(&'static str, Key), usize>,
+}
+
+impl Finds {
+    /// That a row is altered says more than that it is extra for the base row it names by mistake.
+    fn add(&mut self, one: Found) {
+        let row = (one.difference.table, one.difference.key.clone());
+        match self.by_row.get(&row).map(|at| &mut self.list[*at]) {
+            None => {
+                self.by_row.insert(row, self.list.len());
+                self.list.push(one);
+            }
+            Some(other) if other.difference.kind == Kind::Extra && one.difference.kind == Kind::Altered => *other = one,
+            Some(_) => {}
+        }
     }
-}
-
-async fn horizon(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("select pg_snapshot_xmax(pg_current_snapshot())::text::bigint").fetch_one(conn).await
-}
-
-fn is_undefined_table(error: &VerifyError) -> bool {
-    tx::database_cause(error).and_then(sqlstate).as_deref() == Some("42P01")
 }
 
 /// What stands in the way of one row's repair does not end the run; a lost connection does.

@@ -4,6 +4,8 @@
 //! ([`Pair::examine`]) and mends one of them under locks ([`Pair::mend`]). The first two run in one snapshot each; the
 //! last in a READ COMMITTED transaction that locks, examines again and only then writes.
 
+use std::sync::Arc;
+
 use sqlx::PgConnection;
 
 use super::{
@@ -170,7 +172,7 @@ impl Pair {
     pub async fn chunk(
         self,
         conn: &mut PgConnection,
-        sight: &Sight<'_>,
+        sight: &Sight,
         direction: Direction,
         leaf: Leaf,
         stretch: &Stretch,
@@ -191,7 +193,7 @@ impl Pair {
     pub async fn examine(
         self,
         conn: &mut PgConnection,
-        sight: &Sight<'_>,
+        sight: &Sight,
         subjects: &[Subject],
     ) -> Result<Vec<Found>, sqlx::Error> {
         match self {
@@ -206,12 +208,7 @@ impl Pair {
     }
 
     /// Locks, examines again and writes. The transaction is the caller's and is to be committed.
-    pub async fn mend(
-        self,
-        conn: &mut PgConnection,
-        sight: &Sight<'_>,
-        subject: &Subject,
-    ) -> Result<Repair, sqlx::Error> {
+    pub async fn mend(self, conn: &mut PgConnection, sight: &Sight, subject: &Subject) -> Result<Repair, sqlx::Error> {
         match self {
             Self::Ledger => ledger::mend(conn, subject).await,
             Self::Projection(projection) => projection.mend(conn, subject).await,
@@ -225,7 +222,7 @@ impl Pair {
 }
 
 /// What a comparison sees besides the rows.
-pub(super) struct Sight<'a> {
-    pub secrets: &'a Secrets,
+pub(super) struct Sight {
+    pub secrets: Arc<Secrets>,
     pub leaves: Leaves,
 }

@@ -205,6 +205,17 @@ impl PairReport {
         })
     }
 
+    /// Adds the numbers of other leaves of the pair.
+    pub(super) fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.chunks += other.chunks;
+        self.chunks_differed += other.chunks_differed;
+        self.looked_again += other.looked_again;
+        self.rows_skipped += other.rows_skipped;
+        self.cut_short |= other.cut_short;
+        other.looked.into_iter().for_each(|looked| self.look(looked));
+    }
+
     /// Adds what a leaf has, or what was looked at of it.
     pub(super) fn look(&mut self, leaf: Looked) {
         match self.looked.iter_mut().find(|one| (one.table, one.unit) == (leaf.table, leaf.unit)) {

@@ -8,11 +8,17 @@ mod sample;
 
 use chrono::{DateTime, Utc};
 use rand::{SeedableRng, rngs::StdRng};
-use sqlx::{PgConnection, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
 use uuid::Uuid;
 
 use self::plantings::Planting;
-use super::*;
+use super::{
+    leaves::Leaves,
+    pair::Sight,
+    sample::{Course, Stretch},
+    walker::Suspicion,
+    *,
+};
 use crate::{
     member::key,
     partition::testdb::{TestDb, execute, value},
@@ -35,10 +41,10 @@ fn used(n: i64) -> i64 {
     DAY << 41 | n
 }
 
-fn secrets(seed: u64) -> (SecretFile, Secrets) {
+fn secrets(seed: u64) -> (SecretFile, Arc<Secrets>) {
     let file = SecretFile::generate(&mut StdRng::seed_from_u64(seed));
     let secrets = Secrets::new(&file, StdRng::seed_from_u64(seed + 1));
-    (file, secrets)
+    (file, Arc::new(secrets))
 }
 
 fn settings() -> VerifySettings {
@@ -46,9 +52,15 @@ fn settings() -> VerifySettings {
 }
 
 /// Runs with the rights of the service.
-async fn verify(db: &TestDb, secrets: &Secrets, settings: &VerifySettings) -> Report {
+async fn verify(db: &TestDb, secrets: &Arc<Secrets>, settings: &VerifySettings) -> Report {
     let options: PgConnectOptions = db.options().clone().options([("role", "tessera_service")]);
-    run(settings, options, secrets, |_| {}).await.unwrap()
+    run(settings, options, Arc::clone(secrets), |_| {}).await.unwrap()
+}
+
+/// One walk's connection.
+async fn walker(db: &TestDb, secrets: &Arc<Secrets>, settings: &VerifySettings, sample: Option<Sample>) -> Walker {
+    let settings = Arc::new(settings.clone());
+    Walker::connect(settings, sample, db.options().clone(), Arc::clone(secrets)).await.unwrap()
 }
 
 fn lines(report: &Report) -> Vec<String> {
@@ -194,6 +206,10 @@ async fn each_is_named_and_mended(plantings: Vec<Planting>) {
         let report = verify(&db, &secrets, &settings()).await;
         assert_eq!(lines(&report), expected, "{}", planting.name);
         assert!(!report.is_clean(), "{}", planting.name);
+        let together = verify(&db, &secrets, &VerifySettings { jobs: 4, ..settings() }).await;
+        assert_eq!(lines(&together), expected, "{}, on several connections", planting.name);
+        let counts = |report: &Report| report.pairs.iter().map(|pair| (pair.rows, pair.chunks)).collect::<Vec<_>>();
+        assert_eq!(counts(&together), counts(&report), "{}", planting.name);
         let everything = VerifySettings { sample: Some("100%".parse().unwrap()), ..settings() };
         let drawn = verify(&db, &secrets, &everything).await;
         assert_eq!(lines(&drawn), expected, "{}, along all pages", planting.name);
@@ -273,7 +289,7 @@ async fn both_live_key_versions_are_compared_and_a_dropped_one_is_extra() {
     let old = file.blind().next().unwrap().0;
     let new = file.add_blind(&mut rng).unwrap();
     file.set_blind_idle(new, false).unwrap();
-    let both = Secrets::new(&file, StdRng::seed_from_u64(9));
+    let both = Arc::new(Secrets::new(&file, StdRng::seed_from_u64(9)));
     let (db, mut conn) = filled(&both).await;
     assert!(verify(&db, &both, &settings()).await.is_clean());
     let keys: i64 = value(&mut conn, "select count(*) from member_key").await;
@@ -300,7 +316,7 @@ async fn both_live_key_versions_are_compared_and_a_dropped_one_is_extra() {
     assert!(report.is_clean(), "{}", report.render());
 
     file.drop_blind(old).unwrap();
-    let one = Secrets::new(&file, StdRng::seed_from_u64(9));
+    let one = Arc::new(Secrets::new(&file, StdRng::seed_from_u64(9)));
     // A login's own key is of the old version still, until `keys rotate` has written it again.
     execute(&mut conn, "delete from member_key k using member_auth a where k.member_id = a.member_id and k.kind = 4")
         .await;
@@ -345,13 +361,30 @@ async fn a_pair_with_too_many_differences_is_left_alone() {
     let (_, secrets) = secrets(7);
     let (db, mut conn) = filled(&secrets).await;
     execute(&mut conn, "delete from coupon_history_index").await;
-    let few = VerifySettings { repair: true, differences_max: 20, ..settings() };
+    let few = VerifySettings { repair: true, differences_max: 20, jobs: 3, ..settings() };
     let report = verify(&db, &secrets, &few).await;
     let pair = report.pairs.iter().find(|pair| pair.cut_short).unwrap();
     assert_eq!((pair.differences.len(), pair.left()), (20, 20));
     assert!(!report.is_clean());
     assert_eq!(value::<i64>(&mut conn, "select count(*) from coupon_history_index").await, 0);
     let report = verify(&db, &secrets, &VerifySettings { repair: true, ..settings() }).await;
+    assert!(report.is_clean(), "{}", report.render());
+}
+
+#[tokio::test]
+async fn a_row_that_both_ways_come_upon_counts_once() {
+    let (_, secrets) = secrets(7);
+    let (db, mut conn) = filled(&secrets).await;
+    let spoil = "update coupon_index set state = 3 where state = 1 and code_id in (
+        select code_id from coupon where state = 1 order by code_id limit 30)";
+    execute(&mut conn, spoil).await;
+    for jobs in [1, 3] {
+        let some = VerifySettings { differences_max: 40, jobs, ..settings() };
+        let report = verify(&db, &secrets, &some).await;
+        assert_eq!(report.differences().count(), 30, "{}", report.render());
+        assert!(report.pairs.iter().all(|pair| !pair.cut_short), "{}", report.render());
+    }
+    let report = verify(&db, &secrets, &VerifySettings { repair: true, differences_max: 40, ..settings() }).await;
     assert!(report.is_clean(), "{}", report.render());
 }
 
@@ -372,7 +405,7 @@ async fn only_the_pairs_of_the_tables_asked_for_are_compared() {
         ]
     );
     let unknown = VerifySettings { tables: vec!["voucher".to_owned()], ..settings() };
-    let error = run(&unknown, db.options().clone(), &secrets, |_| {}).await.unwrap_err();
+    let error = run(&unknown, db.options().clone(), secrets, |_| {}).await.unwrap_err();
     assert_eq!(error.to_string(), "no pair of tables has voucher");
 }
 

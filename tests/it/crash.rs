@@ -129,7 +129,7 @@ impl Ground {
         let file = SecretFile::load(&self.dir.join("secrets.toml")).unwrap();
         let secrets = Secrets::new(&file, StdRng::seed_from_u64(11));
         let report =
-            verify::run(&VerifySettings::default(), self.options(role::SERVICE), &secrets, |_| {}).await.unwrap();
+            verify::run(&VerifySettings::default(), self.options(role::SERVICE), secrets, |_| {}).await.unwrap();
         assert!(report.is_clean(), "{}", report.render());
     }
 }

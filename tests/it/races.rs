@@ -108,7 +108,7 @@ pub async fn all<T>(clients: [&Client; 2], work: impl AsyncFn(&Client, usize) ->
 }
 
 pub async fn assert_clean(db: &TestDb) {
-    let report = verify::run(&VerifySettings::default(), db.service(), &db.secrets(), |_| {}).await.unwrap();
+    let report = verify::run(&VerifySettings::default(), db.service(), db.secrets(), |_| {}).await.unwrap();
     assert!(report.is_clean() && !report.pairs.is_empty(), "{}", report.render());
     assert_eq!(db.count("select count(*) from request where status is null or answer is null").await, 0);
 }

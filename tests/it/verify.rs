@@ -24,7 +24,7 @@ const TILLS: usize = 4;
 
 async fn compare(db: &TestDb, repair: bool) -> Report {
     let settings = VerifySettings { repair, chunk_rows: 500, ..VerifySettings::default() };
-    verify::run(&settings, db.service(), &db.secrets(), |_| {}).await.unwrap()
+    verify::run(&settings, db.service(), db.secrets(), |_| {}).await.unwrap()
 }
 
 /// The differences as `kind table: columns`, sorted, without keys and what became of them.
@@ -170,7 +170,7 @@ async fn verify_names_what_was_planted_while_tills_run_and_mends_it() {
     let clean = compare(&app.db, false).await;
     assert!(clean.is_clean(), "{}", clean.render());
     let some = VerifySettings { sample: Some("50%".parse().unwrap()), chunk_rows: 500, ..VerifySettings::default() };
-    let sampled = verify::run(&some, app.db.service(), &app.db.secrets(), |_| {}).await.unwrap();
+    let sampled = verify::run(&some, app.db.service(), app.db.secrets(), |_| {}).await.unwrap();
     assert!(sampled.is_clean(), "{}", sampled.render());
     for (sql, expected) in plantings(&member, &quiet, &limited) {
         execute(&mut conn, &sql).await;

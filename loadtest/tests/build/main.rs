@@ -58,7 +58,7 @@ async fn a_built_dataset_is_clean_provable_and_served() {
     let db = TestDb::new().await;
     let manifest = built(&db, &[]).await;
     let dataset = Dataset::new(&manifest.shape);
-    let report = verify::run(&Default::default(), db.service(), &db.secrets(), |_| {}).await.unwrap();
+    let report = verify::run(&Default::default(), db.service(), db.secrets(), |_| {}).await.unwrap();
     assert!(report.is_clean(), "{}", report.render());
     assert_eq!(report.pairs.len(), 9);
     let report = proof::run(&mut service(&db).await, queries(), |_| {}).await.unwrap();
@@ -219,7 +219,7 @@ async fn a_killed_build_goes_on_and_ends_equal() {
     assert!(!manifest.exists(), "it was to be killed before its end");
     built(&killed, &at).await;
     assert_eq!(digests(&killed).await, digests(&whole).await);
-    let report = verify::run(&Default::default(), killed.service(), &killed.secrets(), |_| {}).await.unwrap();
+    let report = verify::run(&Default::default(), killed.service(), killed.secrets(), |_| {}).await.unwrap();
     assert!(report.is_clean(), "{}", report.render());
 }
 

@@ -11,7 +11,7 @@ const DESCENTS: &str = "select coalesce(sum(idx_scan), 0)::bigint from pg_stat_x
 async fn a_stretch_of_coupons_asks_each_month_of_the_ledger_once() {
     let (_, secrets) = secrets(7);
     let (_db, mut conn) = filled(&secrets).await;
-    let sight = Sight { secrets: &secrets, leaves: Leaves::load(&mut conn).await.unwrap() };
+    let sight = Sight { secrets, leaves: Leaves::load(&mut conn).await.unwrap() };
     let leaf = plan("coupon").leaf_i64(code(1));
     let used: i64 =
         value(&mut conn, "select count(*) from coupon_m2026_11 where uses > 0 or redemption_id is not null").await;
@@ -67,10 +67,9 @@ async fn a_stretch_with_more_uses_than_it_may_hold_ends_sooner_and_a_single_coup
 async fn a_month_of_the_ledger_that_is_put_away_under_the_walk_does_not_end_it() {
     let (_, secrets) = secrets(7);
     let (db, mut conn) = filled(&secrets).await;
-    let mut walking = with_settings(db.options().clone()).connect().await.unwrap();
-    let leaves = Leaves::load(&mut walking).await.unwrap();
     let settings = settings();
-    let mut run = Run { settings: &settings, sample: None, conn: walking, sight: Sight { secrets: &secrets, leaves } };
+    let walkers = vec![walker(&db, &secrets, &settings, None).await];
+    let mut run = Run { settings: &settings, sample: None, walkers };
     let away = "alter table redemption_m2026_10 rename to redemption_m2026_10_retired;
         alter table redemption detach partition redemption_m2026_10_retired";
     execute(&mut conn, away).await;

@@ -173,7 +173,7 @@ async fn a_sample_is_not_repaired() {
     let (_, secrets) = secrets(7);
     let db = TestDb::new().await;
     let both = VerifySettings { repair: true, ..sampled("10%") };
-    let error = run(&both, db.options().clone(), &secrets, |_| {}).await.unwrap_err();
+    let error = run(&both, db.options().clone(), secrets, |_| {}).await.unwrap_err();
     assert!(matches!(error, VerifyError::SampleRepaired), "{error}");
 }
 
@@ -181,21 +181,20 @@ async fn a_sample_is_not_repaired() {
 async fn a_month_that_is_put_away_under_a_sample_is_not_said_to_be_looked_at() {
     let (_, secrets) = secrets(7);
     let (db, mut conn) = filled(&secrets).await;
-    let mut walking = with_settings(db.options().clone()).connect().await.unwrap();
-    let leaves = Leaves::load(&mut walking).await.unwrap();
     let settings = sampled("100%");
     let sample = Some(Sample { share: settings.sample.unwrap(), seed: SEED });
-    let mut run = Run { settings: &settings, sample, conn: walking, sight: Sight { secrets: &secrets, leaves } };
+    let mut walker = walker(&db, &secrets, &settings, sample).await;
     let october = plan("coupon").leaf_of_name("coupon_m2026_10").unwrap();
     let has = pages(&mut conn, october).await;
     let mut report = PairReport::default();
-    let course = run.course(Pair::Ledger, Direction::Forward, october, &mut report).await.unwrap();
+    let course = walker.course(Pair::Ledger, Direction::Forward, october, &mut report).await.unwrap();
     assert!(matches!(course, Course::Drawn(_)));
     execute(&mut conn, "alter table coupon_m2026_10 rename to coupon_m2026_10_retired").await;
     execute(&mut conn, "alter table coupon detach partition coupon_m2026_10_retired").await;
     let mut suspicion = Suspicion::default();
     let stretch = Stretch::Pages(vec![0..1, 3..4]);
-    let chunk = run.standing_chunk(Pair::Ledger, Direction::Forward, october, &stretch, &mut suspicion).await.unwrap();
+    let chunk =
+        walker.standing_chunk(Pair::Ledger, Direction::Forward, october, &stretch, &mut suspicion).await.unwrap();
     assert!(chunk.is_none());
     assert_eq!(report.not_checked(), [format!("{has} of {has} pages of coupon")]);
 }

@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Output, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -48,8 +49,8 @@ impl Vault {
         SecretFile::load(&self.path()).unwrap()
     }
 
-    pub fn secrets(&self) -> Secrets {
-        Secrets::new(&self.file(), StdRng::seed_from_u64(22)).of(Source::File(self.path()))
+    pub fn secrets(&self) -> Arc<Secrets> {
+        Arc::new(Secrets::new(&self.file(), StdRng::seed_from_u64(22)).of(Source::File(self.path())))
     }
 
     pub async fn server(&self, secrets: &Path) -> Server {
@@ -87,9 +88,9 @@ impl Vault {
         assert!(said(output).contains(why), "{}", said(output));
     }
 
-    pub async fn is_clean(&self, secrets: &Secrets) {
+    pub async fn is_clean(&self, secrets: &Arc<Secrets>) {
         let settings = VerifySettings { tables: vec!["member_key".to_owned()], ..VerifySettings::default() };
-        let report = verify::run(&settings, self.db.service(), secrets, |_| {}).await.unwrap();
+        let report = verify::run(&settings, self.db.service(), Arc::clone(secrets), |_| {}).await.unwrap();
         assert!(report.is_clean(), "{}", report.render());
     }
 
