@@ -458,7 +458,7 @@ pub struct JobSettings {
     #[arg(long, env = "TESSERA_JOBS_AT_ONCE", default_value_t = 2, global = true, hide_short_help = true,
           value_name = "N", value_parser = clap::value_parser!(u16).range(0..=64))]
     pub jobs_at_once: u16,
-    /// Rows of one transaction at most; fewer where it takes too long.
+    /// Rows of one transaction at most, five times as many of a count without a limit; fewer where it takes too long.
     #[arg(long, env = "TESSERA_JOB_SLICE_ROWS", default_value_t = 4_000, global = true, hide_short_help = true,
           value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub job_slice_rows: u32,

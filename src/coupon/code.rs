@@ -203,7 +203,7 @@ fn value_of(symbol: char) -> Result<u8, BadCode> {
 }
 
 /// Numbers that are permuted side by side.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 256;
 
 /// A keyed permutation of the numbers below 2^bits, `bits` odd: a balanced Feistel network one bit wider, walked until
 /// it comes back below. The round function is AES-256 of round and half.
@@ -226,23 +226,18 @@ impl Permutation {
         self.walk(number, Self::forward)
     }
 
-    /// As [`Self::permute`] of each. AES has blocks side by side in its pipeline; one by one each waits for the last.
+    /// As [`Self::permute`] of each. AES has blocks side by side in its pipeline; one by one each waits for the last. A
+    /// number that has arrived gives its place to the next.
     fn permute_all(&self, numbers: &mut [u64]) {
-        for numbers in numbers.chunks_mut(AT_ONCE) {
-            let mut walking: [usize; AT_ONCE] = std::array::from_fn(|at| at);
-            let mut count = numbers.len();
-            while count > 0 {
-                self.forward_all(numbers, &walking[..count]);
-                let mut still = 0;
-                for step in 0..count {
-                    let at = walking[step];
-                    if numbers[at] >= 1 << self.bits {
-                        walking[still] = at;
-                        still += 1;
-                    }
-                }
-                count = still;
+        let mut walking = Vec::with_capacity(AT_ONCE);
+        let mut waiting = 0..numbers.len();
+        loop {
+            walking.extend(waiting.by_ref().take(AT_ONCE - walking.len()));
+            if walking.is_empty() {
+                return;
             }
+            self.forward_all(numbers, &walking);
+            walking.retain(|at| numbers[*at] >= 1 << self.bits);
         }
     }
 

@@ -99,6 +99,17 @@ pub struct CopyRow<'a> {
 }
 
 impl CopyRow<'_> {
+    /// A field of a few bytes; with its length at once, since most fields are such.
+    #[inline]
+    fn number<const BYTES: usize>(&mut self, value: [u8; BYTES]) -> &mut Self {
+        self.left = self.left.checked_sub(1).expect("a row has as many fields as columns");
+        let mut field = [0; 4 + 16];
+        field[..4].copy_from_slice(&(BYTES as i32).to_be_bytes());
+        field[4..4 + BYTES].copy_from_slice(&value);
+        self.encoded.extend_from_slice(&field[..4 + BYTES]);
+        self
+    }
+
     fn field(&mut self, bytes: &[u8]) -> &mut Self {
         let length = i32::try_from(bytes.len()).expect("a field is far smaller than 2 GiB");
         self.begin(length);
@@ -117,23 +128,23 @@ impl CopyRow<'_> {
     }
 
     pub fn i16(&mut self, value: i16) -> &mut Self {
-        self.field(&value.to_be_bytes())
+        self.number(value.to_be_bytes())
     }
 
     pub fn i32(&mut self, value: i32) -> &mut Self {
-        self.field(&value.to_be_bytes())
+        self.number(value.to_be_bytes())
     }
 
     pub fn i64(&mut self, value: i64) -> &mut Self {
-        self.field(&value.to_be_bytes())
+        self.number(value.to_be_bytes())
     }
 
     pub fn bool(&mut self, value: bool) -> &mut Self {
-        self.field(&[u8::from(value)])
+        self.number([u8::from(value)])
     }
 
     pub fn uuid(&mut self, value: Uuid) -> &mut Self {
-        self.field(value.as_bytes())
+        self.number(*value.as_bytes())
     }
 
     /// Instants to the microsecond; what is finer is cut off, as sqlx does.

@@ -48,6 +48,10 @@ use crate::{
 /// Coupons of a row.
 pub const ROW_COUPONS_MAX: i64 = 1000;
 
+/// A slice of a count from an unlimited stock has so many times the rows of another: its coupons lock nothing until they are
+/// written, so that a longer slice holds up nobody and has fewer commits to wait for.
+const UNLIMITED_SLICES: usize = 5;
+
 /// What a job is to do, as it keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
@@ -268,6 +272,8 @@ impl Work for IssueJob {
         let rule = self.active_rule(rule_id).await?;
         let day = options.issued_on.unwrap_or_else(|| self.desk.zone.day_of(self.desk.clock.now()));
         let refusal = self.stands_against(&rule, day, options.count.is_some()).await?;
+        let is_unlimited = options.count.is_some() && rule.current.stock.is_unlimited();
+        let rows_max = if is_unlimited { rows_max * UNLIMITED_SLICES } else { rows_max };
         let (rows, failures, mut end) = Box::pin(self.next_rows(job, &options, file, from, rows_max)).await?;
         let (mut count, mut alike) = (rows.iter().map(|row| row.count).sum::<i64>() as usize, 0);
         if refusal.is_some() {
