@@ -1,7 +1,7 @@
 //! The dataset builder: fills the real tables through the partition layer, leaf by leaf.
 //!
-//! A leaf is made without keys, filled by binary `COPY … FREEZE`, given its keys, recorded and attached, as many at a time
-//! as there are cores. What is recorded is not done again, so a build that was killed goes on where it was and ends equal:
+//! A leaf is made without keys, filled by binary `COPY … FREEZE`, given its keys, recorded and attached. As many walks over
+//! members or coupons go on at a time as there are cores, each of which fills one leaf or several. What is recorded is not done again, so a build that was killed goes on where it was and ends equal:
 //! all that it writes follows from the seed, nonces included. Nothing but it may use the database meanwhile.
 
 mod clear;
@@ -25,9 +25,10 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use chrono::{DateTime, Utc};
+use futures_util::TryStreamExt as _;
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use rand::{SeedableRng as _, rngs::StdRng};
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tessera::{
     boot::{self, Ground},
     clock::{Clock, Zone},
@@ -248,7 +249,7 @@ async fn build(args: &Args, ground: &Ground) -> anyhow::Result<()> {
     let file = boot::secrets(&settings, &mut service, &mut StdRng::from_os_rng(), Clock::system().now()).await?;
     boot::disconnect(service).await;
     let dataset = if known.is_none() { begin(&mut conn, dataset.shape).await? } else { dataset };
-    let (site, jobs) = prepare(args, ground, &mut conn, dataset, &file, work).await?;
+    let (site, jobs) = prepare(args, ground, &mut conn, dataset, &file, (work, at_once)).await?;
     let before = site.progress.done();
     fill::run_all(&site, jobs, at_once).await?;
     finish(&site, &mut conn, at_once).await?;
@@ -399,12 +400,13 @@ async fn prepare(
     conn: &mut PgConnection,
     dataset: Dataset,
     file: &SecretFile,
-    settings: String,
+    (settings, at_once): (String, usize),
 ) -> anyhow::Result<(Arc<Site>, Vec<Job>)> {
     let locked = Locked::open(&ground.owner, plans(), PATIENCE).await?;
     let done = state::done(conn).await?;
     let (mut keys, mut jobs, mut apart) = (BTreeMap::new(), Vec::new(), Vec::new());
     let (mut total, mut before) = (0, 0);
+    let connections = connections_free(conn).await? / at_once;
     for source in SOURCES {
         keys.insert(source.table(), leaf::keys(conn, source.table()).await?);
         total += source.rows(&dataset);
@@ -430,7 +432,7 @@ async fn prepare(
                 (None, Standing::Absent) => left.push(leaf),
             }
         }
-        let together = left.chunks(source.leaves_together());
+        let together = left.chunks(source.leaves_together(leaves.len(), at_once).clamp(1, connections.max(1)));
         jobs.extend(together.map(|leaves| Job { source, leaves: leaves.to_vec() }));
     }
     let secrets = Secrets::new(file, StdRng::from_os_rng()).of(boot::secrets_source(&args.place.settings()));
@@ -443,6 +445,18 @@ async fn prepare(
     Ok((Arc::new(site), jobs))
 }
 
+/// How many connections the walks may have: each leaf that is being filled has one. Some are left for others.
+async fn connections_free(conn: &mut PgConnection) -> anyhow::Result<usize> {
+    const OTHERS: i64 = 10;
+    let free: i64 = sqlx::query_scalar(
+        "select current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint
+             - (select count(*) from pg_stat_activity where backend_type = 'client backend')",
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(usize::try_from(free - OTHERS).unwrap_or(0))
+}
+
 /// What is left when all leaves are filled: the counts of rules, foreign keys, leaves to come, statistics.
 async fn finish(site: &Site, conn: &mut PgConnection, at_once: usize) -> anyhow::Result<()> {
     let started = Instant::now();
@@ -452,6 +466,7 @@ async fn finish(site: &Site, conn: &mut PgConnection, at_once: usize) -> anyhow:
         state::record(conn, stock::TABLE, stock::TABLE, rows, started.elapsed(), Duration::ZERO).await?;
         sqlx::raw_sql("commit").execute(&mut *conn).await?;
     }
+    let counted = started.elapsed();
     let ask = upkeep::Ask {
         today: site.dataset.shape.today().to_date(),
         now: site.dataset.shape.at,
@@ -460,10 +475,28 @@ async fn finish(site: &Site, conn: &mut PgConnection, at_once: usize) -> anyhow:
         pace: tessera::partition::expire::Pace::of_window(0),
     };
     upkeep::run(&mut *site.locked.lock().await, plans(), &ask).await?;
-    for table in SOURCES.iter().map(|source| source.table()).chain([stock::TABLE]) {
-        sqlx::raw_sql(AssertSqlSafe(format!("analyze {table}"))).execute(&mut *conn).await?;
-    }
+    let upkept = started.elapsed();
+    analyse(site, at_once).await?;
+    let secs = |from: Duration, until: Duration| (until - from).as_secs_f64();
+    println!(
+        "counts of rules in {:.1} s, leaves to come and foreign keys in {:.1} s, statistics in {:.1} s",
+        secs(Duration::ZERO, counted),
+        secs(counted, upkept),
+        secs(upkept, started.elapsed())
+    );
     state::finish(conn).await
+}
+
+/// Statistics of all tables, as upkeep makes them for those that have none.
+async fn analyse(site: &Site, at_once: usize) -> anyhow::Result<()> {
+    let tables = SOURCES.iter().map(|source| source.table()).chain([stock::TABLE]);
+    futures_util::stream::iter(tables.map(Ok))
+        .try_for_each_concurrent(at_once, async |table| {
+            let mut conn = leaf::connect(&site.owner, &site.settings).await?;
+            sqlx::raw_sql(AssertSqlSafe(format!("analyze {table}"))).execute(&mut conn).await?;
+            Ok(conn.close().await?)
+        })
+        .await
 }
 
 #[cfg(test)]

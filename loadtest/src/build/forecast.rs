@@ -20,24 +20,26 @@ pub struct Forecast {
     pub lines: Vec<String>,
 }
 
-/// What a leaf takes besides its rows: a connection, a table, its attachment.
-const LEAF_SECS: f64 = 0.1;
+/// What a leaf takes besides its rows: a connection, a table, its attachment, its statistics.
+const LEAF_SECS: f64 = 0.3;
+/// What a walk holds besides what it sorts: the connections of its leaves, and messages on their way.
+const WALK_BYTES: u64 = 384 << 20;
 
 /// A table's bytes in the heap and in its keys by row, by `loadtest sizes`, and microseconds of one core by row.
 const fn measured(source: Source) -> (u64, u64, f64) {
     match source {
-        Source::Members => (265, 25, 9.0),
-        Source::Auths => (121, 44, 4.5),
-        Source::Keys => (72, 33, 3.5),
-        Source::Registrations => (79, 60, 4.0),
-        Source::Coupons => (132, 24, 5.0),
-        Source::Received => (76, 32, 2.5),
-        Source::Index => (75, 37, 3.0),
-        Source::History => (53, 37, 4.0),
-        Source::Taken => (76, 32, 3.0),
-        Source::Uses => (166, 92, 7.0),
-        Source::Requests => (416, 60, 12.0),
-        Source::Events => (302, 100, 10.0),
+        Source::Members => (265, 25, 7.6),
+        Source::Auths => (121, 44, 4.0),
+        Source::Keys => (72, 33, 1.9),
+        Source::Registrations => (79, 60, 2.2),
+        Source::Coupons => (132, 24, 3.0),
+        Source::Received => (76, 32, 2.8),
+        Source::Index => (75, 37, 3.3),
+        Source::History => (53, 37, 7.5),
+        Source::Taken => (76, 32, 1.2),
+        Source::Uses => (166, 92, 7.9),
+        Source::Requests => (416, 60, 21.0),
+        Source::Events => (302, 100, 44.0),
     }
 }
 
@@ -62,7 +64,7 @@ impl Forecast {
         }
         // What is copied stands in the log once; of that a checkpoint leaves as much as the server keeps.
         let wal_bytes = data_bytes.min(wal_bytes_max);
-        let memory_bytes = at_once as u64 * (work_bytes + (64 << 20)) + (256 << 20);
+        let memory_bytes = at_once as u64 * (work_bytes + WALK_BYTES) + (256 << 20);
         let (spill_bytes, secs) = (at_once as u64 * work_bytes, micros / 1e6 / at_once as f64);
         Self { rows, data_bytes, wal_bytes, spill_bytes, memory_bytes, secs, lines }
     }

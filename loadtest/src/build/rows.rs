@@ -102,8 +102,8 @@ pub struct Maker<'a> {
     serials: RefCell<(u64, Vec<i64>)>,
 }
 
-/// Coupons whose serials are made together.
-const TOGETHER: u64 = 64;
+/// Coupons whose serials are made together: the more, the less each costs.
+const TOGETHER: u64 = 4_096;
 
 impl<'a> Maker<'a> {
     pub fn new(dataset: &'a Dataset, secrets: &'a Secrets, codes: &'a CodeKeys) -> Self {

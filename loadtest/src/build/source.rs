@@ -41,20 +41,20 @@ pub enum Source {
     Events,
 }
 
-/// All walks, those that take the longest first.
+/// All walks: the long ones first, and at the end those of a leaf each, so that the cores end together.
 pub const SOURCES: [Source; 12] = [
-    Source::Coupons,
-    Source::Received,
     Source::Index,
-    Source::Members,
-    Source::Keys,
-    Source::Taken,
+    Source::Received,
     Source::Uses,
-    Source::Auths,
+    Source::Members,
+    Source::Taken,
+    Source::Keys,
     Source::History,
-    Source::Registrations,
+    Source::Auths,
     Source::Requests,
     Source::Events,
+    Source::Coupons,
+    Source::Registrations,
 ];
 
 /// Whoever takes the rows is gone.
@@ -133,14 +133,14 @@ impl Source {
         }
     }
 
-    /// Leaves that one walk fills together: more where a row's leaf is dear to know, since each walk asks for it again.
-    pub const fn leaves_together(self) -> usize {
+    /// Leaves that one walk of so many at a time fills together. Where every walk asks each member or coupon for its leaf,
+    /// which costs about as much as to make its row, a table has one walk, or one for two cores; one leaf where its rows are
+    /// known from its month.
+    pub const fn leaves_together(self, leaves: usize, at_once: usize) -> usize {
         match self {
-            Self::Keys | Self::History => 8,
-            Self::Received | Self::Index | Self::Taken => 4,
-            Self::Members | Self::Auths => 4,
-            Self::Registrations | Self::Coupons | Self::Uses => 1,
-            Self::Requests | Self::Events => 7,
+            Self::Registrations | Self::Coupons => 1,
+            _ if at_once < 4 => leaves,
+            _ => leaves.div_ceil(at_once / 2),
         }
     }
 
