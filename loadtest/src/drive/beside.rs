@@ -49,8 +49,12 @@ pub(super) fn beside(
             if workload.jobs.every_seconds <= 0.0 {
                 return Ok(Vec::new());
             }
-            let issuing = issue_jobs(&targets[0], &key, &workload, &world, (at, until), &mut pen, &stop);
-            in_time(&stop, issuing).await
+            let mut ended = Vec::new();
+            let issuing = issue_jobs(&targets[0], &key, &workload, &world, (at, until), &stop, &mut ended);
+            let issued = in_time(&stop, issuing).await;
+            // Not cut off, and whatever became of the others: what these made is counted whole.
+            let notes = journal_jobs(&targets[0], &key, &ended, at, &mut pen).await;
+            issued.and(notes)
         };
         let mut seen = workload.coherence.is_some().then(Coherent::default);
         let changes = async {
@@ -84,17 +88,24 @@ async fn in_time<T>(stop: &Stop, doing: impl Future<Output = anyhow::Result<T>>)
     }
 }
 
-/// Begins a job at each interval, and waits in the end until all are done, so that their coupons can be counted. Once the
-/// load is to stop none begins any more, and those that run are cancelled: what they made until then counts.
+/// A job that has ended, and how it did.
+struct Ended {
+    job: String,
+    body: Value,
+    at: Instant,
+}
+
+/// Begins a job at each interval, and waits until all are done. Once the load is to stop none begins any more, and those
+/// that run are cancelled: what they made until then counts.
 async fn issue_jobs(
     target: &Target,
     key: &Key,
     workload: &Workload,
     world: &World,
     (at, until): (Instant, Instant),
-    pen: &mut Pen,
     stop: &Stop,
-) -> anyhow::Result<Vec<String>> {
+    all: &mut Vec<Ended>,
+) -> anyhow::Result<()> {
     let mut office = Office::open(target, key).await?;
     let mut jobs = Vec::new();
     let mut due = at;
@@ -105,24 +116,39 @@ async fn issue_jobs(
         jobs.push(reply.location.context("a job has a place")?);
         due += Duration::from_secs_f64(workload.jobs.every_seconds);
     }
-    let mut made = 0;
-    for job in &jobs {
+    for job in jobs {
         let ended = tokio::select! {
             biased;
             () = stop.asked() => None,
-            ended = office.ended(job) => Some(ended?),
+            ended = office.ended(&job) => Some(ended?),
         };
-        let ended = match ended {
+        let body = match ended {
             Some(ended) => ended,
             None => {
                 // The question that was dropped may still be answered on the old connection.
                 office = Office::open(target, key).await?;
-                cancel(&mut office, key, job).await?
+                cancel(&mut office, key, &job).await?
             }
         };
-        made += journal_job(&mut office, job, &ended, pen).await?.len();
+        all.push(Ended { job, body, at: Instant::now() });
     }
-    let last = Instant::now().saturating_duration_since(at).as_secs_f64();
+    Ok(())
+}
+
+/// Writes down what the jobs made, when the load is over, so that their coupons can be counted.
+async fn journal_jobs(
+    target: &Target,
+    key: &Key,
+    jobs: &[Ended],
+    at: Instant,
+    pen: &mut Pen,
+) -> anyhow::Result<Vec<String>> {
+    let mut office = Office::open(target, key).await?;
+    let mut made = 0;
+    for Ended { job, body, .. } in jobs {
+        made += journal_job(&mut office, job, body, pen).await?.len();
+    }
+    let last = jobs.last().map_or(0.0, |last| last.at.saturating_duration_since(at).as_secs_f64());
     Ok(vec![format!("{} issue jobs made {made} coupons; the last had ended {last:.1} s after the start", jobs.len())])
 }
 

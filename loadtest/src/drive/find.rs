@@ -17,7 +17,7 @@ use super::{
     report::ms,
     result::Run,
     run::{Aim, AimArgs, drive, fresh_name},
-    stop::Stop,
+    stop::Signals,
     workload::{CouponChoice, Workload},
     world::World,
 };
@@ -161,13 +161,16 @@ pub async fn run(args: &FindArgs) -> anyhow::Result<Verdict> {
     let journal = Journal::create(&args.out.with_extension("journal"))?;
     let (mut world, notes) = aim.prepare(&name, &mut journal.pen()).await?;
     notes.iter().for_each(|note| println!("Note: {note}"));
+    // From here on there is something to keep.
+    let signals = Signals::listen()?;
+    let stop = signals.stop();
     let mut search = Search::new(args.from, args.within, args.confirm);
     let (mut trials, mut last, mut began) = (Vec::new(), None, None);
     println!(
         "{:>12} {:>7} {:>12} {:>9} {:>9} {:>7}  p99 within {} ms?",
         "requests/s", "tills", "answered/s", "p50 ms", "p99 ms", "errors", args.p99
     );
-    while let Some(rate) = search.next() {
+    while let Some(rate) = search.next().filter(|_| !stop.is_asked()) {
         aim.workload.rate = rate;
         aim.workload.tills = tills.max(aim.workload.tills_wanted());
         aim.workload.check()?;
@@ -175,12 +178,17 @@ pub async fn run(args: &FindArgs) -> anyhow::Result<Verdict> {
         provide(&aim, &name, &mut world, trials.len(), &journal).await?;
         // Names of orders and registers differ from trial to trial.
         let trial = format!("{name}-t{}", trials.len());
-        let (run, coupons_next) = drive(&aim, &trial, Arc::new(world.clone()), &journal, None, &Stop::never()).await?;
+        let (run, coupons_next) = drive(&aim, &trial, Arc::new(world.clone()), &journal, None, &stop).await?;
         world.coupons_from = coupons_next;
+        began = began.or(Some(run.started_at));
+        // A trial that was cut short says nothing of its rate; what it was answered is in the journal.
+        if run.interrupted.is_some() {
+            last = Some(run);
+            break;
+        }
         let outcome = judge(&run, args.p99);
         search.tried(outcome);
         let all = run.record.latency();
-        began = began.or(Some(run.started_at));
         let (answered_per_second, errors) = (run.answered_per_second(), run.record.failures());
         let (tills, p50_us, p99_us) = (aim.workload.tills, all.at(50.0), all.at(99.0));
         let trial = Trial { rate, tills, answered_per_second, p50_us, p99_us, errors, outcome };
@@ -198,16 +206,21 @@ pub async fn run(args: &FindArgs) -> anyhow::Result<Verdict> {
     }
     let path = std::path::absolute(&journal.path)?;
     journal.close()?;
-    let mut verdict = say(&search, args.p99);
+    let is_stopped = stop.is_asked() && search.found().is_none();
+    let mut verdict = if is_stopped { Verdict::Interrupted } else { say(&search, args.p99) };
+    if is_stopped {
+        println!("stopped after {} trials, before the rate was found", trials.len());
+    }
     if search.found().is_some_and(|rate| rate * args.trial < REQUESTS_MIN) {
         let enough = REQUESTS_MIN / search.found().unwrap_or(1.0);
         println!("Note: of so few requests p99 is the longest few: give --trial {enough:.0} for a firm answer");
     }
     let kept = serde_json::json!({
         "workload": aim.workload.name, "p99_bound_ms": args.p99, "found_requests_per_second": search.found(),
-        "generator_was_behind": search.behind, "trials": trials,
+        "generator_was_behind": search.behind, "interrupted": is_stopped, "trials": trials,
     });
     std::fs::write(&args.out, serde_json::to_vec_pretty(&kept)?)?;
+    signals.over();
     println!("Trials: {}", args.out.display());
     if let (Some(url), Some(mut run)) = (&args.database_url, last) {
         (run.run, run.started_at) = (name.clone(), began.unwrap_or(run.started_at));

@@ -46,6 +46,7 @@ impl Stop {
     }
 
     /// One that is never asked for.
+    #[cfg(test)]
     pub fn never() -> Self {
         Self::new().1
     }

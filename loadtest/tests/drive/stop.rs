@@ -101,3 +101,34 @@ async fn a_run_that_is_told_twice_ends_at_once() {
     running.says("ended at once").await;
     assert_eq!(running.ended().await.code(), Some(130));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_that_is_stopped_keeps_its_trials_and_looks_at_their_books() {
+    let ground = Ground::make(1).await;
+    let node = ground.node().await;
+    let workload = ground.small_but("soak", |workload| (workload.tills, workload.prepare.coupons) = (8, Some(500)));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_loadtest"))
+        .args(["find", "--workload", &workload, "--url", &node.url, "--database-url", &ground.url()])
+        .args(["--keys", text(&ground.path("keys")), "--out", text(&ground.path("find.json")), "--allow-debug"])
+        // Kept whatever the machine does, and so gone on with.
+        .args(["--p99", "60000", "--trial", "1", "--from", "20", "--lateness-max", "60000"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    let (mut all, mut is_told) = (Vec::new(), false);
+    while let Some(line) = said.next_line().await.unwrap() {
+        // Once: a second one would end it at once.
+        if line.trim_end().ends_with("yes") && !std::mem::replace(&mut is_told, true) {
+            signal("-INT", child.id().unwrap().cast_signed());
+        }
+        all.push(line);
+    }
+    assert_eq!(child.wait().await.unwrap().code(), Some(3), "{all:?}");
+    let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(ground.path("find.json")).unwrap()).unwrap();
+    assert_eq!(kept["interrupted"], true, "{kept}");
+    assert_eq!(kept["trials"][0]["outcome"], "kept", "{kept}");
+    assert!(all.iter().any(|line| line.contains("acknowledged")), "{all:?}");
+}
