@@ -1,4 +1,5 @@
-//! The same hot set on a tenth of the rows: what a lookup touches, and how long it takes.
+//! The same hot set on a tenth of the rows: what a lookup touches, and how long it takes; and a grid of rows, tasks and
+//! layouts.
 
 use std::sync::Arc;
 
@@ -6,13 +7,15 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use tessera::{app::App, coupon::read::FindCoupon};
 
 use crate::{
-    lane_read::{ByLane, Draw, statement},
+    lane_read::{ByLane, ByQuery, Draw, statement},
     support::{Bench, Measure, Path, Reference, Side, compare, report::is_quick, stage::Stage},
 };
 
 const FILE: &str = "growth";
 const TASKS: usize = 16;
 const HOT: i64 = 1_000;
+/// More connections than that make one query a request slower here.
+const CLIENTS_MAX: usize = 16;
 /// Lookups that are explained.
 const EXPLAINED: usize = 100;
 
@@ -78,5 +81,30 @@ pub fn run(bench: &mut Bench, stage: &'static Stage, app: &Arc<App>, small: &'st
     let path = Path { file: FILE, path: "the same hot set in more rows", tasks: TASKS, calls };
     let measures = &[(Measure::P50, "growth p50"), (Measure::P99, "growth p99")];
     compare(bench, path, &mut ours, &mut [Reference { side: &mut theirs, measures }]);
+    for (stage, app) in [(small, &small_app), (stage, app)] {
+        grid(bench, stage, app);
+    }
     stage.runtime.block_on(small_app.stop());
+}
+
+/// The hot set through the lane into its leaf, beside one query a request on the parent of all leaves and on a flat table.
+fn grid(bench: &mut Bench, stage: &'static Stage, app: &Arc<App>) {
+    let name: &'static str = format!("hot set of {} rows", stage.rows).leak();
+    for (tasks, calls) in [(1, 500), (16, 4_000), (64, 10_000)] {
+        if is_quick() && tasks > 1 {
+            continue;
+        }
+        let reader = app.lane.reader(FindCoupon);
+        let callers = (0..tasks).map(|caller| ByLane(Draw::new(stage, HOT, caller), reader.clone())).collect();
+        let mut ours = Side::new("lane", callers);
+        let clients = tasks.min(CLIENTS_MAX);
+        let side = |layout: &str, is_flat| {
+            let callers = ByQuery::callers(stage, HOT, clients, is_flat);
+            Side::new(format!("{layout}, sqlx, {clients} clients"), callers)
+        };
+        let (mut parent, mut flat) = (side("parent", false), side("flat", true));
+        let measures: &[(Measure, &str)] = if tasks == 1 { &[(Measure::P50, "")] } else { &[(Measure::Rate, "")] };
+        let references = &mut [Reference { side: &mut parent, measures }, Reference { side: &mut flat, measures }];
+        compare(bench, Path { file: FILE, path: name, tasks, calls }, &mut ours, references);
+    }
 }

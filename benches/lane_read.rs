@@ -31,6 +31,12 @@ impl Draw {
         self.stage.coupon(self.number()).0
     }
 
+    /// One of those in flat tables.
+    fn next_flat(&mut self) -> CodeId {
+        let number = self.number().min(self.stage.flat_rows);
+        self.stage.flat_coupon(number).0
+    }
+
     pub fn number(&mut self) -> i64 {
         self.rng.random_range(1..=self.of)
     }
@@ -47,15 +53,28 @@ impl Caller for ByLane {
     }
 }
 
-struct ByQuery {
+/// One query a request.
+pub struct ByQuery {
     draw: Draw,
     conn: PgConnection,
     sql: &'static str,
+    is_flat: bool,
+}
+
+impl ByQuery {
+    /// So many who ask for one of the first `of` coupons on the partitioned parent, or on a flat table.
+    pub fn callers(stage: &'static Stage, of: i64, clients: usize, is_flat: bool) -> Vec<Self> {
+        let sql = statement(if is_flat { "from flat.coupon " } else { "from public.coupon " });
+        // Others than the lane's, which it would find in memory after it.
+        let draw = |caller| Draw::new(stage, of, caller + 1_000);
+        let conns = stage.connect(clients).into_iter().enumerate();
+        conns.map(|(caller, conn)| Self { draw: draw(caller), conn, sql, is_flat }).collect()
+    }
 }
 
 impl Caller for ByQuery {
     async fn call(&mut self) {
-        let code_id = self.draw.next();
+        let code_id = if self.is_flat { self.draw.next_flat() } else { self.draw.next() };
         let row = sqlx::query(self.sql).bind(code_id).fetch_one(&mut self.conn).await.expect("a row");
         assert_eq!(row.get::<i64, _>(0), code_id.get());
     }
@@ -69,12 +88,8 @@ pub fn statement(table: &str) -> &'static str {
 }
 
 fn on_parent(stage: &'static Stage, tasks: usize, calls: usize) -> Side<ByQuery> {
-    let sql = statement("from public.coupon ");
     let sides = clients(tasks).into_iter().map(|clients| {
-        let conns = stage.connect(clients).into_iter().enumerate();
-        // Others than the lane's, which it would find in memory after it.
-        let draw = |caller| Draw::new(stage, stage.rows, caller + 1_000);
-        let callers = conns.map(|(caller, conn)| ByQuery { draw: draw(caller), conn, sql }).collect();
+        let callers = ByQuery::callers(stage, stage.rows, clients, false);
         Side::new(format!("parent, sqlx, {clients} clients"), callers)
     });
     best(stage.runtime, calls, sides.collect())

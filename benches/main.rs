@@ -5,6 +5,7 @@
 
 mod cached_read;
 mod codec;
+mod coherence;
 mod growth;
 mod http_get;
 mod http_redeem;
@@ -98,6 +99,7 @@ fn main() {
         "http_get",
         "lane_redeem",
         "http_redeem",
+        "coherence",
         "issue",
         "issue_job",
         "member_import",
@@ -168,6 +170,7 @@ fn run(choice: &Choice, bench: &mut Bench, stage: &'static Stage, small: &dyn Fn
     if stage.built.is_some() {
         stage.remember();
     } else {
+        timed(choice, "coherence", || coherence::run(bench, stage, &app));
         lane_redeem::verify(stage);
         bench.report.note(sizes::told(stage));
         timed(choice, "issue", || issue::run(bench, stage, &app));

@@ -5,6 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     sync::{Arc, mpsc},
     thread,
+    time::Duration,
 };
 
 use actix_web::{App, HttpServer, web::ServiceConfig};
@@ -37,6 +38,9 @@ impl<F: FnMut(&mut Vec<u8>) + Send + 'static> Requests for F {
         self(buffer);
     }
 }
+
+/// Of connections to a bare server.
+const KEEP_ALIVE: Duration = Duration::from_secs(600);
 
 /// A connection that is kept, as a till keeps its own. Opened by its first request: a server does not wait long for one.
 pub struct Connection<R> {
@@ -141,6 +145,8 @@ pub fn serve_bare(configure: impl Fn(&mut ServiceConfig) + Clone + Send + 'stati
         actix_web::rt::System::new().block_on(async move {
             let server = HttpServer::new(move || App::new().configure(configure.clone()))
                 .workers(workers)
+                // Callers rest while the other side has its turn, and longer than the default of 5 s when it reads from disk.
+                .keep_alive(KEEP_ALIVE)
                 .disable_signals()
                 .listen(listener)
                 .expect("it listens")

@@ -55,6 +55,8 @@ impl Report {
         println!("{path} | {} | {subject} | {reference} | {ratio:.2}", tasks.to_string());
         let (path, tasks) = (path.to_owned(), tasks.to_string());
         self.lines.push(Line { file, path, tasks, subject, reference, ratio, row });
+        // A run that fails in its middle leaves what it had.
+        self.write("It has not come to its end.");
     }
 
     /// A sentence for the end.
@@ -65,11 +67,14 @@ impl Report {
 
     /// Prints the tables and writes them: `bench-report.md` in the target directory, or where `TESSERA_BENCH_REPORT` says.
     pub fn finish(self, what: &str) {
-        let text = self.text(what);
-        println!("\n{text}");
+        println!("\n{}", self.text(what));
+        self.write(what);
+    }
+
+    fn write(&self, what: &str) {
         let place = std::env::var_os("TESSERA_BENCH_REPORT");
         let place = place.map_or_else(|| target_dir().join("bench-report.md"), PathBuf::from);
-        if let Err(error) = fs::write(&place, text) {
+        if let Err(error) = fs::write(&place, self.text(what)) {
             eprintln!("{} was not written: {error}", place.display());
         }
     }
