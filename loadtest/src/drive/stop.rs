@@ -55,6 +55,11 @@ impl Stop {
         *self.0.borrow() >= Phase::Stopping
     }
 
+    /// Whether nothing more is waited for.
+    pub fn is_cut_off(&self) -> bool {
+        *self.0.borrow() >= Phase::CutOff
+    }
+
     /// Done when nothing more may arrive.
     pub async fn asked(&self) {
         self.reached(Phase::Stopping).await;
