@@ -15,6 +15,7 @@ mod jobs;
 mod journey;
 mod keys;
 mod lane;
+mod lane_alone;
 mod lane_helpers;
 mod leaks;
 mod life;
