@@ -1,7 +1,7 @@
 -- coupon::store::lock_stocks
 -- touches: coupon_stock=1
 -- route: coupon_stock=$1
--- sample: select array[rule_id], array[period + 1], array[store_no] from coupon_stock limit 1
+-- sample: select array[rule_id], array[-1], array[store_no] from coupon_stock limit 1
 -- A row that does not exist cannot be locked, so that it is made at nought first.
 insert into {coupon_stock} (rule_id, period, store_no)
 select t.rule_id, t.period, t.store_no
