@@ -19,6 +19,8 @@ const TRAILER: i16 = -1;
 pub const TRAILER_BYTES: [u8; 2] = TRAILER.to_be_bytes();
 /// Bytes of one message at most: the server reads one at a time.
 const MESSAGE_BYTES_MAX: usize = 256 << 10;
+/// Rows that are sent as they are made go in messages of about this size: half of what a socket holds.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// Rows for one leaf. Each row is begun by [`CopyRows::row`], which takes its fields in the order of the columns.
 pub struct CopyRows {
@@ -81,15 +83,44 @@ impl CopyRows {
     /// # Errors
     /// Those of the database.
     pub async fn send_to(&self, conn: &mut PgConnection, table: &str) -> Result<u64, sqlx::Error> {
-        // Names of leaves and columns are ours; COPY takes no parameters.
-        let statement = format!("copy {table} ({}) from stdin with (format binary)", self.columns.join(", "));
-        let mut copy = conn.copy_in_raw(&statement).await?;
+        let mut copy = conn.copy_in_raw(&self.statement(table)).await?;
         for message in self.encoded.chunks(MESSAGE_BYTES_MAX) {
             copy.send(message).await?;
         }
-        copy.send(&TRAILER.to_be_bytes()[..]).await?;
+        copy.send(&TRAILER_BYTES[..]).await?;
         copy.finish().await
     }
+
+    /// Names of leaves and columns are ours; COPY takes no parameters.
+    fn statement(&self, table: &str) -> String {
+        format!("copy {table} ({}) from stdin with (format binary)", self.columns.join(", "))
+    }
+}
+
+/// Encodes rows and sends them to their leaf as it goes, so that PostgreSQL takes in the first while the next are made. Gives
+/// how many it took.
+///
+/// # Errors
+/// As [`CopyRows::send`].
+pub async fn send_as_made<T>(
+    conn: &mut PgConnection,
+    leaf: Leaf,
+    columns: &'static [&'static str],
+    from: &[T],
+    put: impl Fn(&mut CopyRows, &T),
+) -> Result<u64, sqlx::Error> {
+    let mut rows = CopyRows::new(columns);
+    let mut copy = conn.copy_in_raw(&rows.statement(&leaf.to_string())).await?;
+    for one in from {
+        put(&mut rows, one);
+        if rows.encoded.len() >= PIECE_BYTES {
+            copy.send(rows.encoded.as_slice()).await?;
+            rows.encoded.clear();
+        }
+    }
+    rows.encoded.extend_from_slice(&TRAILER_BYTES);
+    copy.send(rows.encoded.as_slice()).await?;
+    copy.finish().await
 }
 
 /// One row under way.

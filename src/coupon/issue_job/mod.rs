@@ -106,7 +106,7 @@ pub fn columns(names: &[String]) -> Result<Vec<Option<Column>>, Refusal> {
     Ok(columns)
 }
 
-/// A row of a file, or one coupon of a count.
+/// A row of a file; or coupons of a count, from `ordinal` on, each of which counts as a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     pub ordinal: i64,
@@ -114,6 +114,19 @@ pub struct Row {
     pub holder: Option<Holder>,
     pub count: i64,
     pub referrer: Option<String>,
+}
+
+impl Row {
+    /// Rows that it is in what is told of the job.
+    fn counts_as(&self) -> i64 {
+        if self.holder.is_none() { self.count } else { 1 }
+    }
+
+    /// The coupons of a count one by one.
+    fn apart(&self) -> impl Iterator<Item = Self> {
+        let one = |at| Self { ordinal: self.ordinal + at, line: self.line + at, count: 1, ..self.clone() };
+        (0..self.count).map(one)
+    }
 }
 
 /// Issues coupons. Cheap to clone.
@@ -200,8 +213,8 @@ impl IssueJob {
         if options.count.is_some() {
             let count = (job.bytes - from.bytes).min(rows_max as i64);
             let end = Checkpoint { bytes: from.bytes + count, lines: from.lines + count, rows: from.rows + count };
-            let row = |at| Row { ordinal: at, line: at, holder: None, count: 1, referrer: options.referrer.clone() };
-            let rows = (from.rows + 1..=end.rows).map(row).collect();
+            let (at, referrer) = (from.rows + 1, options.referrer.clone());
+            let rows = vec![Row { ordinal: at, line: at, holder: None, count, referrer }];
             return Ok((rows, Vec::new(), (end, end.bytes >= job.bytes)));
         }
         let mut rows_max = rows_max;
@@ -330,8 +343,14 @@ impl Work for IssueJob {
         let (valid_from, valid_until) = version.window(issued_at, self.desk.zone)?;
         let holders = slice.rows.iter().filter_map(|row| row.holder.as_ref());
         let owners = Box::pin(bulk::owners(conn, holders)).await?;
-        let (mut wishes, mut rows) = (Vec::with_capacity(slice.rows.len()), Vec::with_capacity(slice.rows.len()));
-        for row in &slice.rows {
+        // Coupons of a count are all given or all refused unless there is a stock that may do for some of them.
+        let apart: Vec<Row> = match slice.rows.as_slice() {
+            [row] if row.holder.is_none() && !version.stock.is_unlimited() => row.apart().collect(),
+            _ => Vec::new(),
+        };
+        let all = if apart.is_empty() { &slice.rows } else { &apart };
+        let (mut wishes, mut rows) = (Vec::with_capacity(all.len()), Vec::with_capacity(all.len()));
+        for row in all {
             let member_id = row.holder.as_ref().and_then(|holder| holder.of(&owners));
             if row.holder.is_some() && member_id.is_none() {
                 let refusal = Refusal::new(Code::MemberNotFound).detail("nobody has this identifier");
@@ -375,7 +394,7 @@ impl Work for IssueJob {
         let (verdicts, coupons) = Box::pin(bulk::place(&mut tx, &mut world, &wishes, coupons_of)).await?;
         for (row, verdict) in rows.iter().zip(verdicts) {
             match verdict {
-                Ok(()) => progress.ok += 1,
+                Ok(()) => progress.ok += row.counts_as(),
                 Err(refusal) => refuse(&mut progress, row, &refusal),
             }
         }
@@ -403,9 +422,10 @@ impl Work for IssueJob {
 /// Notes that a row is refused. Of a count one coupon stands for those after it in the slice.
 fn refuse(progress: &mut Progress, row: &Row, refusal: &Refusal) {
     if row.holder.is_none() && !progress.failures.is_empty() {
-        progress.failed_alike += 1;
+        progress.failed_alike += row.counts_as();
     } else {
         progress.failures.push(bulk::refused(row.ordinal, row.line, refusal));
+        progress.failed_alike += row.counts_as() - 1;
     }
 }
 
