@@ -20,34 +20,37 @@ use crate::{
     db::{
         copy::{self, CopyRows},
         lane::{Statement, Tx, WriteError, column, expect_rows},
+        row::row_by_place,
     },
     id::{CodeId, MemberId, RedemptionId, RuleId, StoreNo},
     partition::{Leaf, Query, plan, query},
 };
 
-#[derive(FromRow)]
-pub(super) struct CouponRow {
-    pub(super) code_id: CodeId,
-    rule_id: RuleId,
-    issued_at: DateTime<Utc>,
-    valid_from: DateTime<Utc>,
-    valid_until: DateTime<Utc>,
-    member_id: Option<MemberId>,
-    redemption_id: Option<RedemptionId>,
-    redeemed_at: Option<DateTime<Utc>>,
-    lock_until: Option<DateTime<Utc>>,
-    legacy_key: Option<Uuid>,
-    rule_version: i32,
-    issue_store_no: Option<StoreNo>,
-    redeemed_store_no: Option<StoreNo>,
-    state: i16,
-    uses: i16,
-    cycles: i16,
-    counted: i16,
-    lock_order: Option<String>,
-    order_ref: Option<String>,
-    referrer: Option<String>,
-    void_reason: Option<String>,
+row_by_place! {
+    /// A row of `coupon`, as `coupon/find` and `coupon/lock` bring it.
+    pub(super) struct CouponRow {
+        pub(super) code_id: CodeId,
+        rule_id: RuleId,
+        issued_at: DateTime<Utc>,
+        valid_from: DateTime<Utc>,
+        valid_until: DateTime<Utc>,
+        member_id: Option<MemberId>,
+        redemption_id: Option<RedemptionId>,
+        redeemed_at: Option<DateTime<Utc>>,
+        lock_until: Option<DateTime<Utc>>,
+        legacy_key: Option<Uuid>,
+        rule_version: i32,
+        issue_store_no: Option<StoreNo>,
+        redeemed_store_no: Option<StoreNo>,
+        state: i16,
+        uses: i16,
+        cycles: i16,
+        counted: i16,
+        lock_order: Option<String>,
+        order_ref: Option<String>,
+        referrer: Option<String>,
+        void_reason: Option<String>,
+    }
 }
 
 impl CouponRow {

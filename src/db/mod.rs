@@ -8,6 +8,7 @@ pub mod embedded;
 pub mod lane;
 pub mod migrate;
 pub mod pool;
+pub(crate) mod row;
 pub mod setting;
 pub mod tx;
 

@@ -15,7 +15,7 @@ use std::{
 };
 
 use chrono::{DateTime, NaiveDate, Utc};
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
@@ -25,7 +25,10 @@ use super::{
 };
 use crate::{
     chain::names::StoreNames,
-    db::lane::{Read, Target, Tx, WriteError, column, expect_rows},
+    db::{
+        lane::{Read, Target, Tx, WriteError, column, expect_rows},
+        row::row_by_place,
+    },
     id::{MemberId, StoreNo},
     partition::{Leaf, plan, query},
     secret::Secrets,
@@ -41,35 +44,37 @@ pub(super) fn key_leaf(key: Uuid) -> Leaf {
     plan("member_key").leaf_uuid(key)
 }
 
-/// A row of `member`, encrypted as it stands there.
-#[derive(Debug, Clone, FromRow)]
-pub(super) struct MemberRow {
-    pub(super) member_id: MemberId,
-    pub(super) created_at: DateTime<Utc>,
-    pub(super) updated_at: DateTime<Utc>,
-    pub(super) phone_bound_at: Option<DateTime<Utc>>,
-    pub(super) email_bound_at: Option<DateTime<Utc>>,
-    pub(super) phone_verified_at: Option<DateTime<Utc>>,
-    pub(super) email_verified_at: Option<DateTime<Utc>>,
-    pub(super) erased_at: Option<DateTime<Utc>>,
-    pub(super) version: i32,
-    pub(super) home_store_no: Option<StoreNo>,
-    pub(super) state: i16,
-    pub(super) kind: i16,
-    pub(super) gender: i16,
-    pub(super) source: i16,
-    pub(super) level: i16,
-    pub(super) muted: bool,
-    pub(super) phone: Option<Vec<u8>>,
-    pub(super) email: Option<Vec<u8>>,
-    pub(super) name: Option<Vec<u8>>,
-    pub(super) birthday: Option<Vec<u8>>,
-    pub(super) nickname: Option<String>,
-    pub(super) signature: Option<String>,
-    /// JSON.
-    pub(super) attributes: Option<String>,
-    /// JSON.
-    pub(super) avatar: Option<String>,
+row_by_place! {
+    /// A row of `member`, encrypted as it stands there, as `member/find` and `member/lock` bring it.
+    #[derive(Debug, Clone)]
+    pub(super) struct MemberRow {
+        pub(super) member_id: MemberId,
+        pub(super) created_at: DateTime<Utc>,
+        pub(super) updated_at: DateTime<Utc>,
+        pub(super) phone_bound_at: Option<DateTime<Utc>>,
+        pub(super) email_bound_at: Option<DateTime<Utc>>,
+        pub(super) phone_verified_at: Option<DateTime<Utc>>,
+        pub(super) email_verified_at: Option<DateTime<Utc>>,
+        pub(super) erased_at: Option<DateTime<Utc>>,
+        pub(super) version: i32,
+        pub(super) home_store_no: Option<StoreNo>,
+        pub(super) state: i16,
+        pub(super) kind: i16,
+        pub(super) gender: i16,
+        pub(super) source: i16,
+        pub(super) level: i16,
+        pub(super) muted: bool,
+        pub(super) phone: Option<Vec<u8>>,
+        pub(super) email: Option<Vec<u8>>,
+        pub(super) name: Option<Vec<u8>>,
+        pub(super) birthday: Option<Vec<u8>>,
+        pub(super) nickname: Option<String>,
+        pub(super) signature: Option<String>,
+        /// JSON.
+        pub(super) attributes: Option<String>,
+        /// JSON.
+        pub(super) avatar: Option<String>,
+    }
 }
 
 impl MemberRow {
