@@ -139,6 +139,15 @@ where
         if let Some(value) = self.peek(key).await {
             return Ok(Some((value, true)));
         }
+        // Boxed: this is large, and would be part of every request that finds what it wants in memory.
+        Box::pin(self.load(key, load)).await
+    }
+
+    async fn load<E: Send + Sync + 'static>(
+        &self,
+        key: &K,
+        load: impl Future<Output = Result<Option<V>, E>> + Send,
+    ) -> Result<Found<V>, E> {
         if self.bypass.is_set() {
             return Ok(load.await?.map(|value| (Arc::new(value), false)));
         }

@@ -211,6 +211,13 @@ impl SystemBook {
     /// # Errors
     /// [`ChainError`] of the database.
     pub async fn get(&self) -> Result<Arc<Systems>, ChainError> {
+        match self.cache.peek(&()).await {
+            Some(systems) => Ok(systems),
+            None => Box::pin(self.load()).await,
+        }
+    }
+
+    async fn load(&self) -> Result<Arc<Systems>, ChainError> {
         let load = async {
             let mut conn = self.office.get().await?;
             let rows = system_store::list_systems(&mut conn, None, SYSTEMS_MAX).await?;

@@ -94,7 +94,7 @@ impl CodeText {
         caller: &Caller,
     ) -> Result<(CodeId, Cost), ApiError> {
         shell.limits.may_send_codes(caller)?;
-        let (named, cost) = Box::pin(app.desk.resolve(&self.0)).await?;
+        let (named, cost) = app.desk.resolve(&self.0).await?;
         let refused = |told: Refusal| match shell.limits.bad_code(caller) {
             refusal if refusal.code == Code::CouponCodeInvalid => told,
             refusal => refusal,
@@ -248,7 +248,7 @@ async fn get_coupon(app: Data<App>, shell: Data<Shell>, caller: Caller, At(code)
     let (found, more) = app.desk.find_coupon(code_id).await?;
     cost += more;
     let Some(coupon) = found else {
-        return Err(ApiError::from(app.desk.why_missing(code_id).await?).metered(cost.into()));
+        return Err(ApiError::from(Box::pin(app.desk.why_missing(code_id)).await?).metered(cost.into()));
     };
     let mut view = CouponView::new(coupon, app.desk.secrets.codes().format(code_id), shell.clock.now());
     if let (Role::Pos, Some(lock)) = (caller.role, &mut view.lock) {

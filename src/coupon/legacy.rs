@@ -165,6 +165,13 @@ impl ShapeBook {
     /// # Errors
     /// The database's.
     pub async fn get(&self) -> Result<Arc<Shapes>, pool::Error> {
+        match self.cache.peek(&()).await {
+            Some(shapes) => Ok(shapes),
+            None => Box::pin(self.load()).await,
+        }
+    }
+
+    async fn load(&self) -> Result<Arc<Shapes>, pool::Error> {
         let load = async {
             let mut conn = self.office.get().await?;
             let mut shapes = list_shapes(&mut conn, None, SHAPES_MAX).await?;
@@ -278,11 +285,17 @@ impl Desk {
     pub async fn resolve(&self, text: &str) -> Result<(Named, Cost), DeskError> {
         let parsed = self.secrets.codes().parse(text);
         let keys = self.shapes.get().await?.keys(&self.secrets, text);
-        let mut cost = Cost::default();
         if keys.is_empty() {
-            return Ok((parsed.map_or_else(Named::Bad, Named::Coupon), cost));
+            return Ok((parsed.map_or_else(Named::Bad, Named::Coupon), Cost::default()));
         }
-        if let Ok(code_id) = parsed {
+        // Boxed: these reads are large, and would be part of every request that names a coupon by a code of ours.
+        Box::pin(self.resolve_old(parsed.ok(), keys)).await
+    }
+
+    /// What a text names that may be a code of an older system, under one of these keys, and may be one of ours besides.
+    async fn resolve_old(&self, parsed: Option<CodeId>, keys: Vec<Uuid>) -> Result<(Named, Cost), DeskError> {
+        let mut cost = Cost::default();
+        if let Some(code_id) = parsed {
             let (found, more) = self.find_coupon(code_id).await?;
             cost += more;
             if found.is_some() {

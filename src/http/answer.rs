@@ -5,7 +5,10 @@ use std::future::{Ready, ready};
 
 use actix_web::body::BoxBody;
 use actix_web::dev::Payload;
-use actix_web::http::{Method, StatusCode, header};
+use actix_web::http::{
+    Method, StatusCode,
+    header::{self, HeaderValue},
+};
 use actix_web::web::Bytes;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, Responder};
 use serde::Serialize;
@@ -13,6 +16,8 @@ use serde::Serialize;
 use super::problem::ApiError;
 use crate::meter::Meter;
 use crate::problem::{Code, Refusal};
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// What handlers return.
 pub type Reply<T> = Result<Answer<T>, ApiError>;
@@ -109,8 +114,8 @@ impl<T: Serialize> Responder for Answer<T> {
         if let Some(ETag(text)) = self.etag {
             response.insert_header((header::ETAG, text));
             // What a caller may see depends on its role: only the caller itself may keep it, and must ask again.
-            response.insert_header((header::CACHE_CONTROL, "private, no-cache"));
-            response.insert_header((header::VARY, "authorization"));
+            response.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache")));
+            response.insert_header((header::VARY, HeaderValue::from_static("authorization")));
         }
         if let Some(location) = self.location {
             response.insert_header((header::LOCATION, location));
@@ -131,7 +136,7 @@ impl<T: Serialize> Responder for Answer<T> {
             },
         };
         let mut response = match body {
-            Some(json) => response.content_type("application/json").body(json),
+            Some(json) => response.insert_header((header::CONTENT_TYPE, JSON)).body(json),
             None => response.finish(),
         };
         if self.meter != Meter::default() {

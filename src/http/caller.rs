@@ -306,7 +306,8 @@ pub async fn authenticate(shell: &Shell, headers: &HeaderMap, peer: Option<IpAdd
                 let mut conn = shell.office.get().await?;
                 find_key(&mut conn, token.key_id).await
             };
-            shell.keys.find_or_load(token.key_id, load).await?
+            // Boxed: a load is large, and would be part of every request.
+            Box::pin(shell.keys.find_or_load(token.key_id, load)).await?
         }
     };
     match key.filter(|key| key.opens_with(&token)) {

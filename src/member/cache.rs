@@ -102,6 +102,14 @@ impl MemberBook {
     /// # Errors
     /// [`LaneError`]
     pub async fn find(&self, member_id: MemberId) -> Result<(Option<Arc<Shown>>, Cost), LaneError> {
+        match self.members.peek(&member_id).await {
+            Some(shown) => Ok((Some(shown), Cost::default())),
+            // Boxed: a read of the lane is large, and would be part of every request that finds its member in memory.
+            None => Box::pin(self.load(member_id)).await,
+        }
+    }
+
+    async fn load(&self, member_id: MemberId) -> Result<(Option<Arc<Shown>>, Cost), LaneError> {
         let mut cost = Cost::default();
         let load = async {
             let (row, spent) = self.find_member.find(member_id).await?;

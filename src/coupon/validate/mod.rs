@@ -116,7 +116,7 @@ impl Desk {
         let code_id = ask.code_id;
         let (found, cost) = self.find_coupon(code_id).await?;
         let mut meter = Meter::from(cost);
-        let Some(coupon) = found else { return Err(self.why_missing(code_id).await?.into()) };
+        let Some(coupon) = found else { return Err(Box::pin(self.why_missing(code_id)).await?.into()) };
         let day = ask.till.business_day;
         let op = Redeem {
             code_id,
