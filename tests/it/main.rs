@@ -17,6 +17,7 @@ mod keys;
 mod lane;
 mod lane_alone;
 mod lane_helpers;
+mod lane_statements;
 mod leaks;
 mod life;
 mod lists;

@@ -1,13 +1,17 @@
-//! A connection of the lane: its settings, and what happens when it is lost.
+//! A connection of the lane: its settings, and what happens when it is lost or what was prepared on it is.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{
+    ConnectOptions, Connection, PgConnection,
+    postgres::{PgConnectOptions, PgDatabaseError},
+};
 
 use super::{LaneSettings, message::Names};
+use crate::db::{is_connection_loss, sqlstate};
 
 /// How long a failed connect answers for the requests that follow it, so that a dead database costs them nothing.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -35,6 +39,22 @@ pub(super) fn with_settings(options: PgConnectOptions, settings: &LaneSettings) 
             ("statement_timeout", millis(settings.statement_timeout)),
             ("idle_in_transaction_session_timeout", millis(settings.batch_timeout * 2)),
         ])
+}
+
+/// True when the connection that gave this error is of no more use: it broke, or what was prepared on it is gone (26000),
+/// is somebody else's (42P05) or gives rows of another shape since the table was altered. The last is told by the name of
+/// PostgreSQL's routine: its SQLSTATE is that of much else, and its text has a language.
+pub(super) fn is_spent(error: &sqlx::Error) -> bool {
+    let reshaped = || {
+        let error = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+        error.and_then(PgDatabaseError::routine) == Some("RevalidateCachedQuery")
+    };
+    is_connection_loss(error)
+        || match sqlstate(error).as_deref() {
+            Some("26000" | "42P05") => true,
+            Some("0A000") => reshaped(),
+            _ => false,
+        }
 }
 
 /// An open connection, and the statements that it has prepared by name.

@@ -8,7 +8,8 @@
 //!
 //! Invariants:
 //! - A batch belongs to the lane, never to the handler that asked: a till that resets its connection cancels nothing.
-//! - No connection is handed on with an open transaction: one that could not be rolled back is closed.
+//! - No connection is handed on with an open transaction: one that could not be rolled back is closed. So is one whose
+//!   prepared statements are gone or stale; what met that is sent again on a new one.
 //! - Queues are bounded. When one is full the caller gets [`LaneError::Overloaded`] at once; what waited longer than
 //!   `wait_max` is answered the same and was not executed.
 //! - Once COMMIT has been sent nothing is executed again; the outcome is looked up by request number.

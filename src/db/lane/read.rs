@@ -16,14 +16,11 @@ use tokio::sync::oneshot;
 
 use super::{
     Cost, LaneError, LaneSettings,
-    conn::LaneConn,
+    conn::{LaneConn, is_spent},
     queue::{Bucket, Queue},
     short::{Loan, Short},
 };
-use crate::{
-    db::{is_connection_loss, is_missing_leaf},
-    partition::Leaf,
-};
+use crate::{db::is_missing_leaf, partition::Leaf};
 
 /// A query that finds rows by key on one leaf.
 pub trait Read: Send + Sync + 'static {
@@ -200,7 +197,8 @@ impl<R: Read> LeafBucket<R> {
     }
 
     async fn run(&self, conn: &mut LaneConn, keys: &[R::Key]) -> Result<Rows<R>, LaneError> {
-        // A read may be sent again: a connection that died while it was idle must not cost anyone an answer.
+        // A read may be sent again: a connection that died while it was idle, or was told to forget its statements, must
+        // not cost anyone an answer.
         for attempt in 0.. {
             let open = conn.get().await.map_err(LaneError::Unavailable)?;
             match self.run_once(open, keys).await {
@@ -225,7 +223,7 @@ impl<R: Read> LeafBucket<R> {
         let fetched = self.shared.query.fetch(open, self.leaf, keys);
         match tokio::time::timeout(self.shared.settings.batch_timeout, fetched).await {
             Ok(Ok(rows)) => Ok(rows),
-            Ok(Err(error)) if is_connection_loss(&error) => Err(Failed::Lost(error)),
+            Ok(Err(error)) if is_spent(&error) => Err(Failed::Lost(error)),
             // An id can name a day for which there is no leaf: there is no row either.
             Ok(Err(error)) if is_missing_leaf(&error) => {
                 metrics::counter!("tessera_lane_missing_leaves_total").increment(1);
@@ -292,7 +290,7 @@ impl<R: Read> LeafBucket<R> {
 
 /// Why a statement has no rows.
 enum Failed {
-    /// The connection broke.
+    /// The connection is of no more use.
     Lost(sqlx::Error),
     /// It took too long; what is on the connection belongs to it still.
     Late(LaneError),

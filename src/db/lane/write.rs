@@ -16,11 +16,11 @@ use tokio::sync::oneshot;
 
 use super::{
     Cost, LaneError, LaneSettings,
-    conn::LaneConn,
+    conn::{LaneConn, is_spent},
     queue::{Bucket, Queue},
     tx::Tx,
 };
-use crate::db::{is_connection_loss, is_missing_leaf, is_transient};
+use crate::db::{is_missing_leaf, is_transient};
 
 /// How often a batch that failed in passing is run again, and the pause before each.
 const RETRY_PAUSES: [Duration; 3] = [Duration::from_millis(2), Duration::from_millis(15), Duration::from_millis(60)];
@@ -220,7 +220,7 @@ impl<W: Writer> WriterBucket<W> {
                     W::NAME
                 )))
             }
-            Err(WriteError::Sql(error)) if is_connection_loss(&error) => {
+            Err(WriteError::Sql(error)) if is_spent(&error) => {
                 conn.discard();
                 Attempt::RolledBack(WriteError::Sql(error))
             }
@@ -257,7 +257,7 @@ impl<W: Writer> WriterBucket<W> {
                 tokio::time::sleep(pause).await;
                 continue;
             }
-            if ops.len() > 1 && !matches!(&failure, WriteError::Sql(error) if is_connection_loss(error)) {
+            if ops.len() > 1 && !matches!(&failure, WriteError::Sql(error) if is_spent(error)) {
                 return self.run_one_by_one(conn, ops).await;
             }
             return all_failed(ops, given_up(failure));
@@ -318,7 +318,10 @@ impl<W: Writer> WriterBucket<W> {
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(writer = W::NAME, error = &error as &dyn std::error::Error, "look-up failed");
-                    roll_back(conn).await;
+                    match error {
+                        WriteError::Sql(error) if is_spent(&error) => conn.discard(),
+                        _ => roll_back(conn).await,
+                    }
                 }
                 Err(_) => conn.discard(),
             }
@@ -345,7 +348,7 @@ async fn roll_back(conn: &mut LaneConn) {
 
 fn passes(failure: &WriteError) -> bool {
     match failure {
-        WriteError::Sql(error) => is_connection_loss(error) || is_transient(error),
+        WriteError::Sql(error) => is_spent(error) || is_transient(error),
         WriteError::Again(_) => true,
         WriteError::Inconsistent(_) => false,
     }
@@ -353,9 +356,7 @@ fn passes(failure: &WriteError) -> bool {
 
 fn given_up(failure: WriteError) -> LaneError {
     match failure {
-        WriteError::Sql(error) if is_connection_loss(&error) || is_transient(&error) => {
-            LaneError::Unavailable(Arc::new(error))
-        }
+        WriteError::Sql(error) if is_spent(&error) || is_transient(&error) => LaneError::Unavailable(Arc::new(error)),
         // Lock or statement timeout: somebody holds the row for longer than a till can wait.
         WriteError::Sql(error) if matches!(crate::db::sqlstate(&error).as_deref(), Some("55P03" | "57014")) => {
             LaneError::Unavailable(Arc::new(error))
