@@ -7,7 +7,10 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use tessera::{
     clock::Clock,
     coupon::read::{FindCoupon, FindRedemption},
-    db::lane::{Lane, LaneSettings, Read, Target, Tx, WriteError, Writer},
+    db::{
+        is_missing_leaf,
+        lane::{Lane, LaneError, LaneSettings, Read, Target, Tx, WriteError, Writer},
+    },
     id::{CodeId, Day, RedemptionId},
     partition::{Leaf, plan, query},
 };
@@ -118,6 +121,30 @@ async fn a_connection_that_has_lost_its_statements_costs_no_write_its_answer() {
             writer.write(Asked { on: vec![(name, today())], then: "" }).await.unwrap();
         }
     }
+    lane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_cannot_be_prepared_is_rolled_back_only_in_a_transaction() {
+    let db = TestDb::new().await;
+    let lane = lane_of(&db);
+    let writer = lane.writer(Asking);
+    let leafless = Day::from_date("2080-01-01".parse().unwrap());
+    let session = "select pid, state, split_part(query, ' ', 1) from pg_stat_activity \
+        where datname = current_database() and application_name = 'tessera lane'";
+    let mut sessions = Vec::new();
+    for (before, last) in [(None, "prepare"), (Some(("coupon/find", today())), "rollback"), (None, "prepare")] {
+        let on = before.into_iter().chain([("coupon/find", leafless)]).collect();
+        let error = writer.write(Asked { on, then: "" }).await.unwrap_err();
+        assert!(matches!(&error, LaneError::Failed(cause) if is_missing_leaf(cause)), "{error:?}");
+        let (pid, state, sent): (i32, String, String) =
+            sqlx::query_as(session).fetch_one(&mut db.sql().await).await.unwrap();
+        assert_eq!((&*state, &*sent), ("idle", last));
+        sessions.push(pid);
+        writer.write(Asked { on: vec![("coupon/find", today())], then: "" }).await.unwrap();
+    }
+    sessions.dedup();
+    assert_eq!(sessions.len(), 1, "the connection is kept");
     lane.stop().await;
 }
 

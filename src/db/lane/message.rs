@@ -248,6 +248,12 @@ impl Message {
         Self { begin: Some(begin), statements: Vec::new() }
     }
 
+    /// Whether the transaction has begun, as far as this side knows. A statement that cannot be prepared for the first
+    /// message leaves none behind.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begin.is_none()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.begin.is_none() && self.statements.is_empty()
     }

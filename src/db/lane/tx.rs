@@ -59,6 +59,11 @@ impl<'c> Tx<'c> {
     pub(super) fn counts(&self) -> (u32, u32) {
         (self.statements, self.leaves)
     }
+
+    /// Whether there is a transaction to end.
+    pub(super) fn has_begun(&self) -> bool {
+        self.together.as_ref().is_none_or(|together| together.waiting.has_begun())
+    }
 }
 
 impl Tx<'_> {

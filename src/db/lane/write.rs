@@ -201,6 +201,7 @@ impl<W: Writer> WriterBucket<W> {
             Err(_) => Err(WriteError::Sql(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
         };
         (cost.statements, cost.leaves) = tx.counts();
+        let has_begun = tx.has_begun();
         match decided {
             Ok(answers) if answers.len() == ops.len() => {
                 match tokio::time::timeout(self.settings.batch_timeout, sqlx::raw_sql("commit").execute(&mut open.conn))
@@ -214,7 +215,7 @@ impl<W: Writer> WriterBucket<W> {
                 }
             }
             Ok(_) => {
-                roll_back(conn).await;
+                roll_back(conn, has_begun).await;
                 Attempt::RolledBack(WriteError::Inconsistent(format!(
                     "{} answered another number of requests",
                     W::NAME
@@ -225,7 +226,7 @@ impl<W: Writer> WriterBucket<W> {
                 Attempt::RolledBack(WriteError::Sql(error))
             }
             Err(error) => {
-                roll_back(conn).await;
+                roll_back(conn, has_begun).await;
                 Attempt::RolledBack(error)
             }
         }
@@ -311,16 +312,18 @@ impl<W: Writer> WriterBucket<W> {
             let Ok(open) = conn.open().await else { continue };
             let mut tx = Tx::of_lane(open, "begin", &self.settings, self.settings.leaves_max);
             let body = self.writer.look_up(&mut tx, op);
-            match tokio::time::timeout(self.settings.batch_timeout, body).await {
+            let found = tokio::time::timeout(self.settings.batch_timeout, body).await;
+            let has_begun = tx.has_begun();
+            match found {
                 Ok(Ok(answer)) => {
-                    roll_back(conn).await;
+                    roll_back(conn, has_begun).await;
                     return answer;
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(writer = W::NAME, error = &error as &dyn std::error::Error, "look-up failed");
                     match error {
                         WriteError::Sql(error) if is_spent(&error) => conn.discard(),
-                        _ => roll_back(conn).await,
+                        _ => roll_back(conn, has_begun).await,
                     }
                 }
                 Err(_) => conn.discard(),
@@ -330,8 +333,12 @@ impl<W: Writer> WriterBucket<W> {
     }
 }
 
-/// Ends a failed transaction. A connection that cannot say it did is closed: the server rolls back then.
-async fn roll_back(conn: &mut LaneConn) {
+/// Ends a failed transaction, if it has begun: of one that has not, the server would log a warning. A connection that
+/// cannot say it did is closed: the server rolls back then.
+async fn roll_back(conn: &mut LaneConn, has_begun: bool) {
+    if !has_begun {
+        return;
+    }
     let rolled_back = match conn.get().await {
         Ok(open) => {
             matches!(
