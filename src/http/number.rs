@@ -18,7 +18,8 @@ pub const HEADER: &str = "Idempotency-Key";
 pub const DESCRIPTION: &str = "The request's number. A UUIDv7 or ULID belongs to the day of its instant, and a till's \
     `till:<store>:<register>:<business date>:<sequence>` to that date: good from 35 days back to 1 ahead, outside \
     `request_number_expired`. Anything else (a UUIDv7 or ULID whose instant lies outside 2020 to 2100 as well, for no \
-    clock has made it) is good for 24 hours. Not needed where the body has a `sequence`.";
+    clock has made it) is good for 24 hours. A UUID is the same number in upper and in lower case. Not needed where the \
+    body has a `sequence`.";
 
 /// The text of a number, for the document.
 pub struct NumberText;

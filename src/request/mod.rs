@@ -121,13 +121,13 @@ impl Source {
         }
     }
 
-    /// One spelling for each number: the hex digits of UUIDs and the letters of ULIDs have no case.
+    /// One spelling for each number: the hex digits of UUIDs (RFC 9562, section 4) and the letters of ULIDs have no case.
     fn canonical(&self) -> String {
         match self {
             Self::Till { store_id, register, business_date, sequence } => {
                 format!("till:{store_id}:{register}:{business_date}:{sequence}")
             }
-            Self::Key(text) if embedded_instant(text).is_some() => text.to_ascii_lowercase(),
+            Self::Key(text) if uuid(text).is_some() || embedded_instant(text).is_some() => text.to_ascii_lowercase(),
             Self::Key(text) => text.clone(),
         }
     }
@@ -148,12 +148,17 @@ fn parse_till(text: &str) -> Option<Source> {
     (canonical && !store_id.is_empty() && !register.is_empty()).then_some(till)
 }
 
+/// A UUID in its usual form. Other forms (without hyphens, in braces) may as well be something else.
+fn uuid(text: &str) -> Option<Uuid> {
+    Uuid::try_parse(text).ok().filter(|_| text.len() == 36)
+}
+
 /// The instant in a UUIDv7 or ULID. Text of that shape whose instant lies outside 2020 to 2100 was not made by a clock
 /// and carries none.
 fn embedded_instant(text: &str) -> Option<DateTime<Utc>> {
     let ms = match text.len() {
         36 => {
-            let uuid = Uuid::try_parse(text).ok().filter(|uuid| uuid.get_version_num() == 7)?;
+            let uuid = uuid(text).filter(|uuid| uuid.get_version_num() == 7)?;
             uuid.as_u128() >> 80
         }
         26 => ulid_ms(text)?,
@@ -414,10 +419,15 @@ mod tests {
             Source::Till { .. } => unreachable!(),
         };
         let now = "2026-11-22T02:00:00Z";
-        let uuid = uuid_v7(at(now));
-        assert_eq!(number(&uuid, now).unwrap(), number(&upper(&uuid), now).unwrap());
-        let word = Source::Key("a".into());
-        assert_ne!(number(&word, now).unwrap(), number(&upper(&word), now).unwrap());
+        let key = |text: &str| Source::Key(text.into());
+        // Of an instant, of none, and of one that no clock made.
+        let uuids = ["6fa459ea-ee8a-4ca4-894e-db77e160355e", "ffffffff-ffff-7fff-8fff-ffffffffffff"].map(key);
+        for uuid in [uuid_v7(at(now))].into_iter().chain(uuids) {
+            assert_eq!(number(&uuid, now).unwrap(), number(&upper(&uuid), now).unwrap(), "{uuid:?}");
+        }
+        for other in ["a", "6fa459eaee8a4ca4894edb77e160355e", "{6fa459ea-ee8a-4ca4-894e-db77e160355e}"].map(key) {
+            assert_ne!(number(&other, now).unwrap(), number(&upper(&other), now).unwrap(), "{other:?}");
+        }
     }
 
     #[test]
