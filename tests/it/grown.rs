@@ -2,12 +2,15 @@
 
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Column, Connection, Executor, PgConnection, Row, TypeInfo, ValueRef};
-use tessera::partition::{Query, query};
+use tessera::{
+    clock::Zone,
+    partition::{Query, query},
+};
 
 use crate::support::{TestApp, TestDb, server::fresh_number};
 
 /// What finds rows by a whole key while a till waits. Each table's neighbours share the first part of the key.
-const BY_KEY: [&str; 17] = [
+const BY_KEY: [&str; 18] = [
     "coupon/lock",
     "coupon/update_use",
     "coupon_index/update_holder",
@@ -19,6 +22,7 @@ const BY_KEY: [&str; 17] = [
     "member_rule/lock",
     "member_rule/update",
     "redemption/lock",
+    "redemption/of_till",
     "redemption/update_reversed",
     "request/find",
     "request/update_answer",
@@ -33,7 +37,7 @@ const GROWN: [(&str, &str); 7] = [
     ("coupon_receive", "'code_id', (x.r).code_id + n"),
     ("coupon_stock", "'store_no', (x.r).store_no + n"),
     ("member_rule", "'rule_id', (x.r).rule_id + n"),
-    ("redemption", "'redemption_id', (x.r).redemption_id + n"),
+    ("redemption", "'redemption_id', (x.r).redemption_id + n, 'code_id', (x.r).code_id + n"),
     ("request", "'key', md5(n::text)"),
 ];
 const ROWS: usize = 20_000;
@@ -91,7 +95,10 @@ async fn a_plan_made_on_a_young_leaf_finds_a_row_by_its_key_when_the_leaf_has_gr
     let rule = api.rule(json!({"per_member": 3, "stock": 1000})).await;
     let member = api.member("+8613800000001").await;
     let code = api.issue(&rule, json!({"member_id": member})).await.remove(0);
-    let used = api.redeem(&code).await.expect(200);
+    let today = Zone::DEFAULT.day_of(app.clock.now());
+    let sale = json!({"store_id": "S0001", "register": "1", "business_date": today, "sequence": 1, "order_ref": "1",
+        "amount": 8000});
+    let used = api.post(&format!("/v1/coupons/{code}/redeem"), &keys.pos, sale).await.expect(200);
     let undo = json!({"store_id": "S0001", "redemption_id": used.json["redemption_id"]});
     api.post_numbered(&format!("/v1/coupons/{code}/reverse"), &keys.pos, &fresh_number(), undo).await.expect(200);
 

@@ -50,6 +50,43 @@ async fn what_came_before_the_window_was_widened_is_found_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_stands_in_the_ledger_is_found_there_when_its_request_is_forgotten() {
+    let db = TestDb::new().await;
+    let keys = Keys::make(&db).await;
+    let node = async |clock| {
+        let mut settings = settings();
+        settings.chain.request_days_back = 1;
+        TestApp::on(&db, keys.clone(), settings, clock).await
+    };
+    let now = noon();
+    let (then, later) = (node(Clock::fixed(now)).await, node(Clock::fixed(now + TimeDelta::days(2))).await);
+    let rule = then.client.rule(json!({"uses": 9})).await;
+    let codes = then.client.issue(&rule, json!({"count": 2})).await;
+    let known = [item(1, &codes[0], now), item(2, &codes[1], now), item(3, &codes[1], now)];
+    let first = upload(&then.client, "1", &known).await.expect(200);
+    assert_eq!(reasons(&first), [""; 3]);
+    sqlx::query("delete from request").execute(&mut db.sql().await).await.unwrap();
+    let mut sent: Vec<Value> = known.into_iter().rev().collect();
+    // Of another number, of another coupon, of none, of another amount, of another day.
+    sent.extend([4, 5].map(|sequence| item(sequence, &codes[0], now)));
+    sent.extend([&codes[1], "?"].map(|code| item(1, code, now)));
+    sent.push(with(item(1, &codes[0], now), json!({"amount": 1})));
+    sent.push(item(1, &codes[0], now - TimeDelta::days(1)));
+    let again = upload(&later.client, "1", &sent).await.expect(200);
+    let items = again.json["items"].as_array().unwrap();
+    for (found, known) in items.iter().zip(first.json["items"].as_array().unwrap().iter().rev()) {
+        assert_eq!(found, known);
+    }
+    assert_eq!(reasons(&again)[3..], ["request_number_expired"; 6]);
+    assert_eq!(db.count("select count(*) from redemption").await, 3);
+    // Of another register.
+    let other = upload(&later.client, "2", &sent[..1]).await.expect(200);
+    assert_eq!(reasons(&other), ["request_number_expired"]);
+    then.stop().await;
+    later.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_came_too_early_is_found_when_its_day_has_come() {
     let app = at_noon().await;
     let (api, db) = (&app.client, &app.db);

@@ -246,9 +246,13 @@ struct Recorded {
 pub async fn find_recorded(tx: &mut Tx<'_>, items: &[&Item]) -> Result<Vec<Option<ItemDone>>, WriteError> {
     let first = |item: &&Item| item.business_day.first_id();
     let mut used: Vec<Used> = Vec::new();
-    for (target, items) in tx.targets(items.to_vec(), |item| (plan("redemption").leaf_i64(first(item)), first(item))) {
+    // The ledger knows coupons only.
+    let ours: Vec<&Item> = items.iter().copied().filter(|item| item.code.code_id().is_some()).collect();
+    for (target, items) in tx.targets(ours, |item| (plan("redemption").leaf_i64(first(item)), first(item))) {
         let sql = tx.sql(query("redemption/of_till"), target);
-        used.extend(of_tills(sqlx::query_as(sql), &items).fetch_all(tx.conn().await?).await?);
+        let asked = of_tills(sqlx::query_as(sql), &items);
+        let asked = asked.bind(column(&items, |item| item.code.code_id().map(CodeId::get)));
+        used.extend(asked.fetch_all(tx.conn().await?).await?);
     }
     let mut recorded: Vec<Recorded> = Vec::new();
     let conflicts = plan("redemption_conflict");
