@@ -323,7 +323,7 @@ pub async fn place(
             world.changed = Changed::default();
             world.stocks = Box::pin(store::lock_stocks(tx, stocks(&mut wishes.iter()))).await?;
         }
-        let mut coupons = Vec::with_capacity(wishes.len());
+        let mut coupons = Vec::with_capacity(wishes.iter().map(|wish| wish.count as usize).sum());
         let mut verdicts = Vec::with_capacity(wishes.len());
         for (at, wish) in wishes.iter().enumerate() {
             let verdict = admit(world, wish, has_stock).map(|counted| coupons_of(at, counted, &mut coupons));

@@ -274,6 +274,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn rows_sent_as_they_are_made_are_all_there_or_refused_and_the_connection_goes_on() {
+        const KEYS: u64 = 40_000;
+        let db = TestDb::new().await;
+        let mut conn = db.connect().await;
+        let plan = crate::partition::plan("member_key");
+        let right = plan.leaf_uuid(Uuid::from_u128(7));
+        let keys: Vec<Uuid> =
+            (0..KEYS as u128).map(Uuid::from_u128).filter(|key| plan.leaf_uuid(*key) == right).collect();
+        let wrong = (0..).map(Uuid::from_u128).find(|key| plan.leaf_uuid(*key) != right).unwrap();
+        let put = |rows: &mut CopyRows, key: &Uuid| {
+            rows.row().i64(1).instant(DateTime::UNIX_EPOCH).uuid(*key).i16(1).i16(1);
+        };
+        // What is wrong comes last, when several pieces have gone.
+        let twice: Vec<Uuid> = keys.iter().chain(&keys[..1]).copied().collect();
+        let astray: Vec<Uuid> = keys.iter().chain([&wrong]).copied().collect();
+        assert!(keys.len() * 54 > 2 * PIECE_BYTES, "{} rows are no three pieces", keys.len());
+        for (keys, code) in [(&astray, Some("23514")), (&twice, Some("23505")), (&keys, None)] {
+            let columns = &["member_id", "bound_at", "key", "key_version", "kind"];
+            let outcome = send_as_made(&mut conn, right, columns, keys, put).await;
+            match code {
+                Some(code) => assert_eq!(crate::db::sqlstate(&outcome.unwrap_err()).as_deref(), Some(code)),
+                None => assert_eq!(outcome.unwrap(), keys.len() as u64),
+            }
+        }
+        assert_eq!(value::<i64>(&mut conn, "select count(*) from member_key").await, keys.len() as i64);
+    }
+
+    #[tokio::test]
     async fn a_row_of_another_leaf_is_refused_and_the_connection_goes_on() {
         let db = TestDb::new().await;
         let mut conn = db.connect().await;

@@ -7,17 +7,24 @@ use std::{
 
 use chrono::Days;
 use serde_json::{Value, json};
-use tessera::clock::{Clock, Zone};
+use sqlx::Executor;
+use tessera::{
+    clock::{Clock, Zone},
+    job::{Kind, file::FileReader, runner::Work, store},
+};
 
-use crate::support::{
-    Pair, Server, TestApp, TestDb,
-    coupon_job::{
-        act, assert_exact, begin_count, begin_file, begin_import, codes_of, done_at, failed_rows, job_at, jobs_of,
-        send_file, until_at,
+use crate::{
+    lane::Node,
+    support::{
+        Pair, Server, TestApp, TestDb,
+        coupon_job::{
+            act, assert_exact, begin_count, begin_file, begin_import, codes_of, done_at, failed_rows, job_at, jobs_of,
+            send_file, until_at,
+        },
+        job::rows,
+        scaled,
+        server::{Client, Keys, fresh_number, settings},
     },
-    job::rows,
-    scaled,
-    server::{Client, Keys, fresh_number, settings},
 };
 
 /// Members in the database itself: phones +8613700000000 and on.
@@ -510,5 +517,41 @@ async fn an_undo_asked_for_again_takes_what_came_back_since() {
     assert_eq!(rows(&done_at(api, &second).await), (1, 4, 0));
     assert_eq!(undo().await, second);
     assert_exact(db, 0).await;
+    app.stop().await;
+}
+
+/// A slice of a count is read under one version of the rule and written under the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn coupons_of_a_count_go_by_the_stock_that_the_rule_has_when_they_are_written() {
+    let app = TestApp::spawn().await;
+    let (api, db) = (&app.client, &app.db);
+    let node = Node::start(db, settings()).await;
+    let issue = &node.app.jobs.coupons().issue;
+    let write = async |rule: &str, stock: Value| {
+        let (path, number) = (jobs_of(rule), fresh_number());
+        let made = api.post_numbered(&path, &api.keys.marketing, &number, json!({"count": 20})).await.expect(201);
+        let job_id = made.json["job_id"].as_str().unwrap().parse().unwrap();
+        let mut conn = db.sql().await;
+        let job = store::get_job(&mut conn, Kind::IssueJob, job_id).await.unwrap();
+        let mut file = FileReader::new(node.app.office.clone(), db.secrets().into(), job_id, job.bytes);
+        let slice = issue.prepare(&job, &mut file, job.checkpoint(), 100).await.unwrap();
+        let path = format!("/v1/coupon-rules/{rule}");
+        let patch = api.raw(reqwest::Method::PATCH, &path).bearer_auth(&api.keys.marketing).header("if-match", "*");
+        api.send(patch.json(&json!({ "stock": stock }))).await.expect(200);
+        node.app.desk.rules.forget_all();
+        conn.execute("begin").await.unwrap();
+        let progress = issue.write(&mut conn, &job, &slice, node.app.clock.now()).await.unwrap();
+        conn.execute("commit").await.unwrap();
+        let first = progress.failures.first().map(|failure| (failure.ordinal, failure.code.clone()));
+        (progress.ok, progress.failed(), first)
+    };
+    let rule = api.rule(json!({})).await;
+    let left = Some((8, "stock_exhausted".to_owned()));
+    assert_eq!(write(&rule, json!(7)).await, (7, 13, left));
+    let rule = api.rule(json!({"stock": 7})).await;
+    assert_eq!(write(&rule, Value::Null).await, (20, 0, None));
+    assert_eq!(db.count("select count(*) from coupon").await, 27);
+    assert_eq!(db.count("select count(*) from coupon_index").await, 27);
+    node.app.stop().await;
     app.stop().await;
 }

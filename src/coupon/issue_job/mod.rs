@@ -14,7 +14,7 @@ pub mod http;
 pub mod preview;
 pub mod undo;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ use super::{
     bulk::{self, Bad, Holder, HolderColumn},
     decide::{Why, Wish, take_stock_of},
     desk::{Desk, DeskError},
-    rule::{Rule, RuleState},
+    rule::{Rule, RuleState, RuleVersion},
     world::World,
 };
 use crate::{
@@ -155,6 +155,17 @@ pub struct Slice {
     holding: Holding,
 }
 
+impl Slice {
+    /// The rows that are decided each by itself. Coupons of a count are all given or all refused, unless the rule has a stock
+    /// as it is written: that may do for some of them.
+    fn rows_under(&self, version: &RuleVersion) -> Cow<'_, [Row]> {
+        match self.rows.as_slice() {
+            [row] if row.holder.is_none() && !version.stock.is_unlimited() => row.apart().collect(),
+            rows => Cow::Borrowed(rows),
+        }
+    }
+}
+
 impl IssueJob {
     /// # Errors
     /// What is wrong with the row.
@@ -212,6 +223,7 @@ impl IssueJob {
     ) -> Result<(Vec<Row>, Vec<Failure>, (Checkpoint, bool)), JobError> {
         if options.count.is_some() {
             let count = (job.bytes - from.bytes).min(rows_max as i64);
+            debug_assert!(count > 0, "a job of a count that has come to its end has ended");
             let end = Checkpoint { bytes: from.bytes + count, lines: from.lines + count, rows: from.rows + count };
             let (at, referrer) = (from.rows + 1, options.referrer.clone());
             let rows = vec![Row { ordinal: at, line: at, holder: None, count, referrer }];
@@ -343,14 +355,9 @@ impl Work for IssueJob {
         let (valid_from, valid_until) = version.window(issued_at, self.desk.zone)?;
         let holders = slice.rows.iter().filter_map(|row| row.holder.as_ref());
         let owners = Box::pin(bulk::owners(conn, holders)).await?;
-        // Coupons of a count are all given or all refused unless there is a stock that may do for some of them.
-        let apart: Vec<Row> = match slice.rows.as_slice() {
-            [row] if row.holder.is_none() && !version.stock.is_unlimited() => row.apart().collect(),
-            _ => Vec::new(),
-        };
-        let all = if apart.is_empty() { &slice.rows } else { &apart };
+        let all = slice.rows_under(version);
         let (mut wishes, mut rows) = (Vec::with_capacity(all.len()), Vec::with_capacity(all.len()));
-        for row in all {
+        for row in &*all {
             let member_id = row.holder.as_ref().and_then(|holder| holder.of(&owners));
             if row.holder.is_some() && member_id.is_none() {
                 let refusal = Refusal::new(Code::MemberNotFound).detail("nobody has this identifier");
