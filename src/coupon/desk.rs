@@ -19,6 +19,7 @@ use super::{
     rule_store,
     validate::read::{FindStanding, FindStock},
     wallet::ListHeld,
+    warm::Warmth,
     world::Redemption,
     writer::{Act, CouponOp, CouponWriter, Doubts},
 };
@@ -207,6 +208,7 @@ impl Desk {
             rules: rules.clone(),
             stores: stores.clone(),
             doubts: Doubts::default(),
+            warmth: Warmth::new(lane),
         };
         let (online, offline) = (writer(), OfflineWriter { coupons: writer() });
         let resolver = ResolveWriter { clock: clock.clone() };

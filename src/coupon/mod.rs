@@ -89,6 +89,7 @@ pub mod till;
 pub mod totals;
 pub mod validate;
 pub mod wallet;
+pub mod warm;
 pub mod world;
 pub mod writer;
 

@@ -389,11 +389,11 @@ pub(super) async fn update_coupons(tx: &mut Tx<'_>, coupons: &[(&Coupon, bool)])
     Ok(())
 }
 
-fn receive_leaf(member_id: MemberId) -> Leaf {
+pub(super) fn receive_leaf(member_id: MemberId) -> Leaf {
     plan("coupon_receive").leaf_i64(member_id.get())
 }
 
-fn index_leaf(rule_id: RuleId) -> Leaf {
+pub(super) fn index_leaf(rule_id: RuleId) -> Leaf {
     plan("coupon_index").leaf_i64(rule_id.get())
 }
 

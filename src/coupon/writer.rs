@@ -3,12 +3,14 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard},
+    time::Instant,
 };
 
 use super::{
     decide::{self, Basket, Bind, Issue, Lock, Part, Redeem, Release, Reverse, Void},
     rule_cache::RuleBook,
     store,
+    warm::Warmth,
     world::{StockKey, World},
 };
 use crate::{
@@ -62,6 +64,11 @@ impl Act {
         }
     }
 
+    /// Whether it may change what the index rows of its coupons say.
+    fn changes_state(&self) -> bool {
+        matches!(self, Act::Redeem(_) | Act::Basket(_) | Act::Reverse(_) | Act::Void(_) | Act::Bind(_))
+    }
+
     /// The months that it may write rows of.
     fn months(&self) -> BTreeSet<Leaf> {
         let (coupon, ledger) = (plan("coupon"), plan("redemption"));
@@ -107,6 +114,7 @@ pub struct CouponWriter {
     pub rules: RuleBook,
     pub stores: StoreNames,
     pub doubts: Doubts,
+    pub warmth: Warmth,
 }
 
 /// Months that refused a row: a batch asks whether they stand before it decides about them, until they do.
@@ -133,13 +141,20 @@ impl Writer for CouponWriter {
         }
     }
 
+    async fn prepare(&self, ops: &[Arc<CouponOp>]) {
+        let codes = |ops: &mut dyn Iterator<Item = &Arc<CouponOp>>| ops.flat_map(|op| op.act.code_ids()).collect();
+        let changed = codes(&mut ops.iter().filter(|op| op.act.changes_state()));
+        self.warmth.warm(codes(&mut ops.iter()), &changed).await;
+    }
+
     async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<CouponOp>]) -> Result<Vec<Answer>, WriteError> {
-        let now = self.clock.now();
+        let (now, began) = (self.clock.now(), Instant::now());
         let tickets: Vec<Option<&Ticket>> = ops.iter().map(|op| Some(&op.ticket)).collect();
         let claims = claim(tx, now, &tickets).await?;
         let live: Vec<&CouponOp> =
             ops.iter().zip(&claims).filter(|(_, claim)| **claim == Claim::Won).map(|(op, _)| &**op).collect();
         let mut world = self.load(tx, World::new(now, self.zone), &live).await?;
+        self.warmth.saw(live.len(), began.elapsed());
         // Locks may have been waited for: what is decided and recorded is of now.
         world.now = self.clock.now();
 

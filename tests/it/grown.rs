@@ -10,11 +10,13 @@ use tessera::{
 use crate::support::{TestApp, TestDb, server::fresh_number};
 
 /// What finds rows by a whole key while a till waits. Each table's neighbours share the first part of the key.
-const BY_KEY: [&str; 18] = [
+const BY_KEY: [&str; 20] = [
     "coupon/lock",
     "coupon/update_use",
+    "coupon_index/touch",
     "coupon_index/update_holder",
     "coupon_index/update_state",
+    "coupon_receive/touch",
     "coupon_receive/update_state",
     "coupon_stock/find",
     "coupon_stock/lock",

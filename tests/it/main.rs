@@ -43,6 +43,7 @@ mod states;
 mod support;
 mod verify;
 mod wallet;
+mod warm;
 
 /// Tables that the tests of this binary add to the schema.
 const MORE_SCHEMA: &str = "";

@@ -58,6 +58,11 @@ pub trait Writer: Send + Sync + 'static {
         1
     }
 
+    /// Whatever is worth doing before the transaction. Nothing may depend on it: when a batch is run again, it is not.
+    fn prepare<'t>(&'t self, _ops: &'t [Arc<Self::Op>]) -> impl Future<Output = ()> + Send + 't {
+        std::future::ready(())
+    }
+
     /// Decides every request, in order of arrival, and writes what was granted. No effect outside the transaction,
     /// since it may be run again.
     fn run<'t>(
@@ -388,6 +393,7 @@ impl<W: Writer> Bucket for WriterBucket<W> {
             let ops: Vec<Arc<W::Op>> = requests.iter().map(|one| Arc::clone(&one.op)).collect();
             let started = Instant::now();
             let mut cost = Cost { batch: ops.len() as u32, ..Cost::default() };
+            self.writer.prepare(&ops).await;
             let answers = self.run(conn, &ops, &mut cost).await;
             cost.database = started.elapsed();
             metrics::histogram!("tessera_lane_batch_requests", "writer" => W::NAME).record(ops.len() as f64);
