@@ -1,9 +1,9 @@
 //! Rows brought into memory before a batch that would wait for the disk row by row.
 //!
 //! A batch locks and reads the rows of its requests one after the other. In memory that takes tens of microseconds a
-//! row; from a disk ten times as long, and the few writers there are leave the disk idle meanwhile. So when the rows of a batch were
-//! slow to come, for a while each batch first has its rows read through the lane's readers, of which there are more
-//! when they are late: the disk gets many requests at once, and the batch finds its pages in memory.
+//! row; from a disk ten times as long, and the few writers there are leave the disk idle meanwhile. So when the rows of
+//! a batch were slow to come, for a while each batch first has its rows read through the lane's readers, of which there
+//! are more when they are late: the disk gets many requests at once, and the batch finds its pages in memory.
 //!
 //! Nothing is decided by what is read here, and what fails is left out.
 

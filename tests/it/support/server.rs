@@ -104,7 +104,7 @@ impl Response {
 
 impl Client {
     pub fn new(base: String, keys: Keys) -> Self {
-        let http = reqwest::Client::builder().read_timeout(Duration::from_secs(30)).no_proxy().build().unwrap();
+        let http = reqwest::Client::builder().read_timeout(Duration::from_secs(120)).no_proxy().build().unwrap();
         Self { http, base, keys }
     }
 
