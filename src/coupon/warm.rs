@@ -65,16 +65,20 @@ impl Warmth {
         }
     }
 
-    /// Brings in the rows of coupons that are about to be locked, if rows have been slow to come. `changed`: those whose
-    /// index rows will be written too.
-    pub async fn warm(&self, coupons: BTreeSet<CodeId>, changed: &BTreeSet<CodeId>) {
+    /// Brings in the rows of coupons that are about to be locked, if rows have been slow to come. `wanted` gives them, and
+    /// those whose index rows will be written too; it is not asked otherwise.
+    pub async fn warm(&self, wanted: impl FnOnce() -> (BTreeSet<CodeId>, BTreeSet<CodeId>)) {
+        if millis(self.epoch.elapsed()) >= self.until_ms.load(Ordering::Relaxed) {
+            return;
+        }
+        let (coupons, changed) = wanted();
         // Of one coupon there is nothing to bring in at once.
-        if coupons.len() < 2 || millis(self.epoch.elapsed()) >= self.until_ms.load(Ordering::Relaxed) {
+        if coupons.len() < 2 {
             return;
         }
         metrics::counter!("tessera_warmed_batches_total").increment(1);
         // What takes longer goes on in the lane; only the batch does not wait for it.
-        let _ = tokio::time::timeout(WAIT_MAX, self.bring_in(coupons, changed)).await;
+        let _ = tokio::time::timeout(WAIT_MAX, self.bring_in(coupons, &changed)).await;
     }
 
     async fn bring_in(&self, coupons: BTreeSet<CodeId>, changed: &BTreeSet<CodeId>) {
@@ -95,7 +99,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// `coupon_receive/touch`.
+/// `coupon_receive/find`.
 struct TouchReceived;
 
 impl Read for TouchReceived {
@@ -112,11 +116,11 @@ impl Read for TouchReceived {
         leaf: Leaf,
         keys: &[(MemberId, CodeId)],
     ) -> Result<HashMap<(MemberId, CodeId), ()>, sqlx::Error> {
-        touch(conn, query("coupon_receive/touch").on(&[leaf]), keys).await
+        touch(conn, query("coupon_receive/find").on(&[leaf]), keys).await
     }
 }
 
-/// `coupon_index/touch`.
+/// `coupon_index/find`.
 struct TouchIndexed;
 
 impl Read for TouchIndexed {
@@ -133,7 +137,7 @@ impl Read for TouchIndexed {
         leaf: Leaf,
         keys: &[(RuleId, CodeId)],
     ) -> Result<HashMap<(RuleId, CodeId), ()>, sqlx::Error> {
-        touch(conn, query("coupon_index/touch").on(&[leaf]), keys).await
+        touch(conn, query("coupon_index/find").on(&[leaf]), keys).await
     }
 }
 

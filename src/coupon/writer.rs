@@ -143,8 +143,8 @@ impl Writer for CouponWriter {
 
     async fn prepare(&self, ops: &[Arc<CouponOp>]) {
         let codes = |ops: &mut dyn Iterator<Item = &Arc<CouponOp>>| ops.flat_map(|op| op.act.code_ids()).collect();
-        let changed = codes(&mut ops.iter().filter(|op| op.act.changes_state()));
-        self.warmth.warm(codes(&mut ops.iter()), &changed).await;
+        let wanted = || (codes(&mut ops.iter()), codes(&mut ops.iter().filter(|op| op.act.changes_state())));
+        self.warmth.warm(wanted).await;
     }
 
     async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<CouponOp>]) -> Result<Vec<Answer>, WriteError> {

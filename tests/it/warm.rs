@@ -36,23 +36,22 @@ async fn rows_are_brought_in_only_after_some_were_slow_and_only_those_that_will_
     let codes: BTreeSet<CodeId> = codes.into_iter().collect();
     let node = Node::start(db, patient()).await;
     let warmth = Warmth::new(&node.app.lane);
-    let none = BTreeSet::new();
     let shut = shut(db, rule_id).await;
 
     // Nobody has been slow; two that took a while together were not.
     warmth.saw(100, Duration::from_millis(30));
-    warmth.warm(codes.clone(), &codes).await;
+    warmth.warm(|| (codes.clone(), codes.clone())).await;
     // One coupon is read as soon by the batch itself.
     warmth.saw(2, Duration::from_millis(30));
     let one: BTreeSet<CodeId> = codes.iter().copied().take(1).collect();
-    warmth.warm(one.clone(), &one).await;
+    warmth.warm(|| (one.clone(), one.clone())).await;
     // Coupons that are only locked have no index rows to write.
-    warmth.warm(codes.clone(), &none).await;
+    warmth.warm(|| (codes.clone(), BTreeSet::new())).await;
     assert_eq!(waiting_for_locks(db).await, 0);
 
     // It gives up waiting, not reading.
     warmth.saw(2, Duration::from_millis(30));
-    warmth.warm(codes.clone(), &codes).await;
+    warmth.warm(|| (codes.clone(), codes.clone())).await;
     assert_eq!(waiting_for_locks(db).await, 1);
     shut.close().await.unwrap();
     until("the rows are read", async || node.app.lane.waiting().0 == 0 && waiting_for_locks(db).await == 0).await;

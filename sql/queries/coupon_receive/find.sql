@@ -1,4 +1,4 @@
--- verify::projection::RECEIVE
+-- verify::projection::RECEIVE, coupon::warm::TouchReceived
 -- touches: coupon_receive=1
 -- route: coupon_receive=$1
 -- sample: select array[member_id], array[code_id] from coupon_receive limit 1
