@@ -67,8 +67,7 @@ fn script(stage: &Stage) -> String {
 \\set member random(1, {}) << 22
 \\set code ({today} << 41) | random(1 << 39, 1 << 40)
 begin;
-insert into flat.request (created_at, digest, key, day) values (now(), 1, md5(:code::text)::uuid, date '{day}') \
-         on conflict (day, key) do nothing returning day, key;
+select r.digest, r.status, r.answer from flat.request r where r.day = date '{day}' and r.key = md5(:code::text)::uuid;
 select m.member_id, m.state, m.kind, m.muted from flat.member m where m.member_id = :member for share;
 insert into flat.coupon_stock (rule_id, issued) values (:rule, 1) \
          on conflict (rule_id, period, store_no) do update set issued = coupon_stock.issued + 1;
@@ -80,9 +79,9 @@ insert into flat.coupon_receive (member_id, code_id, rule_id, valid_until, state
          values (:member, :code, :rule, now() + interval '30 days', 1);
 insert into flat.coupon_index (rule_id, code_id, valid_until, member_id, state) \
          values (:rule, :code, now() + interval '30 days', :member, 1);
-update flat.request set status = 201, answer = '{{\"coupons\":[{{\"code\":\"' || :code || '\",\"state\":\"issued\",\
-         \"valid_from\":\"{day}T12:00:00.000Z\",\"valid_until\":\"{day}T16:00:00.000Z\",\"member_id\":\"' || :member || '\"}}]}}' \
-         where day = date '{day}' and key = md5(:code::text)::uuid;
+insert into flat.request (created_at, digest, key, day, status, answer) \
+         values (now(), 1, md5(:code::text)::uuid, date '{day}', 201, '{{\"coupons\":[{{\"code\":\"' || :code || '\",\"state\":\"issued\",\
+         \"valid_from\":\"{day}T12:00:00.000Z\",\"valid_until\":\"{day}T16:00:00.000Z\",\"member_id\":\"' || :member || '\"}}]}}');
 insert into flat.event (event_id, created_at, subject, kind, body) values (:code, now(), :rule, 1, \
          '{{\"rule_id\":\"' || :rule || '\",\"rule_version\":1,\"member_id\":\"' || :member || '\",\"count\":1}}');
 commit;

@@ -68,14 +68,14 @@ fn script(stage: &Stage) -> String {
 \\set rule {rule}
 \\set id {id}
 begin;
-insert into flat.request (created_at, digest, key, day) values (now(), 1, md5(:n::text)::uuid, date '{day}') \
-         on conflict (day, key) do nothing returning day, key;
+select r.digest, r.status, r.answer from flat.request r where r.day = date '{day}' and r.key = md5(:n::text)::uuid;
 select c.code_id, c.rule_id, c.issued_at, c.valid_from, c.valid_until, c.member_id, c.redemption_id, c.redeemed_at, \
          c.lock_until, c.legacy_key, c.rule_version, c.issue_store_no, c.redeemed_store_no, c.state, c.uses, c.cycles, \
          c.counted, c.lock_order, c.order_ref, c.referrer, c.void_reason \
          from flat.coupon c where c.code_id = :code for update;
 select m.member_id, m.state, m.kind, m.muted from flat.member m where m.member_id = :member for share;
-update flat.request set status = 200, answer = {answer} where day = date '{day}' and key = md5(:n::text)::uuid;
+insert into flat.request (created_at, digest, key, day, status, answer) \
+         values (now(), 1, md5(:n::text)::uuid, date '{day}', 200, {answer});
 update flat.coupon set redemption_id = :id, redeemed_at = now(), redeemed_store_no = 1, state = 2, uses = 1, \
          order_ref = 'S0001-' || :n where code_id = :code;
 update flat.coupon_receive set state = 2 where member_id = :member and code_id = :code;

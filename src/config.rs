@@ -310,7 +310,7 @@ pub struct LaneSettings {
     #[arg(long, env = "TESSERA_READ_BATCH_MAX", default_value_t = 256, global = true, hide_short_help = true,
           value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub read_batch_max: u16,
-    /// Most writes in one transaction; 1 turns batching off.
+    /// Most writes in one transaction; 1 turns batching off. Each takes a place in the server's table of locks.
     #[arg(long, env = "TESSERA_WRITE_BATCH_MAX", default_value_t = 64, global = true, hide_short_help = true,
           value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub write_batch_max: u16,
@@ -334,8 +334,8 @@ pub struct LaneSettings {
     #[arg(long, env = "TESSERA_LANE_STATEMENT_TIMEOUT", default_value = "5s", value_parser = parse_duration,
           global = true, hide_short_help = true, value_name = "TIME")]
     pub lane_statement_timeout: Duration,
-    /// Longest wait for a lock in the lane.
-    #[arg(long, env = "TESSERA_LANE_LOCK_TIMEOUT", default_value = "2s", value_parser = parse_duration, global = true,
+    /// Longest wait for a lock in the lane; what waited for so long tries again until its own wait is over.
+    #[arg(long, env = "TESSERA_LANE_LOCK_TIMEOUT", default_value = "500ms", value_parser = parse_duration, global = true,
           hide_short_help = true, value_name = "TIME")]
     pub lane_lock_timeout: Duration,
     /// Prepared statements kept per lane connection, about 35 KiB each; of one that writes, twice as many.

@@ -142,7 +142,7 @@ impl Stage {
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
             ("jit", "off"),
-            ("lock_timeout", "2000"),
+            ("lock_timeout", "500"),
             ("statement_timeout", "5000"),
         ]
     }

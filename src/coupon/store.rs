@@ -1,6 +1,7 @@
 //! The SQL of coupons, their index rows, counters and ledger.
 //!
-//! Lock order, here and wherever else these tables are written: `request`, `member_key`, `coupon`, `member`,
+//! Lock order, here and wherever else these tables are written: `request` (its rows are waited for by nobody, see
+//! [`store`](crate::request::store)), `member_key`, `coupon`, `member`,
 //! `coupon_receive`, `coupon_index`, `coupon_history_index`, `member_rule`, `coupon_stock`, `redemption`,
 //! `redemption_conflict`, `event`; rows by (leaf, key). A base row and its index rows are written by `insert_coupons`,
 //! `copy_coupons`, `bind_coupons` and `update_coupons` and by nothing else; those of old codes, which are claimed first, by
@@ -113,7 +114,16 @@ fn raw<T: Copy + Into<i64>>(ids: &[T]) -> Vec<i64> {
     ids.iter().map(|id| (*id).into()).collect()
 }
 
-/// Locks coupons, in the order of the lock order, and reads them. Those that do not exist are left out.
+/// Locks coupons, in the order of the lock order, and reads them. Those that do not exist are left out, and those that
+/// somebody else has locked.
+pub(super) async fn lock_free_coupons(
+    tx: &mut Tx<'_>,
+    code_ids: Vec<CodeId>,
+) -> Result<HashMap<CodeId, Coupon>, WriteError> {
+    fetch_coupons(tx, query("coupon/lock_free"), code_ids).await
+}
+
+/// As [`lock_free_coupons`], and waits for those that somebody else has locked.
 pub(super) async fn lock_coupons(
     tx: &mut Tx<'_>,
     code_ids: Vec<CodeId>,

@@ -107,7 +107,21 @@ pub struct World {
     pub stores: HashMap<StoreNo, Arc<str>>,
     /// Months of coupons and of the ledger that take no rows, of those that the batch has asked about.
     pub closed: BTreeMap<Leaf, Closed>,
+    pub blocked: Blocked,
     pub changed: Changed,
+}
+
+/// Rows that are there and that somebody else holds.
+#[derive(Default)]
+pub struct Blocked {
+    pub coupons: HashSet<CodeId>,
+    pub members: HashSet<MemberId>,
+}
+
+impl Blocked {
+    pub fn is_empty(&self) -> bool {
+        self.coupons.is_empty() && self.members.is_empty()
+    }
 }
 
 /// What the decisions of a batch have changed and the writer has to write.
@@ -140,6 +154,7 @@ impl World {
             redemptions: HashMap::new(),
             stores: HashMap::new(),
             closed: BTreeMap::new(),
+            blocked: Blocked::default(),
             changed: Changed::default(),
         }
     }
@@ -153,6 +168,11 @@ impl World {
             true => Ok(()),
             false => Err(Refusal::new(Code::MonthRetired).with(name, day.to_string())),
         }
+    }
+
+    /// Of these coupons, those that are neither among the rows nor held by somebody else.
+    pub fn absent<'c>(&self, code_ids: &'c BTreeSet<CodeId>) -> impl Iterator<Item = &'c CodeId> {
+        code_ids.iter().filter(|id| !self.coupons.contains_key(id) && !self.blocked.coupons.contains(id))
     }
 
     /// Why a coupon is not among the rows.

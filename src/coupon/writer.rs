@@ -1,4 +1,5 @@
-//! The batch of coupon writes: claim, lock, decide in order of arrival, write what was granted.
+//! The batch of coupon writes: claim, lock, decide in order of arrival, write what was granted. What somebody else holds is
+//! not waited for: who needs it is put aside.
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +26,7 @@ use crate::{
     member,
     partition::{self, Leaf, plan},
     problem::Refusal,
-    request::store::{Answer, Claim, Ticket, claim, look_up, update_answers},
+    request::store::{Answer, Claim, Ticket, claim, insert_answers, look_up},
 };
 
 /// One coupon request, with the number that makes it repeatable.
@@ -62,6 +63,26 @@ impl Act {
             Act::Bind(op) => vec![op.code_id],
             Act::Issue(_) | Act::Refuse(_) => Vec::new(),
         }
+    }
+
+    /// The members whose standing it looks at.
+    fn members(&self, world: &World) -> Vec<MemberId> {
+        match self {
+            Act::Issue(issue) => issue.member_id.into_iter().collect(),
+            Act::Bind(bind) => vec![bind.member_id],
+            Act::Redeem(_) | Act::Basket(_) | Act::Lock(_) | Act::Void(_) => {
+                self.code_ids().iter().filter_map(|code_id| world.coupons.get(code_id)?.holder).collect()
+            }
+            Act::Reverse(_) | Act::Release(_) | Act::Refuse(_) => Vec::new(),
+        }
+    }
+
+    /// Whether somebody else holds what it needs.
+    pub(super) fn is_blocked(&self, world: &World) -> bool {
+        let blocked = &world.blocked;
+        !blocked.is_empty()
+            && (self.code_ids().iter().any(|code_id| blocked.coupons.contains(code_id))
+                || self.members(world).iter().any(|member_id| blocked.members.contains(member_id)))
     }
 
     /// Whether it may change what the index rows of its coupons say.
@@ -147,10 +168,10 @@ impl Writer for CouponWriter {
         self.warmth.warm(wanted).await;
     }
 
-    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<CouponOp>]) -> Result<Vec<Answer>, WriteError> {
+    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<CouponOp>]) -> Result<Vec<Option<Answer>>, WriteError> {
         let (now, began) = (self.clock.now(), Instant::now());
         let tickets: Vec<Option<&Ticket>> = ops.iter().map(|op| Some(&op.ticket)).collect();
-        let claims = claim(tx, now, &tickets).await?;
+        let claims = claim(tx, &tickets).await?;
         let live: Vec<&CouponOp> =
             ops.iter().zip(&claims).filter(|(_, claim)| **claim == Claim::Won).map(|(op, _)| &**op).collect();
         let mut world = self.load(tx, World::new(now, self.zone), &live).await?;
@@ -159,23 +180,26 @@ impl Writer for CouponWriter {
         world.now = self.clock.now();
 
         // In order of arrival, each seeing those before it.
-        let mut answers: Vec<Answer> = Vec::with_capacity(ops.len());
-        for (op, claim) in ops.iter().zip(&claims) {
+        let mut answers: Vec<Option<Answer>> = Vec::with_capacity(ops.len());
+        let mut decided: Vec<usize> = Vec::with_capacity(ops.len());
+        for (position, (op, claim)) in ops.iter().zip(&claims).enumerate() {
             let answer = match claim {
-                Claim::Won => op.act.decide(&mut world),
-                Claim::Answered(answer) => answer.clone(),
-                Claim::Follows(leader) => Answer { replayed: true, ..answers[*leader].clone() },
+                Claim::Won if op.act.is_blocked(&world) => None,
+                Claim::Won => {
+                    decided.push(position);
+                    Some(op.act.decide(&mut world))
+                }
+                Claim::Answered(answer) => Some(answer.clone()),
+                Claim::Follows(leader) => {
+                    answers[*leader].as_ref().map(|answer| Answer { replayed: true, ..answer.clone() })
+                }
+                Claim::Busy => None,
             };
             answers.push(answer);
         }
-        let decided: Vec<(&Ticket, &Answer)> = ops
-            .iter()
-            .zip(&claims)
-            .zip(&answers)
-            .filter(|((_, claim), _)| **claim == Claim::Won)
-            .map(|((op, _), answer)| (&op.ticket, answer))
-            .collect();
-        update_answers(tx, &decided).await?;
+        let decided: Vec<(&Ticket, &Answer)> =
+            decided.iter().filter_map(|&at| Some((&ops[at].ticket, answers[at].as_ref()?))).collect();
+        insert_answers(tx, world.now, &decided).await?;
         // What was put off is sent here, so that a month's refusal is told apart.
         let written = async {
             write(tx, world).await?;
@@ -216,10 +240,7 @@ impl CouponWriter {
         code_ids: &BTreeSet<CodeId>,
     ) -> Result<(), WriteError> {
         let mut asked: BTreeSet<Leaf> = BTreeSet::new();
-        if world.coupons.len() < code_ids.len() {
-            let missing = code_ids.iter().filter(|code_id| !world.coupons.contains_key(code_id));
-            asked.extend(missing.map(|code_id| plan("coupon").leaf_i64(code_id.get())));
-        }
+        asked.extend(world.absent(code_ids).map(|code_id| plan("coupon").leaf_i64(code_id.get())));
         let doubted = self.doubts.leaves().clone();
         if !doubted.is_empty() {
             asked.extend(ops.iter().flat_map(|op| op.act.months()).filter(|month| doubted.contains(month)));
@@ -240,13 +261,17 @@ impl CouponWriter {
     pub(super) async fn load(&self, tx: &mut Tx<'_>, mut world: World, ops: &[&CouponOp]) -> Result<World, WriteError> {
         let code_ids: BTreeSet<CodeId> = ops.iter().flat_map(|op| op.act.code_ids()).collect();
         if !code_ids.is_empty() {
-            world.coupons = store::lock_coupons(tx, code_ids.iter().copied().collect()).await?;
+            world.coupons = store::lock_free_coupons(tx, code_ids.iter().copied().collect()).await?;
+        }
+        let absent: Vec<CodeId> = world.absent(&code_ids).copied().collect();
+        if !absent.is_empty() {
+            world.blocked.coupons = store::find_coupons(tx, absent).await?.into_keys().collect();
         }
         self.ask_about_months(tx, &mut world, ops, &code_ids).await?;
         let need = Need::of(&world, ops);
         self.rules.load_for(tx, &mut world, &need.issued).await?;
         if !need.members.is_empty() {
-            world.members = member::store::standings(tx, need.members.into_iter().collect()).await?;
+            (world.members, world.blocked.members) = member::store::free_standings(tx, need.members).await?;
         }
         // A count is made only for a member that exists.
         let taken: Vec<_> = need.taken.into_iter().filter(|(member, _)| world.members.contains_key(member)).collect();
@@ -287,28 +312,22 @@ impl Need {
         let mut need = Self::default();
         let coupon = |code_id: &CodeId| world.coupons.get(code_id);
         for op in ops {
+            need.members.extend(op.act.members(world));
             match &op.act {
                 Act::Reverse(reverse) => drop(need.undone.insert(reverse.redemption_id)),
                 Act::Issue(issue) => {
                     need.issued.insert(issue.rule.rule_id);
-                    need.members.extend(issue.member_id);
                     need.taken.extend(issue.member_id.map(|member_id| (member_id, issue.rule.rule_id)));
                 }
                 Act::Void(void) => {
                     if let Some((holder, coupon)) = coupon(&void.code_id).and_then(|c| Some((c.holder?, c))) {
-                        need.members.insert(holder);
                         need.taken.insert((holder, coupon.rule_id));
                     }
                 }
                 Act::Bind(bind) => {
-                    need.members.insert(bind.member_id);
                     need.taken.extend(coupon(&bind.code_id).map(|coupon| (bind.member_id, coupon.rule_id)));
                 }
-                Act::Redeem(_) | Act::Basket(_) | Act::Lock(_) => {
-                    let codes = op.act.code_ids();
-                    need.members.extend(codes.iter().filter_map(|code_id| coupon(code_id)?.holder));
-                }
-                Act::Release(_) | Act::Refuse(_) => {}
+                Act::Redeem(_) | Act::Basket(_) | Act::Lock(_) | Act::Release(_) | Act::Refuse(_) => {}
             }
         }
         need

@@ -243,6 +243,9 @@ impl From<LaneError> for ApiError {
         match error {
             // Ordinary under load and at the end: counted by the lane, not logged for each request.
             LaneError::Overloaded => Code::Overloaded.into(),
+            LaneError::Busy => Refusal::new(Code::Unavailable)
+                .detail("another request holds what this one needs, and has not ended; nothing was done")
+                .into(),
             LaneError::Stopping => Refusal::new(Code::Unavailable).detail("the service is stopping").into(),
             LaneError::OutcomeUnknown => Self::failed(Code::OutcomeUnknown, error),
             LaneError::Unavailable(_) => Self::failed(Code::Unavailable, error),

@@ -213,10 +213,10 @@ impl Writer for EditWriter {
     /// Edits of one member would have to see each other's; and they wait for nobody but their member.
     const BATCHED: bool = false;
 
-    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<EditOp>]) -> Result<Vec<Self::Answer>, WriteError> {
+    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<EditOp>]) -> Result<Vec<Option<Self::Answer>>, WriteError> {
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
-            answers.push(self.edit(tx, op).await?);
+            answers.push(Some(self.edit(tx, op).await?));
         }
         Ok(answers)
     }

@@ -27,7 +27,7 @@ use crate::{
     event::{self, Kind as EventKind, NewEvent},
     id::{EventId, MemberId},
     problem::{Code, Refusal},
-    request::store::{Answer, Claim, Ticket, claim, look_up, update_answers},
+    request::store::{Answer, Claim, Ticket, claim, insert_answers, look_up},
     secret::Secrets,
 };
 
@@ -119,7 +119,7 @@ impl Writer for RegisterWriter {
     const NAME: &'static str = "register";
     const BATCHED: bool = false;
 
-    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<Register>]) -> Result<Vec<Registered>, WriteError> {
+    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<Register>]) -> Result<Vec<Option<Registered>>, WriteError> {
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
             answers.push(self.register(tx, op).await?);
@@ -167,11 +167,13 @@ impl RegisterWriter {
             .collect()
     }
 
-    async fn register(&self, tx: &mut Tx<'_>, op: &Register) -> Result<Registered, WriteError> {
+    /// `None` while another registration under the same number is under way.
+    async fn register(&self, tx: &mut Tx<'_>, op: &Register) -> Result<Option<Registered>, WriteError> {
         let now = self.clock.now();
-        match claim(tx, now, &[op.ticket.as_ref()]).await?.remove(0) {
+        match claim(tx, &[op.ticket.as_ref()]).await?.remove(0) {
             Claim::Won => {}
-            Claim::Answered(answer) => return Ok(answer.into()),
+            Claim::Answered(answer) => return Ok(Some(answer.into())),
+            Claim::Busy => return Ok(None),
             Claim::Follows(_) => unreachable!("a batch of one has nobody to follow"),
         }
         let decided = match &op.refusal {
@@ -182,9 +184,9 @@ impl RegisterWriter {
             },
         };
         if let Some(ticket) = &op.ticket {
-            update_answers(tx, &[(ticket, &decided.answer)]).await?;
+            insert_answers(tx, now, &[(ticket, &decided.answer)]).await?;
         }
-        Ok(decided)
+        Ok(Some(decided))
     }
 
     async fn decide(

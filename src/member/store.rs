@@ -1,6 +1,6 @@
 //! The SQL of members, their identifiers and the index of those.
 //!
-//! Lock order: `request`, claims of `member_key`, `member`, the tables of its family by name, the logs, `event`; rows by
+//! Lock order: request numbers, claims of `member_key`, `member`, the tables of its family by name, the logs, `event`; rows by
 //! (leaf, key). A row of `member_key` that stands is changed or deleted only by who has locked the member that it names,
 //! so it needs no place in that order: nobody waits for a member while holding one, and who claims a key that is being
 //! deleted waits for somebody who waits for nobody. A member and its keys are written in one transaction. While two versions of the blind key live, an identifier has a row of each in
@@ -30,7 +30,7 @@ use crate::{
         row::row_by_place,
     },
     id::{MemberId, StoreNo},
-    partition::{Leaf, plan, query},
+    partition::{Leaf, Query, plan, query},
     secret::Secrets,
 };
 
@@ -190,11 +190,34 @@ impl Read for FindKey {
     }
 }
 
-/// What decides over the coupons of these members. Those that do not exist are left out.
+/// What decides over the coupons of these members, who stay as they are until the transaction ends; waits for those whom
+/// somebody else changes. Those that do not exist are left out.
 pub async fn standings(tx: &mut Tx<'_>, member_ids: Vec<MemberId>) -> Result<HashMap<MemberId, Standing>, WriteError> {
+    fetch_standings(tx, query("member/standing"), member_ids).await
+}
+
+/// As [`standings`], but waits for nobody: gives the members whom somebody else changes apart.
+pub async fn free_standings(
+    tx: &mut Tx<'_>,
+    member_ids: BTreeSet<MemberId>,
+) -> Result<(HashMap<MemberId, Standing>, HashSet<MemberId>), WriteError> {
+    let free = fetch_standings(tx, query("member/standing_free"), member_ids.iter().copied().collect()).await?;
+    let others: Vec<MemberId> = member_ids.into_iter().filter(|id| !free.contains_key(id)).collect();
+    if others.is_empty() {
+        return Ok((free, HashSet::new()));
+    }
+    let blocked = fetch_standings(tx, query("member/find_standing"), others).await?;
+    Ok((free, blocked.into_keys().collect()))
+}
+
+async fn fetch_standings(
+    tx: &mut Tx<'_>,
+    query: &'static Query,
+    member_ids: Vec<MemberId>,
+) -> Result<HashMap<MemberId, Standing>, WriteError> {
     let mut statements = Vec::new();
     for (target, ids) in tx.targets(member_ids, |id| (member_leaf(*id), *id)) {
-        statements.push(tx.statement(query("member/standing"), target).bind(column(&ids, |id| id.get())));
+        statements.push(tx.statement(query, target).bind(column(&ids, |id| id.get())));
     }
     let rows: Vec<(MemberId, i16, i16, bool)> = tx.fetch(statements).await?;
     let standing = |(member_id, state, kind, muted)| {

@@ -1,10 +1,12 @@
 //! Claiming request numbers and keeping their first answers.
 //!
-//! The claim is an insert: whoever's row stands is the one who decides. A claim that meets one in flight waits for its
-//! end. Numbers that are good for two days claim both rows and have won only with both.
+//! A row of `request` is written with its answer, in the transaction of the effects: whoever's row stands is the one who
+//! decided. That two do not decide about one number beside each other is seen to before, by a lock in the server's memory
+//! that is tried and not waited for: who does not get it is told [`Claim::Busy`]. Should two decide all the same, the row
+//! of one is in the way of the other's, which is then decided again. Numbers that are good for two days have two rows.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -14,7 +16,7 @@ use uuid::Uuid;
 
 use super::RequestNumber;
 use crate::{
-    db::lane::{Tx, WriteError, column},
+    db::lane::{Statement, Tx, WriteError, column},
     partition::{Leaf, plan, query},
     problem::{Code, Refusal},
 };
@@ -66,121 +68,113 @@ pub enum Claim {
     Answered(Answer),
     /// Another request of the same batch has the number: it gets the answer of that one, or `request_number_reused`.
     Follows(usize),
+    /// Somebody else is deciding about the number.
+    Busy,
 }
 
 type Row = (NaiveDate, Uuid);
-/// Day, key, digest, status and answer. The last two are missing while the claim is being decided.
+/// Day, key, digest, status and answer.
 pub(super) type FoundRow = (NaiveDate, Uuid, i64, Option<i16>, Option<String>);
 
 fn leaf(row: &Row) -> (Leaf, Row) {
     (plan("request").leaf_date(row.0), *row)
 }
 
-/// Claims the numbers of a batch. `None` is a request without a number, which is always decided.
+/// Of locks, those that nobody else has. It names no table.
+const TRY_LOCK: &str =
+    "select t.lock from (select unnest($1::bigint[]) as lock) as t where pg_try_advisory_xact_lock(t.lock)";
+
+/// The lock of a number. Two numbers may share one, which then wait for each other.
+fn lock_of(key: Uuid) -> i64 {
+    let (high, low) = key.as_u64_pair();
+    (high ^ low).cast_signed()
+}
+
+/// Claims the numbers of a batch. `None` is a request without a number, which is always decided. A claim that was won is
+/// kept by [`insert_answers`].
 ///
 /// # Errors
-/// [`WriteError::Again`] when a row was in the way that is gone now.
-pub async fn claim(tx: &mut Tx<'_>, now: DateTime<Utc>, tickets: &[Option<&Ticket>]) -> Result<Vec<Claim>, WriteError> {
+/// [`WriteError`], of a statement.
+pub async fn claim(tx: &mut Tx<'_>, tickets: &[Option<&Ticket>]) -> Result<Vec<Claim>, WriteError> {
     let mut claims = vec![Claim::Won; tickets.len()];
     let mut first: HashMap<Row, usize> = HashMap::new();
-    let mut wanted: Vec<(Row, i64)> = Vec::new();
-    let mut clashes: Vec<(usize, usize)> = Vec::new();
+    // Who comes after another with the same number, and whether it says the same.
+    let mut after: Vec<(usize, usize, bool)> = Vec::new();
     for (position, ticket) in tickets.iter().enumerate() {
         let Some(ticket) = ticket else { continue };
         let rows = || ticket.number.days.iter().map(|day| (day, ticket.number.key));
         if let Some(leader) = rows().find_map(|row| first.get(&row)) {
-            // With another body it is refused, unless its own first answer stands: that is looked at below.
-            if tickets[*leader].is_some_and(|of| of.digest == ticket.digest) {
-                claims[position] = Claim::Follows(*leader);
-            } else {
-                claims[position] = Claim::Answered(Answer::refused(Code::RequestNumberReused));
-                clashes.push((position, *leader));
-            }
-            continue;
-        }
-        for row in rows() {
-            first.insert(row, position);
-            wanted.push((row, ticket.digest));
+            after.push((position, *leader, tickets[*leader].is_some_and(|of| of.digest == ticket.digest)));
+        } else {
+            first.extend(rows().map(|row| (row, position)));
         }
     }
-    let won = insert(tx, now, wanted).await?;
-
-    let mut lost: Vec<Row> = Vec::new();
-    let mut give_back: Vec<Row> = Vec::new();
-    for (row, position) in &first {
-        let ticket = tickets[*position].expect("only requests with a ticket were entered");
-        let whole = ticket.number.days.iter().all(|day| won.contains(&(day, ticket.number.key)));
-        match (whole, won.contains(row)) {
-            (true, _) => {}
-            (false, true) => give_back.push(*row),
-            (false, false) => lost.push(*row),
-        }
-    }
-    if lost.is_empty() {
+    if first.is_empty() {
         return Ok(claims);
     }
-    delete(tx, give_back).await?;
-    let answers = find(tx, lost.clone()).await?;
+    let (free, answers) = lock_and_find(tx, first.keys().copied().collect()).await?;
+
     // The older day first: of two answers the first one counts.
-    lost.sort_unstable();
-    for row in lost {
-        let position = first[&row];
-        if claims[position] != Claim::Won {
-            continue;
+    let mut rows: Vec<(Row, usize)> = first.into_iter().collect();
+    rows.sort_unstable();
+    for (row, position) in rows {
+        if claims[position] == Claim::Won {
+            let digest = tickets[position].expect("only requests with a ticket were entered").digest;
+            claims[position] = claim_of(&row, digest, &free, &answers);
         }
-        let ticket = tickets[position].expect("only requests with a ticket were entered");
-        let Some((digest, answer)) = answers.get(&row) else {
-            return Err(WriteError::Again("a claim that was in the way is gone"));
-        };
-        for (clash, _) in clashes.iter().filter(|(_, leader)| *leader == position) {
-            if tickets[*clash].is_some_and(|clash| clash.digest == *digest) {
-                claims[*clash] = Claim::Answered(answer.clone());
-            }
-        }
-        claims[position] = Claim::Answered(if *digest == ticket.digest {
-            answer.clone()
-        } else {
-            Answer::refused(Code::RequestNumberReused)
-        });
     }
-    // Who follows a request that turned out to be a replay gets the same replay.
-    for position in 0..claims.len() {
-        if let Claim::Follows(leader) = claims[position]
-            && let Claim::Answered(answer) = &claims[leader]
-        {
-            claims[position] = Claim::Answered(answer.clone());
-        }
+    for (position, leader, says_the_same) in after {
+        let ticket = tickets[position].expect("only requests with a ticket were entered");
+        claims[position] = match &claims[leader] {
+            Claim::Won if says_the_same => Claim::Follows(leader),
+            // With another body it is refused,
+            Claim::Won => Claim::Answered(Answer::refused(Code::RequestNumberReused)),
+            Claim::Busy => Claim::Busy,
+            told if says_the_same => told.clone(),
+            // unless its own first answer stands.
+            _ => {
+                let mut rows = ticket.number.days.iter().map(|day| (day, ticket.number.key));
+                let told = rows.find_map(|row| answers.get(&row));
+                let of_it = told.filter(|(digest, _)| *digest == ticket.digest);
+                Claim::Answered(of_it.map_or_else(|| Answer::refused(Code::RequestNumberReused), |told| told.1.clone()))
+            }
+        };
     }
     Ok(claims)
 }
 
-async fn insert(tx: &mut Tx<'_>, now: DateTime<Utc>, wanted: Vec<(Row, i64)>) -> Result<HashSet<Row>, WriteError> {
-    let mut statements = Vec::new();
-    for (target, rows) in tx.targets(wanted, |(row, _)| leaf(row)) {
-        let statement = tx
-            .statement(query("request/claim"), target)
-            .bind(vec![now; rows.len()])
-            .bind(column(&rows, |(_, digest)| *digest))
-            .bind(column(&rows, |((_, key), _)| *key))
-            .bind(column(&rows, |((day, _), _)| *day));
-        statements.push(statement);
+/// What one row says of the claim to it.
+fn claim_of(row: &Row, digest: i64, free: &HashSet<i64>, answers: &HashMap<Row, (i64, Answer)>) -> Claim {
+    match answers.get(row) {
+        // What stands, stands, whoever has the lock.
+        Some((of, answer)) if *of == digest => Claim::Answered(answer.clone()),
+        Some(_) => Claim::Answered(Answer::refused(Code::RequestNumberReused)),
+        None if free.contains(&lock_of(row.1)) => Claim::Won,
+        None => Claim::Busy,
     }
-    Ok(tx.fetch::<Row>(statements).await?.into_iter().collect())
 }
 
-async fn find(tx: &mut Tx<'_>, rows: Vec<Row>) -> Result<HashMap<Row, (i64, Answer)>, WriteError> {
-    let mut found = HashMap::with_capacity(rows.len());
-    for (day, key, digest, status, answer) in read(tx, rows).await? {
+/// Tries the locks of numbers, then looks what stands under them: by statements of their own, so that what a former
+/// holder of the lock has committed is seen. Gives the locks that were free.
+async fn lock_and_find(
+    tx: &mut Tx<'_>,
+    rows: Vec<Row>,
+) -> Result<(HashSet<i64>, HashMap<Row, (i64, Answer)>), WriteError> {
+    let locks: BTreeSet<i64> = rows.iter().map(|(_, key)| lock_of(*key)).collect();
+    let try_lock = tx.statement_on_none(TRY_LOCK).bind(Vec::from_iter(locks));
+    let find = find_statements(tx, rows);
+    let (free, found): (Vec<(i64,)>, Vec<FoundRow>) = tx.fetch_after(try_lock, find).await?;
+    let mut answers = HashMap::with_capacity(found.len());
+    for (day, key, digest, status, answer) in found {
         let (Some(status), Some(body)) = (status, answer) else {
             return Err(WriteError::Inconsistent(format!("request.answer of ({day}, {key}) is missing")));
         };
-        let answer = Answer { status: status as u16, body: body.into(), replayed: true };
-        found.insert((day, key), (digest, answer));
+        answers.insert((day, key), (digest, Answer { status: status as u16, body: body.into(), replayed: true }));
     }
-    Ok(found)
+    Ok((free.into_iter().map(|(lock,)| lock).collect(), answers))
 }
 
-async fn read(tx: &mut Tx<'_>, rows: Vec<Row>) -> Result<Vec<FoundRow>, WriteError> {
+fn find_statements(tx: &mut Tx<'_>, rows: Vec<Row>) -> Vec<Statement> {
     let mut statements = Vec::new();
     for (target, rows) in tx.targets(rows, leaf) {
         let statement = tx
@@ -189,11 +183,10 @@ async fn read(tx: &mut Tx<'_>, rows: Vec<Row>) -> Result<Vec<FoundRow>, WriteErr
             .bind(column(&rows, |row| row.1));
         statements.push(statement);
     }
-    tx.fetch(statements).await
+    statements
 }
 
-/// What was answered under these numbers, with the digest of what was asked; a claim that is being decided has no answer
-/// yet and is left out.
+/// What was answered under these numbers, with the digest of what was asked.
 pub async fn find_answers(
     tx: &mut Tx<'_>,
     rows: Vec<(NaiveDate, Uuid)>,
@@ -201,45 +194,61 @@ pub async fn find_answers(
     let answered = |(day, key, digest, status, body): FoundRow| {
         Some(((day, key), (digest, Answer { status: status? as u16, body: body?.into(), replayed: true })))
     };
-    Ok(read(tx, rows).await?.into_iter().filter_map(answered).collect())
+    let statements = find_statements(tx, rows);
+    Ok(tx.fetch(statements).await?.into_iter().filter_map(answered).collect())
 }
 
-/// Stores the answers of requests whose claim was won, in the transaction of their effects.
-pub async fn update_answers(tx: &mut Tx<'_>, answers: &[(&Ticket, &Answer)]) -> Result<(), WriteError> {
+/// Keeps the answers of requests whose claim was won, in the transaction of their effects. Should a number have been
+/// answered meanwhile, by somebody who does not try the lock, all are to be decided again.
+pub async fn insert_answers(
+    tx: &mut Tx<'_>,
+    now: DateTime<Utc>,
+    answers: &[(&Ticket, &Answer)],
+) -> Result<(), WriteError> {
     let rows = answers
         .iter()
-        .flat_map(|(ticket, answer)| ticket.number.days.iter().map(move |day| ((day, ticket.number.key), *answer)))
+        .flat_map(|(ticket, answer)| {
+            ticket.number.days.iter().map(move |day| ((day, ticket.number.key), ticket.digest, *answer))
+        })
         .collect();
-    for (target, rows) in tx.targets(rows, |(row, _)| leaf(row)) {
+    for (target, rows) in tx.targets(rows, |(row, ..)| leaf(row)) {
         let statement = tx
-            .statement(query("request/update_answer"), target)
-            .bind(column(&rows, |(row, _)| row.0))
-            .bind(column(&rows, |(row, _)| row.1))
-            .bind(column(&rows, |(_, answer)| answer.status as i16))
-            .bind(column(&rows, |(_, answer)| answer.body.to_string()));
-        tx.write("request", rows.len(), statement).await?;
+            .statement(query("request/insert"), target)
+            .bind(vec![now; rows.len()])
+            .bind(column(&rows, |(_, digest, _)| *digest))
+            .bind(column(&rows, |((_, key), ..)| *key))
+            .bind(column(&rows, |((day, _), ..)| *day))
+            .bind(column(&rows, |(.., answer)| answer.status as i16))
+            .bind(column(&rows, |(.., answer)| answer.body.to_string()));
+        tx.write_new(rows.len(), statement).await?;
     }
     Ok(())
 }
 
-async fn delete(tx: &mut Tx<'_>, rows: Vec<Row>) -> Result<(), WriteError> {
-    for (target, rows) in tx.targets(rows, leaf) {
-        let statement = tx
-            .statement(query("request/delete"), target)
-            .bind(column(&rows, |row| row.0))
-            .bind(column(&rows, |row| row.1));
-        tx.write("request", rows.len(), statement).await?;
-    }
-    Ok(())
-}
-
-/// What became of a request whose COMMIT went astray. Claims the number, which waits for a commit under way: a plain
+/// What became of a request whose COMMIT went astray. Writes the number's row, which waits for a commit under way: a plain
 /// read could say 'absent' too early. The caller rolls back.
+///
+/// # Errors
+/// [`WriteError::Again`] while it is under way.
 pub async fn look_up(tx: &mut Tx<'_>, now: DateTime<Utc>, ticket: &Ticket) -> Result<Option<Answer>, WriteError> {
-    Ok(match claim(tx, now, &[Some(ticket)]).await?.remove(0) {
-        Claim::Answered(answer) => Some(Answer { replayed: false, ..answer }),
-        Claim::Won | Claim::Follows(_) => None,
-    })
+    match claim(tx, &[Some(ticket)]).await?.remove(0) {
+        Claim::Answered(answer) => Ok(Some(Answer { replayed: false, ..answer })),
+        Claim::Busy => Err(WriteError::Again("the number is being decided about")),
+        Claim::Won | Claim::Follows(_) => {
+            make_sure_of_none(tx, now, &[ticket]).await?;
+            Ok(None)
+        }
+    }
+}
+
+/// Writes rows of numbers that were free, in a transaction that is rolled back.
+///
+/// # Errors
+/// [`WriteError::Again`] when one is not free any more.
+pub async fn make_sure_of_none(tx: &mut Tx<'_>, now: DateTime<Utc>, tickets: &[&Ticket]) -> Result<(), WriteError> {
+    let none = Answer::refused(Code::RequestNotFound);
+    insert_answers(tx, now, &tickets.iter().map(|ticket| (*ticket, &none)).collect::<Vec<_>>()).await?;
+    tx.flush().await
 }
 
 #[cfg(test)]

@@ -401,7 +401,7 @@ async fn sigterm_finishes_accepted_requests_and_stops_the_database_cleanly() {
     let mut asked = stream.end().await;
     assert!(asked.iter().all(|one| one.heard.as_ref().is_some_and(|heard| heard.status == 200)));
     let mut holder = ground.sql().await;
-    sqlx::raw_sql("begin; select code_id from coupon where state = 1 for update").execute(&mut holder).await.unwrap();
+    sqlx::raw_sql("begin; lock table coupon in access exclusive mode").execute(&mut holder).await.unwrap();
     let tills: Vec<_> = accepted
         .iter()
         .map(|code| {

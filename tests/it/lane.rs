@@ -23,6 +23,7 @@ use tessera::{
     },
     db::lane::{Cost, LaneError},
     id::{CodeId, StoreNo},
+    partition::plan,
     request::{
         Operation, RequestNumber, Source, Window,
         store::{Answer, Ticket},
@@ -68,10 +69,11 @@ pub async fn waiting_for_locks(db: &TestDb) -> i64 {
         .await
 }
 
-/// Holds the row of a coupon until it is dropped or closed.
-async fn hold(db: &TestDb, code_id: CodeId) -> PgConnection {
+/// Holds the leaf of a coupon until it is dropped or closed: unlike for a row, everybody waits for it.
+pub async fn hold(db: &TestDb, code_id: CodeId) -> PgConnection {
     let mut conn = db.sql().await;
-    let sql = format!("begin; select code_id from coupon where code_id = {code_id} for update");
+    let leaf = plan("coupon").leaf_i64(code_id.get());
+    let sql = format!("begin; lock table {leaf} in access exclusive mode");
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
     conn
 }
@@ -101,7 +103,7 @@ impl Node {
         Self { app, store_no: store.store_no }
     }
 
-    fn ticket(&self, operation: Operation) -> Ticket {
+    pub fn ticket(&self, operation: Operation) -> Ticket {
         let window = Window::new(self.app.clock.now(), self.app.zone);
         let number = RequestNumber::new("store:S0001", operation, &Source::Key(fresh_number()), &window).unwrap();
         Ticket { number, digest: 1 }
@@ -118,7 +120,7 @@ impl Node {
         }
     }
 
-    async fn redeem(&self, ticket: Ticket, code_id: CodeId) -> Result<(Answer, Cost), DeskError> {
+    pub async fn redeem(&self, ticket: Ticket, code_id: CodeId) -> Result<(Answer, Cost), DeskError> {
         let ask = RedeemRequest {
             code_id,
             till: self.till(),
@@ -131,7 +133,7 @@ impl Node {
         self.app.desk.redeem(ticket, ask).await
     }
 
-    fn code_id(&self, code: &str) -> CodeId {
+    pub fn code_id(&self, code: &str) -> CodeId {
         self.app.secrets.codes().parse(code).unwrap()
     }
 }

@@ -67,7 +67,7 @@ impl Writer for Asking {
 
     const NAME: &'static str = "asking";
 
-    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<Asked>]) -> Result<Vec<()>, WriteError> {
+    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<Asked>]) -> Result<Vec<Option<()>>, WriteError> {
         for op in ops {
             for (name, day) in &op.on {
                 let statement = tx.statement(query(name), Target::Leaf(leaf_of(*day))).bind(vec![1_i64]);
@@ -75,7 +75,7 @@ impl Writer for Asking {
             }
             sqlx::raw_sql(op.then).execute(tx.conn().await?).await?;
         }
-        Ok(vec![(); ops.len()])
+        Ok(vec![Some(()); ops.len()])
     }
 
     async fn look_up(&self, _: &mut Tx<'_>, _: &Asked) -> Result<Option<()>, WriteError> {

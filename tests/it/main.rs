@@ -1,5 +1,6 @@
 //! One binary of tests against real PostgreSQL and real server processes.
 
+mod aside;
 mod chain;
 mod coherence;
 mod cost;

@@ -28,9 +28,12 @@ use tessera::{
 };
 use tokio::sync::Barrier;
 
-use crate::support::{
-    Pair, TestApp, TestDb, scaled,
-    server::{Client, Keys, Response, fresh_number, make_key, make_store, settings},
+use crate::{
+    lane::hold,
+    support::{
+        Pair, TestApp, TestDb, scaled,
+        server::{Client, Keys, Response, fresh_number, make_key, make_store, settings},
+    },
 };
 
 pub const WORKERS: usize = 64;
@@ -440,7 +443,7 @@ async fn one_phone_registered_by_all_has_one_member() {
     .await;
 }
 
-/// A lane with one writer, which is held by a row lock while requests gather behind it.
+/// A lane with one writer, which is held by a lock while requests gather behind it.
 struct HeldLane {
     app: Arc<App>,
     db: TestDb,
@@ -449,7 +452,7 @@ struct HeldLane {
 }
 
 impl HeldLane {
-    /// The writer waits for the row of this coupon.
+    /// The writer waits for the leaf of this coupon.
     async fn hold(db: &TestDb, held: &str) -> Self {
         let mut settings = settings();
         settings.lane.lane_writers = 1;
@@ -465,10 +468,7 @@ impl HeldLane {
             business_day: app.zone.day_of(app.clock.now()),
             regions: [].into(),
         };
-        let mut blocker = db.sql().await;
-        sqlx::query("begin").execute(&mut blocker).await.unwrap();
-        let lock = "select c.code_id from coupon c where c.code_id = $1 for update";
-        sqlx::query(lock).bind(app.secrets.codes().parse(held).unwrap()).execute(&mut blocker).await.unwrap();
+        let blocker = hold(db, app.secrets.codes().parse(held).unwrap()).await;
         Self { app, db: db.clone(), till, blocker }
     }
 

@@ -67,9 +67,9 @@ async fn a_basket_after_a_slow_redemption_has_its_rows_read_first_and_is_redeeme
     let rule = api.rule(json!({"threshold": 0})).await;
     let codes = api.issue(&rule, json!({"member_id": member, "count": 3})).await;
 
-    // Rows that somebody holds are as slow to come as those of a disk.
+    // Rows of a table that somebody holds are as slow to come as those of a disk.
     let mut holder = db.sql().await;
-    sqlx::raw_sql("begin; select code_id from coupon for update").execute(&mut holder).await.unwrap();
+    sqlx::raw_sql("begin; lock table coupon in access exclusive mode").execute(&mut holder).await.unwrap();
     let slow = async {
         until("the redemption waits", async || waiting_for_locks(db).await == 1).await;
         tokio::time::sleep(Duration::from_millis(20)).await;

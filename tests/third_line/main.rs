@@ -111,8 +111,8 @@ impl Writer for Erase {
     const NAME: &'static str = "erase";
     const BATCHED: bool = false;
 
-    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<MemberId>]) -> Result<Vec<Self::Answer>, WriteError> {
-        Ok(vec![family::delete_all(tx, *ops[0]).await?])
+    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<MemberId>]) -> Result<Vec<Option<Self::Answer>>, WriteError> {
+        Ok(vec![Some(family::delete_all(tx, *ops[0]).await?)])
     }
 
     async fn look_up(&self, _: &mut Tx<'_>, _: &MemberId) -> Result<Option<Self::Answer>, WriteError> {

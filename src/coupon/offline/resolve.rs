@@ -42,10 +42,10 @@ impl Writer for ResolveWriter {
     const NAME: &'static str = "resolve";
     const BATCHED: bool = false;
 
-    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<Resolve>]) -> Result<Vec<Self::Answer>, WriteError> {
+    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<Resolve>]) -> Result<Vec<Option<Self::Answer>>, WriteError> {
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
-            answers.push(self.resolve(tx, op).await?);
+            answers.push(Some(self.resolve(tx, op).await?));
         }
         Ok(answers)
     }

@@ -1,7 +1,7 @@
 //! The batch of uploads: claim, lock, decide in order, write. As the writer of coupons, whose parts it uses.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -23,7 +23,7 @@ use crate::{
     problem::{Code, Refusal},
     request::{
         self,
-        store::{Answer, Claim, Ticket, claim, find_answers, update_answers},
+        store::{Answer, Claim, Ticket, claim, find_answers, insert_answers, make_sure_of_none},
     },
 };
 
@@ -50,10 +50,8 @@ impl Writer for OfflineWriter {
         op.items.len().max(1)
     }
 
-    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<Upload>]) -> Result<Vec<Vec<Answer>>, WriteError> {
-        let items: Vec<&Item> = ops.iter().flat_map(|op| &op.items).collect();
-        let mut answers = self.take_in(tx, &items).await?.into_iter();
-        Ok(ops.iter().map(|op| answers.by_ref().take(op.items.len()).collect()).collect())
+    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<Upload>]) -> Result<Vec<Option<Vec<Answer>>>, WriteError> {
+        self.take_in(tx, ops).await
     }
 
     async fn look_up(&self, tx: &mut Tx<'_>, op: &Upload) -> Result<Option<Vec<Answer>>, WriteError> {
@@ -61,6 +59,11 @@ impl Writer for OfflineWriter {
         let now = self.coupons.clock.now();
         let placed = self.placed(tx, now, &items).await?;
         let claims = claim_items(tx, now, &items, &placed).await?;
+        if claims.contains(&Claim::Busy) {
+            return Err(WriteError::Again("an item is being decided about"));
+        }
+        let none = (0..items.len()).filter(|at| placed[*at] && claims[*at] == Claim::Won);
+        make_sure_of_none(tx, now, &none.map(|at| &items[at].identity).collect::<Vec<_>>()).await?;
         let answers: Vec<Option<Answer>> = (0..items.len()).map(|position| answer_of(&claims, position)).collect();
         Ok(answers.into_iter().collect())
     }
@@ -73,7 +76,7 @@ impl Writer for OfflineWriter {
 /// What was answered to an item before; `None` when it is new.
 fn answer_of(claims: &[Claim], position: usize) -> Option<Answer> {
     match &claims[position] {
-        Claim::Won => None,
+        Claim::Won | Claim::Busy => None,
         Claim::Answered(answer) => Some(Answer { replayed: false, ..answer.clone() }),
         Claim::Follows(leader) => answer_of(claims, *leader),
     }
@@ -108,7 +111,7 @@ async fn claim_items(
     let is_open = |position: usize| placed[position] && !answered.contains_key(&key(position));
     let tickets: Vec<Option<&Ticket>> =
         items.iter().enumerate().map(|(position, item)| is_open(position).then_some(&item.identity)).collect();
-    let mut claims = claim(tx, now, &tickets).await?;
+    let mut claims = claim(tx, &tickets).await?;
     for position in late.into_values().chain(old) {
         if let Some(answer) = answered.get(&key(position)) {
             claims[position] = Claim::Answered(answer.clone());
@@ -138,6 +141,24 @@ fn follow_cores(numbers: &mut [Claim], tickets: &[Option<&Ticket>]) {
     }
 }
 
+/// The uploads that are put aside for these items, and those that say something under the same numbers.
+fn put_aside(blocked: impl Iterator<Item = usize>, items: &[&Item], upload_of: &[usize]) -> BTreeSet<usize> {
+    let mut aside: BTreeSet<usize> = blocked.map(|position| upload_of[position]).collect();
+    let keys = |item: &Item| {
+        let number = item.number.as_ref().map(|ticket| ticket.number.key);
+        number.into_iter().chain([item.identity.number.key])
+    };
+    let mut before = 0;
+    while before < aside.len() {
+        before = aside.len();
+        let of_aside = items.iter().zip(upload_of).filter(|(_, upload)| aside.contains(upload));
+        let held: HashSet<Uuid> = of_aside.flat_map(|(item, _)| keys(item)).collect();
+        let joins = items.iter().zip(upload_of).filter(|(item, _)| keys(item).any(|key| held.contains(&key)));
+        aside.extend(joins.map(|(_, upload)| *upload));
+    }
+    aside
+}
+
 /// What the claims have told of a batch, before its coupons are looked at.
 struct Known {
     placed: Vec<bool>,
@@ -153,6 +174,10 @@ struct Known {
 impl Known {
     fn is_new(&self, position: usize) -> bool {
         self.claims[position] == Claim::Won
+    }
+
+    fn is_busy(&self, position: usize) -> bool {
+        [&self.claims, &self.numbers].iter().any(|claims| claims[position] == Claim::Busy)
     }
 }
 
@@ -187,7 +212,7 @@ impl OfflineWriter {
                 items[position].number.as_ref().filter(|_| placed[position] && claims[position] == Claim::Won)
             })
             .collect();
-        let mut numbers = claim(tx, now, &tickets).await?;
+        let mut numbers = claim(tx, &tickets).await?;
         follow_cores(&mut numbers, &tickets);
         let mut earlier: HashMap<usize, Answer> = HashMap::new();
         let mut other: HashMap<usize, _> = HashMap::new();
@@ -226,67 +251,96 @@ impl OfflineWriter {
         Ok(Known { placed, claims, numbers, earlier, recorded })
     }
 
-    async fn take_in(&self, tx: &mut Tx<'_>, items: &[&Item]) -> Result<Vec<Answer>, WriteError> {
+    /// The answers to each upload, item by item; none to one of which somebody else holds something.
+    async fn take_in(&self, tx: &mut Tx<'_>, ops: &[Arc<Upload>]) -> Result<Vec<Option<Vec<Answer>>>, WriteError> {
         let now = self.coupons.clock.now();
-        let known = self.claims(tx, now, items).await?;
-        let mut live: Vec<CouponOp> = Vec::new();
+        let items: Vec<&Item> = ops.iter().flat_map(|op| &op.items).collect();
+        // The upload of each item.
+        let upload_of: Vec<usize> =
+            ops.iter().enumerate().flat_map(|(upload, op)| std::iter::repeat_n(upload, op.items.len())).collect();
+        let known = self.claims(tx, now, &items).await?;
+        let mut live: Vec<(usize, CouponOp)> = Vec::new();
         for (position, item) in items.iter().enumerate() {
             let open = known.placed[position] && known.is_new(position) && known.numbers[position] == Claim::Won;
             if open
                 && item.refusal.is_none()
                 && let (Some(redeem), Some(number)) = (item.redeem()?, &item.number)
             {
-                live.push(CouponOp { ticket: number.clone(), act: Act::Redeem(redeem) });
+                live.push((position, CouponOp { ticket: number.clone(), act: Act::Redeem(redeem) }));
             }
         }
-        let live: Vec<&CouponOp> = live.iter().collect();
-        let mut world = self.coupons.load(tx, World::new(now, self.coupons.zone), &live).await?;
+        let live_ops: Vec<&CouponOp> = live.iter().map(|(_, op)| op).collect();
+        let mut world = self.coupons.load(tx, World::new(now, self.coupons.zone), &live_ops).await?;
         // Locks may have been waited for: what is decided and recorded is of now.
         world.now = self.coupons.clock.now();
 
-        let mut answers: Vec<Answer> = Vec::with_capacity(items.len());
+        let busy = (0..items.len()).filter(|at| known.is_busy(*at));
+        let held = live.iter().filter(|(_, op)| op.act.is_blocked(&world)).map(|(position, _)| *position);
+        let aside = put_aside(busy.chain(held), &items, &upload_of);
+        let is_aside = |position: usize| aside.contains(&upload_of[position]);
+        // The row of a late item is there already. Alone, an upload that is put aside is rolled back.
+        if ops.len() > 1 && (0..items.len()).any(|at| is_aside(at) && !known.placed[at] && known.is_new(at)) {
+            return Err(WriteError::Again("an upload with late items must wait"));
+        }
+
+        let mut answers: Vec<Option<Answer>> = Vec::with_capacity(items.len());
         // What is answered under the till's numbers that were won.
         let mut numbered: Vec<(&Ticket, Answer)> = Vec::new();
         for (position, item) in items.iter().enumerate() {
+            if is_aside(position) {
+                answers.push(None);
+                continue;
+            }
+            let of = |leader: usize, replayed: bool| Some(Answer { replayed, ..answers[leader].clone()? });
             let answer = match &known.claims[position] {
-                Claim::Answered(answer) => answer.clone(),
-                Claim::Follows(leader) => Answer { replayed: true, ..answers[*leader].clone() },
+                Claim::Answered(answer) => Some(answer.clone()),
+                Claim::Follows(leader) => of(*leader, true),
+                Claim::Busy => None,
                 Claim::Won => {
                     // The same redemption in another spelling of its coupon.
                     if let (true, Claim::Follows(leader)) = (known.placed[position], &known.numbers[position]) {
-                        Answer { replayed: false, ..answers[*leader].clone() }
+                        of(*leader, false)
                     } else {
                         let (done, of_number) = self.decide(&mut world, &known, position, item)?;
                         if let (Some(of_number), Some(number)) = (of_number, &item.number) {
                             numbered.push((number, of_number));
                         }
-                        done.answer()
+                        Some(done.answer())
                     }
                 }
             };
             answers.push(answer);
         }
-        let new = || items.iter().zip(&answers).enumerate().filter(|(position, _)| known.is_new(*position));
-        let mut decided: Vec<(&Ticket, &Answer)> = new()
-            .filter(|(position, _)| known.placed[*position])
-            .map(|(_, (item, answer))| (&item.identity, answer))
-            .collect();
-        decided.extend(numbered.iter().map(|(number, answer)| (*number, answer)));
-        let late: Vec<(Uuid, &Answer)> = new()
-            .filter(|(position, _)| !known.placed[*position])
-            .map(|(_, (item, answer))| (item.identity.number.key, answer))
-            .collect();
+        let new = items.iter().zip(&answers).enumerate().filter(|(position, _)| known.is_new(*position));
+        let new = new.filter_map(|(position, (item, answer))| Some((*item, known.placed[position], answer.as_ref()?)));
+        self.write(tx, world, &live_ops, (new.collect(), &numbered)).await?;
+        let mut answers = answers.into_iter();
+        Ok(ops.iter().map(|op| answers.by_ref().take(op.items.len()).collect()).collect())
+    }
+
+    /// Writes what was decided: the answers to new items, and to the till's numbers that were won.
+    async fn write(
+        &self,
+        tx: &mut Tx<'_>,
+        world: World,
+        live: &[&CouponOp],
+        (new, numbered): (Vec<(&Item, bool, &Answer)>, &[(&Ticket, Answer)]),
+    ) -> Result<(), WriteError> {
+        let placed = new.iter().filter(|(_, placed, _)| *placed).map(|(item, _, answer)| (&item.identity, *answer));
+        let decided: Vec<(&Ticket, &Answer)> =
+            placed.chain(numbered.iter().map(|(number, answer)| (*number, answer))).collect();
+        let late = new.iter().filter(|(_, placed, _)| !placed);
+        let late: Vec<(Uuid, &Answer)> = late.map(|(item, _, answer)| (item.identity.number.key, *answer)).collect();
         if !late.is_empty() {
             store::update_late(tx, &late).await?;
         }
-        update_answers(tx, &decided).await?;
+        insert_answers(tx, world.now, &decided).await?;
         // What was put off is sent here, so that a month's refusal is told apart.
         let written = async {
             write(tx, world).await?;
             tx.flush().await
         };
-        written.await.map_err(|error| self.coupons.doubt(error, &live))?;
-        Ok(answers)
+        written.await.map_err(|error| self.coupons.doubt(error, live))
     }
 
     /// Decides a new item. Gives what became of it, and what its till's number is answered with, if that was won.

@@ -37,7 +37,7 @@ pub(super) fn with_settings(options: PgConnectOptions, settings: &LaneSettings) 
             ("array_nulls", "on".to_owned()),
             ("lock_timeout", millis(settings.lock_timeout)),
             ("statement_timeout", millis(settings.statement_timeout)),
-            ("idle_in_transaction_session_timeout", millis(settings.batch_timeout * 2)),
+            ("idle_in_transaction_session_timeout", millis(settings.wait_max)),
         ])
 }
 

@@ -177,6 +177,8 @@ pub(super) enum Expected {
     Rows,
     /// That it writes so many rows of a table.
     Written(&'static str, usize),
+    /// That it writes so many rows which nobody else has written meanwhile.
+    New(usize),
     Nothing,
 }
 
@@ -184,7 +186,8 @@ impl Expected {
     fn check(self, written: u64) -> Result<(), WriteError> {
         match self {
             Self::Written(table, wanted) => expect_rows(table, wanted, written),
-            Self::Rows | Self::Nothing => Ok(()),
+            Self::New(wanted) if wanted as u64 != written => Err(WriteError::Again("rows were written meanwhile")),
+            Self::New(_) | Self::Rows | Self::Nothing => Ok(()),
         }
     }
 }

@@ -13,6 +13,7 @@
 //! - Queues are bounded. When one is full the caller gets [`LaneError::Overloaded`] at once; what waited longer than
 //!   `wait_max` is answered the same and was not executed.
 //! - Once COMMIT has been sent nothing is executed again; the outcome is looked up by request number.
+//! - What one request must wait for, its neighbours in a batch do not: it is put aside.
 //!
 //! It does not hold office tables: rules, stores and keys go through `db::pool`.
 
@@ -57,7 +58,8 @@ pub struct LaneSettings {
     /// Prepared statements kept per connection, of those that go together and of those that go alone each: about 35 KiB
     /// each in the backend.
     pub statements_max: usize,
-    /// What waited longer is answered `Overloaded`, unexecuted.
+    /// What waited longer is answered `Overloaded` or `Busy`, unexecuted. A transaction that does nothing for so long is
+    /// ended by the server: its node stands still, and others wait for what it holds.
     pub wait_max: Duration,
     /// Bound on one batch, seen from this side of the connection.
     pub batch_timeout: Duration,
@@ -79,7 +81,7 @@ impl Default for LaneSettings {
             statements_max: 512,
             wait_max: Duration::from_secs(3),
             batch_timeout: Duration::from_secs(10),
-            lock_timeout: Duration::from_secs(2),
+            lock_timeout: Duration::from_millis(500),
             statement_timeout: Duration::from_secs(5),
         }
     }
@@ -91,6 +93,9 @@ pub enum LaneError {
     /// More waits than the queue holds, or this waited too long. Nothing was executed.
     #[error("the lane has more work waiting than it can do")]
     Overloaded,
+    /// Somebody else held what this needs for all the time that it may wait. Nothing was executed.
+    #[error("somebody else has held what this needs for too long")]
+    Busy,
     /// The database does not answer. Nothing was executed, or it was rolled back.
     #[error("the database does not answer")]
     Unavailable(#[source] Arc<sqlx::Error>),

@@ -103,6 +103,17 @@ impl Queue {
         Ok(before == 0 && self.serving.load(Ordering::Relaxed) == 0)
     }
 
+    /// Takes a place for a request that had one before, however many there are.
+    pub(super) fn enter_again(&self) -> Result<(), LaneError> {
+        // As in `enter`: counted first.
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        if self.stopping.load(Ordering::SeqCst) {
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+            return Err(LaneError::Stopping);
+        }
+        Ok(())
+    }
+
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }

@@ -103,6 +103,12 @@ impl Tx<'_> {
         Statement::new(self.sql(query, target))
     }
 
+    /// A statement on no partitioned table, its parameters still to be bound; counts it.
+    pub fn statement_on_none(&mut self, sql: &'static str) -> Statement {
+        self.statements += 1;
+        Statement::new(sql)
+    }
+
     /// Writes rows, so many that it is known before. A job writes them at once, the lane with what is sent next.
     ///
     /// # Errors
@@ -118,6 +124,14 @@ impl Tx<'_> {
     /// As [`Tx::write`].
     pub async fn write_some(&mut self, statement: Statement) -> Result<(), WriteError> {
         self.put(statement, Expected::Nothing).await
+    }
+
+    /// Inserts rows, so many, that nobody else is known to have; those that somebody has are left out.
+    ///
+    /// # Errors
+    /// As [`Tx::write`]; [`WriteError::Again`] when some were left out.
+    pub async fn write_new(&mut self, rows: usize, statement: Statement) -> Result<(), WriteError> {
+        self.put(statement, Expected::New(rows)).await
     }
 
     async fn put(&mut self, statement: Statement, expected: Expected) -> Result<(), WriteError> {
@@ -141,6 +155,28 @@ impl Tx<'_> {
             read.extend(rows_of::<R>(&rows)?);
         }
         Ok(read)
+    }
+
+    /// The rows of one statement, and those of others, of one shape, that are run after it.
+    ///
+    /// # Errors
+    /// As [`Tx::fetch`].
+    pub async fn fetch_after<A, B>(
+        &mut self,
+        first: Statement,
+        others: Vec<Statement>,
+    ) -> Result<(Vec<A>, Vec<B>), WriteError>
+    where
+        A: for<'r> FromRow<'r, PgRow>,
+        B: for<'r> FromRow<'r, PgRow>,
+    {
+        let mut answers = self.ask(std::iter::once(first).chain(others).collect()).await?.into_iter();
+        let first = rows_of(&answers.next().unwrap_or_default())?;
+        let mut read = Vec::new();
+        for rows in answers {
+            read.extend(rows_of::<B>(&rows)?);
+        }
+        Ok((first, read))
     }
 
     /// The rows of each of several statements.

@@ -4,6 +4,9 @@
 //! it is the kind of failure that passes, run again; a batch that fails as a whole is run one request at a time, so
 //! that a poisoned request fails alone. An error after COMMIT was sent leaves the outcome unknown: it is looked up by
 //! request number and never executed again.
+//!
+//! A request may need what somebody else holds, for a millisecond or, when a node stands still in a transaction, for
+//! seconds. It is put aside and joins a later batch, so that those which came with it do not wait.
 
 use std::{
     future::Future,
@@ -20,11 +23,17 @@ use super::{
     queue::{Bucket, Queue},
     tx::Tx,
 };
-use crate::db::{is_missing_leaf, is_transient};
+use crate::db::{is_missing_leaf, is_transient, sqlstate};
 
 /// How often a batch that failed in passing is run again, and the pause before each.
 const RETRY_PAUSES: [Duration; 3] = [Duration::from_millis(2), Duration::from_millis(15), Duration::from_millis(60)];
 const LOOK_UP_ATTEMPTS: u32 = 8;
+/// SQLSTATE of a lock timeout.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// For about so long a request is put aside at first, as long as a commit takes; each time after that twice as long,
+const ASIDE_PAUSE: Duration = Duration::from_millis(2);
+/// up to so many times.
+const ASIDE_DOUBLINGS: u32 = 5;
 
 /// Why the body of a write gave up. The transaction is rolled back in every case.
 #[derive(Debug, thiserror::Error)]
@@ -63,13 +72,13 @@ pub trait Writer: Send + Sync + 'static {
         std::future::ready(())
     }
 
-    /// Decides every request, in order of arrival, and writes what was granted. No effect outside the transaction,
-    /// since it may be run again.
+    /// Decides every request, in order of arrival, and writes what was granted. `None` is for one that needs what somebody
+    /// else holds: nothing of it may be written, unless all are `None`, which is rolled back. No effect outside the transaction, since it may be run again.
     fn run<'t>(
         &'t self,
         tx: &'t mut Tx<'_>,
         ops: &'t [Arc<Self::Op>],
-    ) -> impl Future<Output = Result<Vec<Self::Answer>, WriteError>> + Send + 't;
+    ) -> impl Future<Output = Result<Vec<Option<Self::Answer>>, WriteError>> + Send + 't;
 
     /// What became of a request whose COMMIT was answered by an error. Runs in a transaction that is rolled back, so it
     /// may claim the number to wait for a commit still under way. `None`: it was not committed.
@@ -94,6 +103,8 @@ pub struct Batch<W: Writer> {
 struct Waiting<W: Writer> {
     op: Arc<W::Op>,
     since: Instant,
+    /// How often it was put aside.
+    aside: u32,
     answer: oneshot::Sender<Result<(W::Answer, Cost), LaneError>>,
 }
 
@@ -123,34 +134,68 @@ impl<W: Writer> WriterHandle<W> {
     /// Hands a request to the lane and waits for its answer. Dropping the future does not take the request back.
     ///
     /// # Errors
-    /// [`LaneError`]: overloaded, unavailable, outcome unknown, failed.
+    /// [`LaneError`]: overloaded, busy, unavailable, outcome unknown, failed.
     pub async fn write(&self, op: W::Op) -> Result<(W::Answer, Cost), LaneError> {
-        let bucket = &self.bucket;
-        bucket.queue.enter()?;
+        self.bucket.queue.enter()?;
         let (answer, answered) = oneshot::channel();
-        let was_empty = {
-            let mut waiting = bucket.waiting.lock().expect("no code panics while it holds the bucket");
-            waiting.push(Waiting { op: Arc::new(op), since: Instant::now(), answer });
-            waiting.len() == 1
-        };
-        if was_empty {
-            bucket.queue.push(Arc::clone(bucket) as Arc<dyn Bucket>);
-        }
+        self.bucket.add(Waiting { op: Arc::new(op), since: Instant::now(), aside: 0, answer });
         answered.await.unwrap_or(Err(LaneError::Panicked))
     }
 }
 
 /// How one attempt at a transaction ended.
 enum Attempt<A> {
-    Committed(Vec<A>),
+    /// With nothing of those that are put aside.
+    Committed(Vec<Option<A>>),
     /// Rolled back, or never begun. Safe to run again.
     RolledBack(WriteError),
     /// COMMIT was sent and answered by an error, or not at all.
-    Unknown(Vec<A>),
+    Unknown(Vec<Option<A>>),
     Unreachable(Arc<sqlx::Error>),
 }
 
+/// What became of a request: its answer, or that it is to wait.
+type Outcome<A> = Result<Option<A>, LaneError>;
+
 impl<W: Writer> WriterBucket<W> {
+    /// Adds a request that has a place in the queue.
+    fn add(self: &Arc<Self>, request: Waiting<W>) {
+        let was_empty = {
+            let mut waiting = self.waiting.lock().expect("no code panics while it holds the bucket");
+            waiting.push(request);
+            waiting.len() == 1
+        };
+        if was_empty {
+            self.queue.push(Arc::clone(self) as Arc<dyn Bucket>);
+        }
+    }
+
+    /// Has requests wait for what somebody else holds, each for a while of its own.
+    fn put_aside(self: &Arc<Self>, requests: Vec<Waiting<W>>) {
+        if requests.is_empty() {
+            return;
+        }
+        metrics::counter!("tessera_lane_put_aside_total", "writer" => W::NAME).increment(requests.len() as u64);
+        for mut request in requests {
+            if request.since.elapsed() >= self.settings.wait_max {
+                let _ = request.answer.send(Err(LaneError::Busy));
+                continue;
+            }
+            if let Err(error) = self.queue.enter_again() {
+                let _ = request.answer.send(Err(error));
+                continue;
+            }
+            let pause = ASIDE_PAUSE * (1 << request.aside.min(ASIDE_DOUBLINGS));
+            request.aside += 1;
+            let bucket = Arc::clone(self);
+            tokio::spawn(async move {
+                // Not at once with others: two that need what the other got first would meet for ever.
+                tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
+                bucket.add(request);
+            });
+        }
+    }
+
     /// Takes what waits, up to a batch, and gives the rest another turn at once, so that another worker can serve it.
     fn take(self: &Arc<Self>) -> Batch<W> {
         let batch_max = if W::BATCHED { self.settings.write_batch_max } else { 1 };
@@ -178,7 +223,8 @@ impl<W: Writer> WriterBucket<W> {
         let wait_max = self.settings.wait_max;
         let (requests, late): (Vec<_>, Vec<_>) = taken.into_iter().partition(|one| one.since.elapsed() <= wait_max);
         for one in late {
-            let _ = one.answer.send(Err(LaneError::Overloaded));
+            let error = if one.aside > 0 { LaneError::Busy } else { LaneError::Overloaded };
+            let _ = one.answer.send(Err(error));
         }
         Batch { requests }
     }
@@ -208,6 +254,10 @@ impl<W: Writer> WriterBucket<W> {
         (cost.statements, cost.leaves) = tx.counts();
         let has_begun = tx.has_begun();
         match decided {
+            Ok(answers) if answers.len() == ops.len() && answers.iter().all(Option::is_none) => {
+                roll_back(conn, has_begun).await;
+                Attempt::Committed(answers)
+            }
             Ok(answers) if answers.len() == ops.len() => {
                 match tokio::time::timeout(self.settings.batch_timeout, sqlx::raw_sql("commit").execute(&mut open.conn))
                     .await
@@ -238,7 +288,7 @@ impl<W: Writer> WriterBucket<W> {
     }
 
     /// Runs a batch until it is committed, given up, or of unknown outcome.
-    async fn run(&self, conn: &mut LaneConn, ops: &[Arc<W::Op>], cost: &mut Cost) -> Vec<Result<W::Answer, LaneError>> {
+    async fn run(&self, conn: &mut LaneConn, ops: &[Arc<W::Op>], cost: &mut Cost) -> Vec<Outcome<W::Answer>> {
         let mut pauses = RETRY_PAUSES.into_iter();
         let started = Instant::now();
         let mut leaves_max = self.settings.leaves_max;
@@ -266,11 +316,15 @@ impl<W: Writer> WriterBucket<W> {
             if ops.len() > 1 && !matches!(&failure, WriteError::Sql(error) if is_spent(error)) {
                 return self.run_one_by_one(conn, ops).await;
             }
+            // Somebody holds a row that is waited for, as those are that count.
+            if matches!(&failure, WriteError::Sql(error) if sqlstate(error).as_deref() == Some(LOCK_NOT_AVAILABLE)) {
+                return ops.iter().map(|_| Ok(None)).collect();
+            }
             return all_failed(ops, given_up(failure));
         }
     }
 
-    async fn run_one_by_one(&self, conn: &mut LaneConn, ops: &[Arc<W::Op>]) -> Vec<Result<W::Answer, LaneError>> {
+    async fn run_one_by_one(&self, conn: &mut LaneConn, ops: &[Arc<W::Op>]) -> Vec<Outcome<W::Answer>> {
         metrics::counter!("tessera_lane_split_batches_total", "writer" => W::NAME).increment(1);
         let mut answers = Vec::with_capacity(ops.len());
         let started = Instant::now();
@@ -293,15 +347,19 @@ impl<W: Writer> WriterBucket<W> {
         &self,
         conn: &mut LaneConn,
         ops: &[Arc<W::Op>],
-        decided: Vec<W::Answer>,
-    ) -> Vec<Result<W::Answer, LaneError>> {
+        decided: Vec<Option<W::Answer>>,
+    ) -> Vec<Outcome<W::Answer>> {
         metrics::counter!("tessera_lane_unknown_outcomes_total", "writer" => W::NAME).increment(ops.len() as u64);
         let mut answers = Vec::with_capacity(ops.len());
         // One bound for the batch: a worker that looks up is missed by everybody else.
         let deadline = Instant::now() + self.settings.batch_timeout;
         for (op, decided) in ops.iter().zip(decided) {
+            let Some(decided) = decided else {
+                answers.push(Ok(None));
+                continue;
+            };
             let found = self.look_up_one(conn, op, deadline).await.ok_or(LaneError::OutcomeUnknown);
-            answers.push(found.map(|found| self.writer.settle(op, decided, found)));
+            answers.push(found.map(|found| Some(self.writer.settle(op, decided, found))));
         }
         answers
     }
@@ -369,8 +427,8 @@ fn passes(failure: &WriteError) -> bool {
 fn given_up(failure: WriteError) -> LaneError {
     match failure {
         WriteError::Sql(error) if is_spent(&error) || is_transient(&error) => LaneError::Unavailable(Arc::new(error)),
-        // Lock or statement timeout: somebody holds the row for longer than a till can wait.
-        WriteError::Sql(error) if matches!(crate::db::sqlstate(&error).as_deref(), Some("55P03" | "57014")) => {
+        // Statement timeout: the database is slower than a till can wait.
+        WriteError::Sql(error) if sqlstate(&error).as_deref() == Some("57014") => {
             LaneError::Unavailable(Arc::new(error))
         }
         WriteError::Sql(error) => LaneError::Failed(Arc::new(error)),
@@ -379,7 +437,7 @@ fn given_up(failure: WriteError) -> LaneError {
     }
 }
 
-fn all_failed<A, T>(ops: &[T], error: LaneError) -> Vec<Result<A, LaneError>> {
+fn all_failed<A, T>(ops: &[T], error: LaneError) -> Vec<Outcome<A>> {
     ops.iter().map(|_| Err(error.clone())).collect()
 }
 
@@ -397,10 +455,16 @@ impl<W: Writer> Bucket for WriterBucket<W> {
             let answers = self.run(conn, &ops, &mut cost).await;
             cost.database = started.elapsed();
             metrics::histogram!("tessera_lane_batch_requests", "writer" => W::NAME).record(ops.len() as f64);
+            let mut aside = Vec::new();
             for (one, answer) in requests.into_iter().zip(answers) {
                 let cost = Cost { queue: started - one.since, ..cost };
-                let _ = one.answer.send(answer.map(|answer| (answer, cost)));
+                match answer {
+                    Ok(Some(answer)) => drop(one.answer.send(Ok((answer, cost)))),
+                    Ok(None) => aside.push(one),
+                    Err(error) => drop(one.answer.send(Err(error))),
+                }
             }
+            self.put_aside(aside);
         })
     }
 }

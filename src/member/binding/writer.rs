@@ -94,16 +94,17 @@ impl Writer for KeyWriter {
     /// Claims can fail, and changes of one member's keys would have to see each other's.
     const BATCHED: bool = false;
 
-    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<KeyOp>]) -> Result<Vec<Self::Answer>, WriteError> {
+    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<KeyOp>]) -> Result<Vec<Option<Self::Answer>>, WriteError> {
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
             let job = Job { secrets: &self.secrets, now: self.clock.now(), op };
-            answers.push(match &op.act {
+            let answer = match &op.act {
                 Act::Add { identifier, proof } => job.add(tx, identifier, *proof).await?,
                 Act::Change { replaces, to, proof } => job.change(tx, *replaces, to, *proof).await?,
                 Act::Release(key_id) => job.release(tx, *key_id).await?,
                 Act::Transfer { identifier, proof, reason } => job.transfer(tx, identifier, (*proof, *reason)).await?,
-            });
+            };
+            answers.push(Some(answer));
         }
         Ok(answers)
     }

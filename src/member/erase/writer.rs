@@ -54,10 +54,10 @@ impl Writer for EraseWriter {
     const NAME: &'static str = "member_erase";
     const BATCHED: bool = false;
 
-    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<EraseOp>]) -> Result<Vec<Self::Answer>, WriteError> {
+    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<EraseOp>]) -> Result<Vec<Option<Self::Answer>>, WriteError> {
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
-            answers.push(self.erase(tx, op).await?);
+            answers.push(Some(self.erase(tx, op).await?));
         }
         Ok(answers)
     }

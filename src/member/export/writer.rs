@@ -46,10 +46,10 @@ impl Writer for ExportWriter {
     /// Logs of years are read: nobody is to wait for that.
     const SNAPSHOT: bool = true;
 
-    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<ExportOp>]) -> Result<Vec<Self::Answer>, WriteError> {
+    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<ExportOp>]) -> Result<Vec<Option<Self::Answer>>, WriteError> {
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
-            answers.push(self.export(tx, op).await?);
+            answers.push(Some(self.export(tx, op).await?));
         }
         Ok(answers)
     }

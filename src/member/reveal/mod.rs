@@ -138,10 +138,10 @@ impl Writer for RevealWriter {
     const NAME: &'static str = "reveal";
     const BATCHED: bool = false;
 
-    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<Reveal>]) -> Result<Vec<Self::Answer>, WriteError> {
+    async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<Reveal>]) -> Result<Vec<Option<Self::Answer>>, WriteError> {
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
-            answers.push(self.reveal(tx, op).await?);
+            answers.push(Some(self.reveal(tx, op).await?));
         }
         Ok(answers)
     }

@@ -41,14 +41,18 @@ pub enum Cut {
     LateCommit,
     /// The first bytes of the answer to COMMIT come through.
     DuringAnswer,
+    /// COMMIT does not arrive, and nobody closes the connection, as when a machine stands still; until the server does, or
+    /// the proxy refuses.
+    Silence,
 }
 
 impl Cut {
+    /// All that close the connection at once.
     pub const ALL: [Cut; 6] =
         [Cut::BeforeBegin, Cut::AfterClaim, Cut::BeforeCommit, Cut::AfterCommit, Cut::LateCommit, Cut::DuringAnswer];
 
     fn is_at_commit(self) -> bool {
-        matches!(self, Self::BeforeCommit | Self::AfterCommit | Self::LateCommit | Self::DuringAnswer)
+        matches!(self, Self::BeforeCommit | Self::AfterCommit | Self::LateCommit | Self::DuringAnswer | Self::Silence)
     }
 }
 
@@ -165,6 +169,12 @@ async fn pass(shared: &Shared, client: UnixStream) -> io::Result<()> {
             let _ = server_reads.read(&mut answer).await?;
             client_writes.write_all(&answer[..4]).await?;
         }
+        Cut::Silence => {
+            tokio::select! {
+                _ = server_reads.read(&mut answer) => {}
+                _ = way.wait_for(|way| *way == Way::Refused) => {}
+            }
+        }
     }
     Ok(())
 }
@@ -274,7 +284,7 @@ impl Steps {
     fn claims_in(&mut self, text: &str) -> bool {
         for prepared in text.split("prepare ").skip(1) {
             if let Some((name, statement)) = prepared.split_once(" as ")
-                && statement.starts_with("insert into request")
+                && statement.contains("pg_try_advisory_xact_lock")
             {
                 self.claims.insert(format!("execute {name}("));
             }
