@@ -322,7 +322,8 @@ pub struct LaneSettings {
     #[arg(long, env = "TESSERA_QUEUE_MAX", default_value_t = 4096, global = true, hide_short_help = true,
           value_name = "N", value_parser = parse_positive)]
     pub queue_max: usize,
-    /// What waited longer for its turn is answered 503, not executed.
+    /// What waited longer for its turn is answered 503, not executed; and a transaction that did nothing for so long (but
+    /// at least a second) is ended by the server.
     #[arg(long, env = "TESSERA_LANE_WAIT_MAX", default_value = "3s", value_parser = parse_duration, global = true,
           hide_short_help = true, value_name = "TIME")]
     pub lane_wait_max: Duration,

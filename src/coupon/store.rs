@@ -1,13 +1,13 @@
 //! The SQL of coupons, their index rows, counters and ledger.
 //!
-//! Lock order, here and wherever else these tables are written: `request` (its rows are waited for by nobody, see
+//! Lock order, here and wherever else these tables are written: request numbers (tried, not waited for: see
 //! [`store`](crate::request::store)), `member_key`, `coupon`, `member`,
 //! `coupon_receive`, `coupon_index`, `coupon_history_index`, `member_rule`, `coupon_stock`, `redemption`,
 //! `redemption_conflict`, `event`; rows by (leaf, key). A base row and its index rows are written by `insert_coupons`,
 //! `copy_coupons`, `bind_coupons` and `update_coupons` and by nothing else; those of old codes, which are claimed first, by
 //! `claim_legacy`.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
@@ -114,13 +114,23 @@ fn raw<T: Copy + Into<i64>>(ids: &[T]) -> Vec<i64> {
     ids.iter().map(|id| (*id).into()).collect()
 }
 
-/// Locks coupons, in the order of the lock order, and reads them. Those that do not exist are left out, and those that
-/// somebody else has locked.
+/// Locks coupons, in the order of the lock order, and reads them; those that somebody else has locked are not waited for
+/// and given apart, unless the batch is patient. Those that do not exist are left out.
 pub(super) async fn lock_free_coupons(
     tx: &mut Tx<'_>,
-    code_ids: Vec<CodeId>,
-) -> Result<HashMap<CodeId, Coupon>, WriteError> {
-    fetch_coupons(tx, query("coupon/lock_free"), code_ids).await
+    code_ids: &BTreeSet<CodeId>,
+) -> Result<(HashMap<CodeId, Coupon>, HashSet<CodeId>), WriteError> {
+    let ids: Vec<CodeId> = code_ids.iter().copied().collect();
+    if tx.is_patient() {
+        return Ok((lock_coupons(tx, ids).await?, HashSet::new()));
+    }
+    let free = fetch_coupons(tx, query("coupon/lock_free"), ids).await?;
+    let others: Vec<CodeId> = code_ids.iter().filter(|id| !free.contains_key(id)).copied().collect();
+    if others.is_empty() {
+        return Ok((free, HashSet::new()));
+    }
+    let blocked = find_coupons(tx, others).await?.into_keys().collect();
+    Ok((free, blocked))
 }
 
 /// As [`lock_free_coupons`], and waits for those that somebody else has locked.

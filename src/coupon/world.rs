@@ -15,6 +15,7 @@ use super::{
     decide::Line,
     offline::Conflict,
     rule::{Rule, RuleVersion},
+    writer::CouponOp,
 };
 use crate::{
     clock::Zone,
@@ -168,6 +169,11 @@ impl World {
             true => Ok(()),
             false => Err(Refusal::new(Code::MonthRetired).with(name, day.to_string())),
         }
+    }
+
+    /// Of these requests, those that need nothing that somebody else holds.
+    pub(super) fn open<'o>(&self, ops: &[&'o CouponOp]) -> Vec<&'o CouponOp> {
+        ops.iter().copied().filter(|op| !op.act.is_blocked(self)).collect()
     }
 
     /// Of these coupons, those that are neither among the rows nor held by somebody else.

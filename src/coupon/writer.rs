@@ -1,5 +1,5 @@
-//! The batch of coupon writes: claim, lock, decide in order of arrival, write what was granted. What somebody else holds is
-//! not waited for: who needs it is put aside.
+//! The batch of coupon writes: claim, lock, decide in order of arrival, write what was granted. Coupons, members and
+//! numbers that somebody else holds are not waited for: who needs them is put aside.
 
 use std::{
     collections::BTreeSet,
@@ -193,6 +193,7 @@ impl Writer for CouponWriter {
                 Claim::Follows(leader) => {
                     answers[*leader].as_ref().map(|answer| Answer { replayed: true, ..answer.clone() })
                 }
+                Claim::Clashes(leader) => answers[*leader].as_ref().map(|_| Answer::reused()),
                 Claim::Busy => None,
             };
             answers.push(answer);
@@ -256,23 +257,22 @@ impl CouponWriter {
         Ok(())
     }
 
-    /// Locks and reads what the requests are about, in the lock order of [`store`]. The rows of the ledger come before
-    /// the stock rows that they name: whoever locks one holds the lock of its coupon.
+    /// Locks and reads what the requests are about, in the lock order of [`store`]; of those that somebody else's rows
+    /// keep aside as little as is known then. The rows of the ledger come before the stock rows that they name: whoever
+    /// locks one holds the lock of its coupon.
     pub(super) async fn load(&self, tx: &mut Tx<'_>, mut world: World, ops: &[&CouponOp]) -> Result<World, WriteError> {
         let code_ids: BTreeSet<CodeId> = ops.iter().flat_map(|op| op.act.code_ids()).collect();
         if !code_ids.is_empty() {
-            world.coupons = store::lock_free_coupons(tx, code_ids.iter().copied().collect()).await?;
-        }
-        let absent: Vec<CodeId> = world.absent(&code_ids).copied().collect();
-        if !absent.is_empty() {
-            world.blocked.coupons = store::find_coupons(tx, absent).await?.into_keys().collect();
+            (world.coupons, world.blocked.coupons) = store::lock_free_coupons(tx, &code_ids).await?;
         }
         self.ask_about_months(tx, &mut world, ops, &code_ids).await?;
-        let need = Need::of(&world, ops);
+        let open = world.open(ops);
+        let need = Need::of(&world, &open);
         self.rules.load_for(tx, &mut world, &need.issued).await?;
         if !need.members.is_empty() {
             (world.members, world.blocked.members) = member::store::free_standings(tx, need.members).await?;
         }
+        let open = world.open(&open);
         // A count is made only for a member that exists.
         let taken: Vec<_> = need.taken.into_iter().filter(|(member, _)| world.members.contains_key(member)).collect();
         if !taken.is_empty() {
@@ -283,7 +283,7 @@ impl CouponWriter {
             let closed = &world.closed;
             world.redemptions.retain(|id, _| !closed.contains_key(&plan("redemption").leaf_i64(id.get())));
         }
-        let stocks = stock_keys(&world, ops);
+        let stocks = stock_keys(&world, &open);
         if !stocks.is_empty() {
             world.stocks = store::lock_stocks(tx, stocks.into_iter().collect()).await?;
         }

@@ -174,7 +174,7 @@ impl RegisterWriter {
             Claim::Won => {}
             Claim::Answered(answer) => return Ok(Some(answer.into())),
             Claim::Busy => return Ok(None),
-            Claim::Follows(_) => unreachable!("a batch of one has nobody to follow"),
+            Claim::Follows(_) | Claim::Clashes(_) => unreachable!("a batch of one has nobody to follow"),
         }
         let decided = match &op.refusal {
             Some(refusal) => Answer::decided::<()>(0, Err(refusal.clone())).into(),

@@ -196,12 +196,17 @@ pub async fn standings(tx: &mut Tx<'_>, member_ids: Vec<MemberId>) -> Result<Has
     fetch_standings(tx, query("member/standing"), member_ids).await
 }
 
-/// As [`standings`], but waits for nobody: gives the members whom somebody else changes apart.
+/// As [`standings`], but waits for nobody, unless the batch is patient: gives the members whom somebody else changes
+/// apart.
 pub async fn free_standings(
     tx: &mut Tx<'_>,
     member_ids: BTreeSet<MemberId>,
 ) -> Result<(HashMap<MemberId, Standing>, HashSet<MemberId>), WriteError> {
-    let free = fetch_standings(tx, query("member/standing_free"), member_ids.iter().copied().collect()).await?;
+    let ids: Vec<MemberId> = member_ids.iter().copied().collect();
+    if tx.is_patient() {
+        return Ok((standings(tx, ids).await?, HashSet::new()));
+    }
+    let free = fetch_standings(tx, query("member/standing_free"), ids).await?;
     let others: Vec<MemberId> = member_ids.into_iter().filter(|id| !free.contains_key(id)).collect();
     if others.is_empty() {
         return Ok((free, HashSet::new()));

@@ -182,12 +182,13 @@ fn ulid_ms(text: &str) -> Option<u128> {
     Some(value >> 80)
 }
 
-/// The days whose leaves hold a number, in the order in which they are claimed.
+/// The days whose leaves hold a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimDays {
     /// The number carries its day.
     One(NaiveDate),
-    /// It does not: yesterday's row is claimed, then today's, and it is won only if both were. Good for 24 hours.
+    /// It does not: its answer stands in yesterday's leaf and in today's, and it is new only where neither has it. Good for
+    /// 24 hours.
     Two(NaiveDate, NaiveDate),
 }
 

@@ -35,7 +35,7 @@ impl Read for FindAnswer {
             .bind(keys.iter().map(|key| key.1).collect::<Vec<_>>())
             .fetch_all(conn)
             .await?;
-        // A row without an answer is a claim that is being decided; it is not to be seen outside its transaction.
+        // A row without an answer is a claim of an older version; it is not to be seen outside its transaction.
         Ok(rows
             .into_iter()
             .filter_map(|(day, key, _, status, body)| {

@@ -1,9 +1,10 @@
 //! Claiming request numbers and keeping their first answers.
 //!
-//! A row of `request` is written with its answer, in the transaction of the effects: whoever's row stands is the one who
-//! decided. That two do not decide about one number beside each other is seen to before, by a lock in the server's memory
-//! that is tried and not waited for: who does not get it is told [`Claim::Busy`]. Should two decide all the same, the row
-//! of one is in the way of the other's, which is then decided again. Numbers that are good for two days have two rows.
+//! A row of `request` is written with its answer, in the transaction of the effects: whoever's row stands is the one
+//! who decided. That two do not decide about one number beside each other is seen to before, by a lock in the server's
+//! memory that is tried and not waited for: who does not get it is told [`Claim::Busy`]. Should two decide all the same,
+//! as beside nodes of a version without these locks, the row of one is in the way of the other's, which is then decided
+//! again or put aside. Numbers that are good for two days have two rows.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -54,8 +55,9 @@ impl Answer {
         if (self.status, &self.body) == (found.status, &found.body) { self } else { Self { replayed: true, ..found } }
     }
 
-    fn refused(code: Code) -> Self {
-        Self::decided::<()>(0, Err(code.into()))
+    /// The number stands for something else.
+    pub fn reused() -> Self {
+        Self::decided::<()>(0, Err(Code::RequestNumberReused.into()))
     }
 }
 
@@ -66,8 +68,10 @@ pub enum Claim {
     Won,
     /// It was answered before, or its number stands for something else.
     Answered(Answer),
-    /// Another request of the same batch has the number: it gets the answer of that one, or `request_number_reused`.
+    /// Another request of the same batch has the number: it gets the answer of that one,
     Follows(usize),
+    /// or is refused, if that one is answered and asked for something else.
+    Clashes(usize),
     /// Somebody else is deciding about the number.
     Busy,
 }
@@ -90,8 +94,8 @@ fn lock_of(key: Uuid) -> i64 {
     (high ^ low).cast_signed()
 }
 
-/// Claims the numbers of a batch. `None` is a request without a number, which is always decided. A claim that was won is
-/// kept by [`insert_answers`].
+/// Claims the numbers of a batch. `None` is a request without a number, which is always decided. A claim that was won
+/// is kept by [`insert_answers`].
 ///
 /// # Errors
 /// [`WriteError`], of a statement.
@@ -127,16 +131,15 @@ pub async fn claim(tx: &mut Tx<'_>, tickets: &[Option<&Ticket>]) -> Result<Vec<C
         let ticket = tickets[position].expect("only requests with a ticket were entered");
         claims[position] = match &claims[leader] {
             Claim::Won if says_the_same => Claim::Follows(leader),
-            // With another body it is refused,
-            Claim::Won => Claim::Answered(Answer::refused(Code::RequestNumberReused)),
+            Claim::Won => Claim::Clashes(leader),
             Claim::Busy => Claim::Busy,
             told if says_the_same => told.clone(),
-            // unless its own first answer stands.
+            // Its own first answer may stand.
             _ => {
                 let mut rows = ticket.number.days.iter().map(|day| (day, ticket.number.key));
                 let told = rows.find_map(|row| answers.get(&row));
                 let of_it = told.filter(|(digest, _)| *digest == ticket.digest);
-                Claim::Answered(of_it.map_or_else(|| Answer::refused(Code::RequestNumberReused), |told| told.1.clone()))
+                Claim::Answered(of_it.map_or_else(Answer::reused, |told| told.1.clone()))
             }
         };
     }
@@ -148,7 +151,7 @@ fn claim_of(row: &Row, digest: i64, free: &HashSet<i64>, answers: &HashMap<Row, 
     match answers.get(row) {
         // What stands, stands, whoever has the lock.
         Some((of, answer)) if *of == digest => Claim::Answered(answer.clone()),
-        Some(_) => Claim::Answered(Answer::refused(Code::RequestNumberReused)),
+        Some(_) => Claim::Answered(Answer::reused()),
         None if free.contains(&lock_of(row.1)) => Claim::Won,
         None => Claim::Busy,
     }
@@ -225,8 +228,9 @@ pub async fn insert_answers(
     Ok(())
 }
 
-/// What became of a request whose COMMIT went astray. Writes the number's row, which waits for a commit under way: a plain
-/// read could say 'absent' too early. The caller rolls back.
+/// What became of a request whose COMMIT went astray. It waits for a commit under way by the lock; and, since a node may
+/// be of a version without it, by writing the number's row, which the caller rolls back. A plain read could say 'absent'
+/// too early.
 ///
 /// # Errors
 /// [`WriteError::Again`] while it is under way.
@@ -234,7 +238,7 @@ pub async fn look_up(tx: &mut Tx<'_>, now: DateTime<Utc>, ticket: &Ticket) -> Re
     match claim(tx, &[Some(ticket)]).await?.remove(0) {
         Claim::Answered(answer) => Ok(Some(Answer { replayed: false, ..answer })),
         Claim::Busy => Err(WriteError::Again("the number is being decided about")),
-        Claim::Won | Claim::Follows(_) => {
+        Claim::Won | Claim::Follows(_) | Claim::Clashes(_) => {
             make_sure_of_none(tx, now, &[ticket]).await?;
             Ok(None)
         }
@@ -246,7 +250,7 @@ pub async fn look_up(tx: &mut Tx<'_>, now: DateTime<Utc>, ticket: &Ticket) -> Re
 /// # Errors
 /// [`WriteError::Again`] when one is not free any more.
 pub async fn make_sure_of_none(tx: &mut Tx<'_>, now: DateTime<Utc>, tickets: &[&Ticket]) -> Result<(), WriteError> {
-    let none = Answer::refused(Code::RequestNotFound);
+    let none = Answer::decided::<()>(0, Err(Code::RequestNotFound.into()));
     insert_answers(tx, now, &tickets.iter().map(|ticket| (*ticket, &none)).collect::<Vec<_>>()).await?;
     tx.flush().await
 }

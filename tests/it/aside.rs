@@ -192,7 +192,7 @@ async fn an_upload_waits_whole_and_its_neighbours_do_not() {
     let long = [("TESSERA_LANE_WRITERS", "1"), ("TESSERA_LANE_WAIT_MAX", "20s"), ("TESSERA_LANE_LOCK_TIMEOUT", "20s")];
     let server = Server::spawn(&db, &keys, &long).await;
     let api = &server.client;
-    let codes = coupons(api, 12).await;
+    let codes = coupons(api, 14).await;
     let now = Clock::system().now();
     let holder = hold_row(&db, &codes[0]).await;
     let send = |register: &'static str, codes: &[String], late: bool| {
@@ -204,21 +204,30 @@ async fn an_upload_waits_whole_and_its_neighbours_do_not() {
         }
         tokio::spawn(async move { upload(&api, register, &items).await })
     };
-    // Of one register twice, so that the second has the numbers of the first.
+    // In one batch with a neighbour, behind an upload that waits. Of one register twice: the second has the same numbers.
+    let gate = begin(&db, "lock table request in access exclusive mode".to_owned()).await;
+    let first = send("0", &codes[12..], false);
+    until("the writer waits", async || waiting_for_locks(&db).await == 1).await;
     let waiting = [send("1", &codes[..4], true), send("1", &codes[..4], true)];
+    let neighbour = send("6", &codes[13..], false);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    gate.close().await.unwrap();
+    assert_eq!(reasons(&first.await.unwrap().expect(200)), ["", ""]);
+    assert_eq!(reasons(&neighbour.await.unwrap().expect(200)), ["coupon_already_redeemed"]);
     until("both are put aside again and again", async || put_aside(api).await >= 10).await;
     for n in 0..4 {
         let answer = send(["2", "3", "4", "5"][n], &codes[4 + 2 * n..6 + 2 * n], false).await.unwrap().expect(200);
         assert_eq!(reasons(&answer), ["", ""]);
     }
     assert!(waiting.iter().all(|upload| !upload.is_finished()));
-    assert_eq!(db.count("select count(*) from redemption").await, 8);
+    assert_eq!(db.count("select count(*) from redemption").await, 10);
     holder.close().await.unwrap();
     for upload in waiting {
         let answer = upload.await.unwrap().expect(200);
         assert_eq!(reasons(&answer), ["", "", "", "", "request_number_expired"]);
     }
-    assert_once(&db, 13).await;
+    assert_once(&db, 16).await;
+    assert_eq!(db.count("select count(*) from redemption_late where answer is null").await, 0);
     assert_verified(&db).await;
 }
 
@@ -230,17 +239,153 @@ async fn put_aside(api: &Client) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_stops_answers_those_who_wait_aside() {
+async fn a_service_that_stops_finishes_those_who_wait_aside() {
     let app = TestApp::spawn().await;
-    let codes = coupons(&app.client, 1).await;
+    let codes = coupons(&app.client, 2).await;
     let node = Arc::new(Node::start(&app.db, patient()).await);
     let holder = hold_row(&app.db, &codes[0]).await;
     let waiting = spawn(&node, &node.ticket(Operation::Redeem), node.code_id(&codes[0]));
+    // The one writer had its turn before this one's.
     until("it waits", async || node.app.lane.waiting().1 == 1).await;
-    tokio::time::timeout(SOON, node.app.stop()).await.expect("it stops");
-    let told = waiting.await.unwrap();
-    assert!(matches!(told, Err(DeskError::Lane(LaneError::Stopping))), "{told:?}");
+    assert_eq!(spawn(&node, &node.ticket(Operation::Redeem), node.code_id(&codes[1])).await.unwrap().unwrap().0, 200);
+    let stopping = tokio::spawn({
+        let node = Arc::clone(&node);
+        async move { node.app.stop().await }
+    });
+    let late = async || {
+        let told = spawn(&node, &node.ticket(Operation::Redeem), node.code_id(&codes[1])).await.unwrap();
+        matches!(told, Err(DeskError::Lane(LaneError::Stopping)))
+    };
+    until("nobody is let in any more", late).await;
+    assert!(!waiting.is_finished() && !stopping.is_finished());
     holder.close().await.unwrap();
-    assert_eq!(app.db.count("select count(*) from redemption").await, 0);
+    assert_eq!(waiting.await.unwrap().unwrap(), (200, false));
+    tokio::time::timeout(SOON, stopping).await.expect("it stops").unwrap();
+    assert_eq!(app.db.count("select count(*) from redemption").await, 2);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reversal_of_what_is_held_keeps_nobody_else_waiting() {
+    let app = TestApp::spawn().await;
+    let codes = coupons(&app.client, 8).await;
+    let used = app.client.redeem(&codes[0]).await.expect(200);
+    let redemption_id = used.json["redemption_id"].as_str().unwrap().parse().unwrap();
+    let node = Arc::new(Node::start(&app.db, patient()).await);
+    // As a reversal holds them.
+    let code_id = node.code_id(&codes[0]);
+    let rows = format!(
+        "select from coupon where code_id = {code_id} for update;
+        select from redemption where redemption_id = {redemption_id} for update"
+    );
+    let holder = begin(&app.db, rows).await;
+    let reversal = {
+        let (node, ticket) = (Arc::clone(&node), node.ticket(Operation::Reverse));
+        tokio::spawn(async move { node.reverse(ticket, code_id, redemption_id).await.unwrap().0.status })
+    };
+    until("it waits", async || node.app.lane.waiting().1 == 1).await;
+    for code in &codes[1..] {
+        let told = spawn(&node, &node.ticket(Operation::Redeem), node.code_id(code)).await.unwrap().unwrap();
+        assert_eq!((told, waiting_for_locks(&app.db).await), ((200, false), 0));
+    }
+    assert!(!reversal.is_finished());
+    holder.close().await.unwrap();
+    assert_eq!(reversal.await.unwrap(), 200);
+    assert_verified(&app.db).await;
+    node.app.stop().await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_is_not_called_used_by_a_request_that_is_put_aside() {
+    let app = TestApp::spawn().await;
+    let codes = coupons(&app.client, 2).await;
+    let node = Arc::new(Node::start(&app.db, patient()).await);
+    let holder = hold_row(&app.db, &codes[0]).await;
+    // So that both are of one batch, behind one that waits.
+    let gate = begin(&app.db, "lock table request in access exclusive mode".to_owned()).await;
+    let first = spawn(&node, &node.ticket(Operation::Redeem), node.code_id(&codes[1]));
+    until("the writer waits", async || waiting_for_locks(&app.db).await == 1).await;
+    let number = node.ticket(Operation::Redeem);
+    let other = Ticket { digest: 2, ..number.clone() };
+    let tills = [&number, &other].map(|ticket| spawn(&node, ticket, node.code_id(&codes[0])));
+    until("both wait", async || node.app.lane.waiting().1 == 2).await;
+    gate.close().await.unwrap();
+    assert_eq!(first.await.unwrap().unwrap(), (200, false));
+    // Others pass by.
+    let told = spawn(&node, &node.ticket(Operation::Redeem), node.code_id(&codes[1])).await.unwrap().unwrap();
+    assert_eq!(told, (409, false));
+    assert!(tills.iter().all(|till| !till.is_finished()));
+    holder.close().await.unwrap();
+    let mut told = Vec::new();
+    for till in tills {
+        told.push(till.await.unwrap().unwrap().0);
+    }
+    told.sort_unstable();
+    assert_eq!(told, [200, 409]);
+    assert_eq!(app.db.count("select count(*) from redemption").await, 2);
+    assert_eq!(node.app.lane.waiting(), (0, 0));
+    node.app.stop().await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_counter_in_vain_waits_alone() {
+    let db = TestDb::new().await;
+    let keys = Keys::make(&db).await;
+    let mut long = settings();
+    (long.lane.lane_writers, long.lane.lane_wait_max) = (1, SOON);
+    let app = TestApp::on(&db, keys, long, Clock::system()).await;
+    let api = &app.client;
+    let codes = coupons(api, 40).await;
+    let limited = api.rule(json!({"threshold": 0, "budget": 1_000_000})).await;
+    let limited = api.issue(&limited, json!({"count": 4})).await;
+    api.redeem(&limited[0]).await.expect(200);
+    let holder = begin(&db, "select from coupon_stock where spent > 0 for update".to_owned()).await;
+    let waiting: Vec<_> = limited[1..]
+        .iter()
+        .map(|code| {
+            let (api, code) = (api.clone(), code.clone());
+            tokio::spawn(async move { api.redeem(&code).await })
+        })
+        .collect();
+    until("the counter is waited for", async || waiting_for_locks(&db).await == 1).await;
+    for codes in codes.chunks(8) {
+        for answer in join_all(codes.iter().map(|code| api.redeem(code))).await {
+            answer.expect(200);
+        }
+    }
+    assert!(waiting.iter().all(|till| !till.is_finished()));
+    holder.close().await.unwrap();
+    for till in waiting {
+        till.await.unwrap().expect(200);
+    }
+    assert_eq!(db.count("select count(*) from redemption").await, 44);
+    assert_verified(&db).await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_basket_with_a_coupon_that_is_held_takes_none_of_the_others() {
+    let db = TestDb::new().await;
+    let keys = Keys::make(&db).await;
+    let app = TestApp::on(&db, keys, patient(), Clock::system()).await;
+    let api = &app.client;
+    let codes = coupons(api, 3).await;
+    let holder = hold_row(&db, &codes[1]).await;
+    let basket = {
+        let api = api.clone();
+        let coupons: Vec<_> = codes.iter().map(|code| json!({"code": code})).collect();
+        let body = json!({"store_id": "S0001", "order_ref": "S0001-0093", "amount": 80_000, "coupons": coupons});
+        tokio::spawn(async move { api.post_numbered("/v1/redemptions", &api.keys.pos, &fresh_number(), body).await })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    api.redeem(&codes[2]).await.expect(200);
+    assert!(!basket.is_finished());
+    holder.close().await.unwrap();
+    let refused = basket.await.unwrap().expect(409);
+    assert_eq!(refused.code(), "coupon_already_redeemed");
+    assert_eq!(db.count("select count(*) from redemption").await, 1);
+    assert_verified(&db).await;
     app.stop().await;
 }

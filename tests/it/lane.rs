@@ -22,7 +22,7 @@ use tessera::{
         desk::{DeskError, IssueRequest, RedeemRequest, ReverseRequest, Till},
     },
     db::lane::{Cost, LaneError},
-    id::{CodeId, StoreNo},
+    id::{CodeId, RedemptionId, StoreNo},
     partition::plan,
     request::{
         Operation, RequestNumber, Source, Window,
@@ -131,6 +131,17 @@ impl Node {
             lines: Vec::new(),
         };
         self.app.desk.redeem(ticket, ask).await
+    }
+
+    pub async fn reverse(
+        &self,
+        ticket: Ticket,
+        code_id: CodeId,
+        redemption_id: RedemptionId,
+    ) -> Result<(Answer, Cost), DeskError> {
+        let ask =
+            ReverseRequest { code_id, redemption_id, till: self.till(), order_ref: None, returned: Returned::Whole };
+        self.app.desk.reverse(ticket, ask).await
     }
 
     pub fn code_id(&self, code: &str) -> CodeId {
@@ -556,9 +567,7 @@ async fn one_request(
         && let Some((code_id, redemption_id)) = redeemed.pop()
     {
         let redemption_id = redemption_id.as_str().unwrap().parse().unwrap();
-        let ask =
-            ReverseRequest { code_id, redemption_id, till: node.till(), order_ref: None, returned: Returned::Whole };
-        node.app.desk.reverse(node.ticket(Operation::Reverse), ask).await.unwrap()
+        node.reverse(node.ticket(Operation::Reverse), code_id, redemption_id).await.unwrap()
     } else {
         let (answer, cost) = node.redeem(node.ticket(Operation::Redeem), code_id).await.unwrap();
         if answer.status == 200 {

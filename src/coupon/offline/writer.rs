@@ -79,10 +79,11 @@ fn answer_of(claims: &[Claim], position: usize) -> Option<Answer> {
         Claim::Won | Claim::Busy => None,
         Claim::Answered(answer) => Some(Answer { replayed: false, ..answer.clone() }),
         Claim::Follows(leader) => answer_of(claims, *leader),
+        Claim::Clashes(leader) => answer_of(claims, *leader).map(|_| Answer::reused()),
     }
 }
 
-/// Claims items by number and content: those that have a place by a row of `request`, the others by one of
+/// Claims items by number and content: those that have a place by a number of their own, the others by a row of
 /// `redemption_late`.
 async fn claim_items(
     tx: &mut Tx<'_>,
@@ -125,14 +126,11 @@ async fn claim_items(
 
 /// A number that another item of the batch has won, for a redemption of the same core, is told by that one.
 fn follow_cores(numbers: &mut [Claim], tickets: &[Option<&Ticket>]) {
-    let mut won: HashMap<Uuid, usize> = HashMap::new();
     for (position, ticket) in tickets.iter().enumerate() {
         let Some(ticket) = ticket else { continue };
-        match (&numbers[position], won.get(&ticket.number.key)) {
-            (Claim::Won, _) => drop(won.insert(ticket.number.key, position)),
-            (Claim::Answered(answer), Some(leader))
-                if !answer.replayed
-                    && tickets[*leader].is_some_and(|of| request::is_of_one_core(of.digest, ticket.digest)) =>
+        match &numbers[position] {
+            Claim::Clashes(leader)
+                if tickets[*leader].is_some_and(|of| request::is_of_one_core(of.digest, ticket.digest)) =>
             {
                 numbers[position] = Claim::Follows(*leader);
             }
@@ -179,6 +177,14 @@ impl Known {
     fn is_busy(&self, position: usize) -> bool {
         [&self.claims, &self.numbers].iter().any(|claims| claims[position] == Claim::Busy)
     }
+}
+
+/// What a batch has to write besides what its decisions changed.
+struct Decided<'a> {
+    /// New items, whether they have a place, and their answers.
+    new: Vec<(&'a Item, bool, &'a Answer)>,
+    /// What is answered under the till's numbers that were won.
+    numbered: &'a [(&'a Ticket, Answer)],
 }
 
 impl OfflineWriter {
@@ -259,9 +265,13 @@ impl OfflineWriter {
         let upload_of: Vec<usize> =
             ops.iter().enumerate().flat_map(|(upload, op)| std::iter::repeat_n(upload, op.items.len())).collect();
         let known = self.claims(tx, now, &items).await?;
+        let busy = put_aside((0..items.len()).filter(|at| known.is_busy(*at)), &items, &upload_of);
         let mut live: Vec<(usize, CouponOp)> = Vec::new();
         for (position, item) in items.iter().enumerate() {
-            let open = known.placed[position] && known.is_new(position) && known.numbers[position] == Claim::Won;
+            let open = !busy.contains(&upload_of[position])
+                && known.placed[position]
+                && known.is_new(position)
+                && known.numbers[position] == Claim::Won;
             if open
                 && item.refusal.is_none()
                 && let (Some(redeem), Some(number)) = (item.redeem()?, &item.number)
@@ -274,13 +284,13 @@ impl OfflineWriter {
         // Locks may have been waited for: what is decided and recorded is of now.
         world.now = self.coupons.clock.now();
 
-        let busy = (0..items.len()).filter(|at| known.is_busy(*at));
+        let busy = (0..items.len()).filter(|position| busy.contains(&upload_of[*position]));
         let held = live.iter().filter(|(_, op)| op.act.is_blocked(&world)).map(|(position, _)| *position);
         let aside = put_aside(busy.chain(held), &items, &upload_of);
         let is_aside = |position: usize| aside.contains(&upload_of[position]);
         // The row of a late item is there already. Alone, an upload that is put aside is rolled back.
         if ops.len() > 1 && (0..items.len()).any(|at| is_aside(at) && !known.placed[at] && known.is_new(at)) {
-            return Err(WriteError::Again("an upload with late items must wait"));
+            return Err(WriteError::Apart);
         }
 
         let mut answers: Vec<Option<Answer>> = Vec::with_capacity(items.len());
@@ -295,6 +305,7 @@ impl OfflineWriter {
             let answer = match &known.claims[position] {
                 Claim::Answered(answer) => Some(answer.clone()),
                 Claim::Follows(leader) => of(*leader, true),
+                Claim::Clashes(_) => Some(Answer::reused()),
                 Claim::Busy => None,
                 Claim::Won => {
                     // The same redemption in another spelling of its coupon.
@@ -313,18 +324,18 @@ impl OfflineWriter {
         }
         let new = items.iter().zip(&answers).enumerate().filter(|(position, _)| known.is_new(*position));
         let new = new.filter_map(|(position, (item, answer))| Some((*item, known.placed[position], answer.as_ref()?)));
-        self.write(tx, world, &live_ops, (new.collect(), &numbered)).await?;
+        self.write(tx, world, &live_ops, Decided { new: new.collect(), numbered: &numbered }).await?;
         let mut answers = answers.into_iter();
         Ok(ops.iter().map(|op| answers.by_ref().take(op.items.len()).collect()).collect())
     }
 
-    /// Writes what was decided: the answers to new items, and to the till's numbers that were won.
+    /// Writes what was decided.
     async fn write(
         &self,
         tx: &mut Tx<'_>,
         world: World,
         live: &[&CouponOp],
-        (new, numbered): (Vec<(&Item, bool, &Answer)>, &[(&Ticket, Answer)]),
+        Decided { new, numbered }: Decided<'_>,
     ) -> Result<(), WriteError> {
         let placed = new.iter().filter(|(_, placed, _)| *placed).map(|(item, _, answer)| (&item.identity, *answer));
         let decided: Vec<(&Ticket, &Answer)> =

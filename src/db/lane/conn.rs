@@ -16,6 +16,8 @@ use crate::db::{is_connection_loss, sqlstate};
 /// How long a failed connect answers for the requests that follow it, so that a dead database costs them nothing.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The server ends no transaction that has done nothing for less than this.
+const IDLE_MIN: Duration = Duration::from_secs(1);
 /// Plans older than this are thrown away. One that was made while a leaf was empty may walk the whole leaf when it has
 /// grown; autovacuum's analysis would end it some day, and this ends it for certain.
 const PLANS_MAX_AGE: Duration = Duration::from_secs(60);
@@ -37,7 +39,7 @@ pub(super) fn with_settings(options: PgConnectOptions, settings: &LaneSettings) 
             ("array_nulls", "on".to_owned()),
             ("lock_timeout", millis(settings.lock_timeout)),
             ("statement_timeout", millis(settings.statement_timeout)),
-            ("idle_in_transaction_session_timeout", millis(settings.wait_max)),
+            ("idle_in_transaction_session_timeout", millis(settings.wait_max.max(IDLE_MIN))),
         ])
 }
 

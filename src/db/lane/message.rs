@@ -241,7 +241,7 @@ impl Names {
 /// What waits to be sent.
 #[derive(Debug)]
 pub(super) struct Message {
-    /// How the transaction begins, until it has begun.
+    /// How the transaction begins, until it has begun: statements with a semicolon between two.
     begin: Option<&'static str>,
     statements: Vec<(Statement, Expected)>,
 }
@@ -288,7 +288,7 @@ impl Message {
         let mut expected = Vec::with_capacity(numbers.len() + 1);
         if let Some(begin) = self.begin.take() {
             text.extend([begin, ";"]);
-            expected.push(Expected::Nothing);
+            expected.extend(begin.split(';').map(|_| Expected::Nothing));
         }
         for ((statement, wanted), number) in self.statements.drain(..).zip(numbers) {
             statement.push_to(&mut text, number);

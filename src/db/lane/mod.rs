@@ -11,9 +11,10 @@
 //! - No connection is handed on with an open transaction: one that could not be rolled back is closed. So is one whose
 //!   prepared statements are gone or stale; what met that is sent again on a new one.
 //! - Queues are bounded. When one is full the caller gets [`LaneError::Overloaded`] at once; what waited longer than
-//!   `wait_max` is answered the same and was not executed.
+//!   `wait_max` is answered the same, or [`LaneError::Busy`], and was not executed.
 //! - Once COMMIT has been sent nothing is executed again; the outcome is looked up by request number.
-//! - What one request must wait for, its neighbours in a batch do not: it is put aside.
+//! - What one request must wait for, its neighbours in a batch do not: it is put aside. A row of counters, which all
+//!   requests of a rule need, is waited for at first: by a batch, for `lock_timeout` at most.
 //!
 //! It does not hold office tables: rules, stores and keys go through `db::pool`.
 
@@ -58,8 +59,8 @@ pub struct LaneSettings {
     /// Prepared statements kept per connection, of those that go together and of those that go alone each: about 35 KiB
     /// each in the backend.
     pub statements_max: usize,
-    /// What waited longer is answered `Overloaded` or `Busy`, unexecuted. A transaction that does nothing for so long is
-    /// ended by the server: its node stands still, and others wait for what it holds.
+    /// What waited longer is answered `Overloaded` or `Busy`, unexecuted. A transaction that does nothing for so long, and
+    /// for a second, is ended by the server: its node stands still, and others wait for what it holds.
     pub wait_max: Duration,
     /// Bound on one batch, seen from this side of the connection.
     pub batch_timeout: Duration,

@@ -37,6 +37,8 @@ pub(super) struct Queue {
     late: Notify,
     waiting: AtomicUsize,
     waiting_max: usize,
+    /// Requests that were taken and hold an [`Unanswered`].
+    unanswered: AtomicUsize,
     stopping: AtomicBool,
     workers: AtomicUsize,
     worker_ended: Notify,
@@ -58,6 +60,23 @@ impl Turn {
     }
 }
 
+/// A request that may leave the queue and come again before it is answered: `stop` waits for it. Made while it has a
+/// place.
+pub(super) struct Unanswered(Arc<Queue>);
+
+impl Unanswered {
+    pub(super) fn new(queue: &Arc<Queue>) -> Self {
+        queue.unanswered.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(queue))
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.0.unanswered.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// What waited so long for its turn is served by helpers too: several times what a turn takes on pages in memory.
 const LATE: Duration = Duration::from_millis(1);
 /// A helper that was not needed for so long closes its connection.
@@ -74,6 +93,7 @@ impl Queue {
             late: Notify::new(),
             waiting: AtomicUsize::new(0),
             waiting_max,
+            unanswered: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             workers: AtomicUsize::new(0),
             serving: AtomicUsize::new(0),
@@ -103,15 +123,9 @@ impl Queue {
         Ok(before == 0 && self.serving.load(Ordering::Relaxed) == 0)
     }
 
-    /// Takes a place for a request that had one before, however many there are.
-    pub(super) fn enter_again(&self) -> Result<(), LaneError> {
-        // As in `enter`: counted first.
+    /// A place again for a request that had one before and is still to be answered, however many there are.
+    pub(super) fn enter_again(&self) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        if self.stopping.load(Ordering::SeqCst) {
-            self.waiting.fetch_sub(1, Ordering::SeqCst);
-            return Err(LaneError::Stopping);
-        }
-        Ok(())
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -235,7 +249,7 @@ impl Queue {
 
     pub(super) async fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
-        while self.waiting.load(Ordering::SeqCst) > 0 {
+        while self.waiting.load(Ordering::SeqCst) > 0 || self.unanswered.load(Ordering::SeqCst) > 0 {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         self.ready.close();

@@ -29,6 +29,7 @@ pub struct Tx<'c> {
     statements: u32,
     leaves: u32,
     leaves_max: usize,
+    patient: bool,
 }
 
 struct Together<'c> {
@@ -40,7 +41,7 @@ struct Together<'c> {
 impl<'c> Tx<'c> {
     /// Over the open transaction of a job, whose rows are many: every leaf is addressed by itself.
     pub(crate) fn of_job(conn: &'c mut PgConnection) -> Self {
-        Self { conn, together: None, statements: 0, leaves: 0, leaves_max: usize::MAX }
+        Self { conn, together: None, statements: 0, leaves: 0, leaves_max: usize::MAX, patient: true }
     }
 
     /// Over a connection of the lane, on which the transaction begins with the first statement.
@@ -52,7 +53,12 @@ impl<'c> Tx<'c> {
     ) -> Self {
         let waiting = Message::beginning_with(begin);
         let together = Some(Together { waiting, names, names_max: settings.statements_max });
-        Self { conn, together, statements: 0, leaves: 0, leaves_max }
+        Self { conn, together, statements: 0, leaves: 0, leaves_max, patient: false }
+    }
+
+    /// From now on it waits for what somebody else holds.
+    pub(super) fn be_patient(&mut self) {
+        self.patient = true;
     }
 
     /// Statements and leaves so far.
@@ -101,6 +107,11 @@ impl Tx<'_> {
     /// A statement of the registry for its target, its parameters still to be bound; counts it.
     pub fn statement(&mut self, query: &'static Query, target: Target) -> Statement {
         Statement::new(self.sql(query, target))
+    }
+
+    /// Whether what somebody else holds is to be waited for, and not left out.
+    pub fn is_patient(&self) -> bool {
+        self.patient
     }
 
     /// A statement on no partitioned table, its parameters still to be bound; counts it.

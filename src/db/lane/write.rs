@@ -6,12 +6,14 @@
 //! request number and never executed again.
 //!
 //! A request may need what somebody else holds, for a millisecond or, when a node stands still in a transaction, for
-//! seconds. It is put aside and joins a later batch, so that those which came with it do not wait.
+//! seconds. It is put aside and joins a later batch, so that those which came with it do not wait. One that has been put
+//! aside often, or that waited for a lock in vain, has a batch of its own that waits for what is held: one at a time, so
+//! that the other connections serve the rest.
 
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -20,20 +22,24 @@ use tokio::sync::oneshot;
 use super::{
     Cost, LaneError, LaneSettings,
     conn::{LaneConn, is_spent},
-    queue::{Bucket, Queue},
+    queue::{Bucket, Queue, Unanswered},
     tx::Tx,
 };
 use crate::db::{is_missing_leaf, is_transient, sqlstate};
 
 /// How often a batch that failed in passing is run again, and the pause before each.
 const RETRY_PAUSES: [Duration; 3] = [Duration::from_millis(2), Duration::from_millis(15), Duration::from_millis(60)];
-const LOOK_UP_ATTEMPTS: u32 = 8;
+const LOOK_UP_FAILURES: u32 = 8;
 /// SQLSTATE of a lock timeout.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// SQLSTATE of a session that the server ended since its transaction did nothing for too long.
+const IDLE_IN_TRANSACTION: &str = "25P03";
 /// For about so long a request is put aside at first, as long as a commit takes; each time after that twice as long,
 const ASIDE_PAUSE: Duration = Duration::from_millis(2);
 /// up to so many times.
 const ASIDE_DOUBLINGS: u32 = 5;
+/// Who was put aside so often may wait for what is held, in the order in which the server gives it.
+const PATIENT_AFTER: u32 = 6;
 
 /// Why the body of a write gave up. The transaction is rolled back in every case.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +49,9 @@ pub enum WriteError {
     /// Somebody's half-done work was in the way; running the batch again will meet its end.
     #[error("the batch met work in flight: {0}")]
     Again(&'static str),
+    /// One of them spoils the batch for the others.
+    #[error("the requests of the batch must be run one by one")]
+    Apart,
     /// A row that cannot be; names table, column and key.
     #[error("inconsistent: {0}")]
     Inconsistent(String),
@@ -73,15 +82,14 @@ pub trait Writer: Send + Sync + 'static {
     }
 
     /// Decides every request, in order of arrival, and writes what was granted. `None` is for one that needs what somebody
-    /// else holds: nothing of it may be written, unless all are `None`, which is rolled back. No effect outside the transaction, since it may be run again.
     fn run<'t>(
         &'t self,
         tx: &'t mut Tx<'_>,
         ops: &'t [Arc<Self::Op>],
     ) -> impl Future<Output = Result<Vec<Option<Self::Answer>>, WriteError>> + Send + 't;
 
-    /// What became of a request whose COMMIT was answered by an error. Runs in a transaction that is rolled back, so it
-    /// may claim the number to wait for a commit still under way. `None`: it was not committed.
+    /// What became of a request whose COMMIT was answered by an error. Runs in a transaction that is rolled back.
+    /// [`WriteError::Again`]: the commit is still under way. `None`: it was not committed.
     fn look_up<'t>(
         &'t self,
         tx: &'t mut Tx<'_>,
@@ -98,6 +106,8 @@ pub trait Writer: Send + Sync + 'static {
 /// A batch of requests as a worker took it.
 pub struct Batch<W: Writer> {
     requests: Vec<Waiting<W>>,
+    /// Whether it is one request that waits for what somebody else holds.
+    patient: bool,
 }
 
 struct Waiting<W: Writer> {
@@ -105,6 +115,9 @@ struct Waiting<W: Writer> {
     since: Instant,
     /// How often it was put aside.
     aside: u32,
+    /// It waited for a lock in vain, and would have the next batch wait too.
+    alone: bool,
+    _unanswered: Unanswered,
     answer: oneshot::Sender<Result<(W::Answer, Cost), LaneError>>,
 }
 
@@ -124,11 +137,43 @@ struct WriterBucket<W: Writer> {
     waiting: Mutex<Vec<Waiting<W>>>,
     queue: Arc<Queue>,
     settings: Arc<LaneSettings>,
+    patience: Mutex<Patience>,
+}
+
+/// How much of the connections' time goes to waiting for what somebody else holds.
+#[derive(Default)]
+struct Patience {
+    waits: bool,
+    /// Nobody waits before.
+    again_at: Option<Instant>,
+    /// Until then batches wait for locks for a short time only: one has waited in vain.
+    short_until: Option<Instant>,
+}
+
+impl Patience {
+    fn begin(&mut self) -> bool {
+        let may = !self.waits && self.again_at.is_none_or(|at| Instant::now() >= at);
+        self.waits |= may;
+        may
+    }
+
+    /// As long as it took, nobody waits again.
+    fn end(&mut self, took: Duration) {
+        (self.waits, self.again_at) = (false, Some(Instant::now() + took));
+    }
 }
 
 impl<W: Writer> WriterHandle<W> {
     pub(super) fn new(writer: W, queue: Arc<Queue>, settings: Arc<LaneSettings>) -> Self {
-        Self { bucket: Arc::new(WriterBucket { writer, waiting: Mutex::default(), queue, settings }) }
+        Self {
+            bucket: Arc::new(WriterBucket {
+                writer,
+                waiting: Mutex::default(),
+                queue,
+                settings,
+                patience: Mutex::default(),
+            }),
+        }
     }
 
     /// Hands a request to the lane and waits for its answer. Dropping the future does not take the request back.
@@ -138,7 +183,9 @@ impl<W: Writer> WriterHandle<W> {
     pub async fn write(&self, op: W::Op) -> Result<(W::Answer, Cost), LaneError> {
         self.bucket.queue.enter()?;
         let (answer, answered) = oneshot::channel();
-        self.bucket.add(Waiting { op: Arc::new(op), since: Instant::now(), aside: 0, answer });
+        let _unanswered = Unanswered::new(&self.bucket.queue);
+        let (op, since) = (Arc::new(op), Instant::now());
+        self.bucket.add(Waiting { op, since, aside: 0, alone: false, _unanswered, answer });
         answered.await.unwrap_or(Err(LaneError::Panicked))
     }
 }
@@ -154,8 +201,34 @@ enum Attempt<A> {
     Unreachable(Arc<sqlx::Error>),
 }
 
-/// What became of a request: its answer, or that it is to wait.
-type Outcome<A> = Result<Option<A>, LaneError>;
+/// What became of a request that did not fail.
+enum Done<A> {
+    Answered(A),
+    /// It needs what somebody else holds.
+    Aside,
+    /// The same, and its neighbours would wait for it.
+    Alone,
+}
+
+impl<A> From<Option<A>> for Done<A> {
+    fn from(answer: Option<A>) -> Self {
+        answer.map_or(Self::Aside, Self::Answered)
+    }
+}
+
+type Outcome<A> = Result<Done<A>, LaneError>;
+
+/// While one request waits for what somebody else holds.
+struct Turn<'b, W: Writer> {
+    bucket: &'b WriterBucket<W>,
+    began: Instant,
+}
+
+impl<W: Writer> Drop for Turn<'_, W> {
+    fn drop(&mut self) {
+        self.bucket.patience().end(self.began.elapsed());
+    }
+}
 
 impl<W: Writer> WriterBucket<W> {
     /// Adds a request that has a place in the queue.
@@ -178,13 +251,10 @@ impl<W: Writer> WriterBucket<W> {
         metrics::counter!("tessera_lane_put_aside_total", "writer" => W::NAME).increment(requests.len() as u64);
         for mut request in requests {
             if request.since.elapsed() >= self.settings.wait_max {
-                let _ = request.answer.send(Err(LaneError::Busy));
+                self.refuse(request);
                 continue;
             }
-            if let Err(error) = self.queue.enter_again() {
-                let _ = request.answer.send(Err(error));
-                continue;
-            }
+            self.queue.enter_again();
             let pause = ASIDE_PAUSE * (1 << request.aside.min(ASIDE_DOUBLINGS));
             request.aside += 1;
             let bucket = Arc::clone(self);
@@ -196,52 +266,87 @@ impl<W: Writer> WriterBucket<W> {
         }
     }
 
+    /// Answers a request that has waited too long.
+    fn refuse(&self, request: Waiting<W>) {
+        let error = if request.aside > 0 {
+            metrics::counter!("tessera_lane_busy_total", "writer" => W::NAME).increment(1);
+            LaneError::Busy
+        } else {
+            LaneError::Overloaded
+        };
+        let _ = request.answer.send(Err(error));
+    }
+
     /// Takes what waits, up to a batch, and gives the rest another turn at once, so that another worker can serve it.
     fn take(self: &Arc<Self>) -> Batch<W> {
-        let batch_max = if W::BATCHED { self.settings.write_batch_max } else { 1 };
-        let (taken, rest) = {
+        let mut not_yet = Vec::new();
+        let (taken, patient, rest) = {
             let mut waiting = self.waiting.lock().expect("no code panics while it holds the bucket");
-            let mut weight = 0;
-            let fits = waiting
-                .iter()
-                .take_while(|one| {
-                    weight += self.writer.weight(&one.op);
-                    weight <= batch_max
-                })
-                .count()
-                .max(1)
-                .min(waiting.len());
+            let mut patient = false;
+            while let Some(first) = waiting.first() {
+                let wants = first.alone || first.aside >= PATIENT_AFTER;
+                patient = wants && self.patience().begin();
+                if patient || !first.alone {
+                    break;
+                }
+                not_yet.push(waiting.remove(0));
+            }
+            let fits = if patient { 1 } else { self.fitting(&waiting) };
             let rest = waiting.split_off(fits);
             let rest_len = rest.len();
-            (std::mem::replace(&mut *waiting, rest), rest_len)
+            (std::mem::replace(&mut *waiting, rest), patient, rest_len)
         };
-        self.queue.leave(taken.len());
+        self.queue.leave(taken.len() + not_yet.len());
         if rest > 0 {
             self.queue.push(Arc::clone(self) as Arc<dyn Bucket>);
         }
+        self.put_aside(not_yet);
         // What waited too long is refused unexecuted. A caller that went away is served all the same: it was accepted.
         let wait_max = self.settings.wait_max;
         let (requests, late): (Vec<_>, Vec<_>) = taken.into_iter().partition(|one| one.since.elapsed() <= wait_max);
-        for one in late {
-            let error = if one.aside > 0 { LaneError::Busy } else { LaneError::Overloaded };
-            let _ = one.answer.send(Err(error));
+        late.into_iter().for_each(|one| self.refuse(one));
+        Batch { requests, patient }
+    }
+
+    /// How many of those that wait make a batch: up to the first that must have its own.
+    fn fitting(&self, waiting: &[Waiting<W>]) -> usize {
+        let batch_max = if W::BATCHED { self.settings.write_batch_max } else { 1 };
+        let mut weight = 0;
+        let fits = waiting.iter().take_while(|one| {
+            weight += self.writer.weight(&one.op);
+            weight <= batch_max && !one.alone
+        });
+        fits.count().max(1).min(waiting.len())
+    }
+
+    fn patience(&self) -> MutexGuard<'_, Patience> {
+        self.patience.lock().expect("no code panics while it holds the patience")
+    }
+
+    /// How a transaction begins now.
+    fn begin(&self, patient: bool) -> &'static str {
+        if W::SNAPSHOT {
+            return "begin isolation level repeatable read";
         }
-        Batch { requests }
+        let is_short = self.patience().short_until.is_some_and(|until| Instant::now() < until);
+        if patient || is_short { "begin; set local lock_timeout = '100ms'" } else { "begin" }
     }
 
     async fn attempt(
         &self,
         conn: &mut LaneConn,
         ops: &[Arc<W::Op>],
-        leaves_max: usize,
+        (leaves_max, patient): (usize, bool),
         cost: &mut Cost,
     ) -> Attempt<W::Answer> {
         let open = match conn.open().await {
             Ok(open) => open,
             Err(error) => return Attempt::Unreachable(error),
         };
-        let begin = if W::SNAPSHOT { "begin isolation level repeatable read" } else { "begin" };
-        let mut tx = Tx::of_lane(open, begin, &self.settings, leaves_max);
+        let mut tx = Tx::of_lane(open, self.begin(patient), &self.settings, leaves_max);
+        if patient {
+            tx.be_patient();
+        }
         let body = async {
             let answers = self.writer.run(&mut tx, ops).await?;
             tx.flush().await?;
@@ -263,6 +368,11 @@ impl<W: Writer> WriterBucket<W> {
                     .await
                 {
                     Ok(Ok(_)) => Attempt::Committed(answers),
+                    // The server had ended it before.
+                    Ok(Err(error)) if sqlstate(&error).as_deref() == Some(IDLE_IN_TRANSACTION) => {
+                        conn.discard();
+                        Attempt::RolledBack(WriteError::Sql(error))
+                    }
                     _ => {
                         conn.discard();
                         Attempt::Unknown(answers)
@@ -288,13 +398,19 @@ impl<W: Writer> WriterBucket<W> {
     }
 
     /// Runs a batch until it is committed, given up, or of unknown outcome.
-    async fn run(&self, conn: &mut LaneConn, ops: &[Arc<W::Op>], cost: &mut Cost) -> Vec<Outcome<W::Answer>> {
+    async fn run(
+        &self,
+        conn: &mut LaneConn,
+        ops: &[Arc<W::Op>],
+        patient: bool,
+        cost: &mut Cost,
+    ) -> Vec<Outcome<W::Answer>> {
         let mut pauses = RETRY_PAUSES.into_iter();
         let started = Instant::now();
         let mut leaves_max = self.settings.leaves_max;
         loop {
-            let failure = match self.attempt(conn, ops, leaves_max, cost).await {
-                Attempt::Committed(answers) => return answers.into_iter().map(Ok).collect(),
+            let failure = match self.attempt(conn, ops, (leaves_max, patient), cost).await {
+                Attempt::Committed(answers) => return answers.into_iter().map(|answer| Ok(answer.into())).collect(),
                 Attempt::Unknown(decided) => return self.look_up(conn, ops, decided).await,
                 Attempt::Unreachable(error) => return all_failed(ops, LaneError::Unavailable(error)),
                 Attempt::RolledBack(failure) => failure,
@@ -313,12 +429,18 @@ impl<W: Writer> WriterBucket<W> {
                 tokio::time::sleep(pause).await;
                 continue;
             }
+            let waited_in_vain =
+                matches!(&failure, WriteError::Sql(error) if sqlstate(error).as_deref() == Some(LOCK_NOT_AVAILABLE));
+            if waited_in_vain {
+                self.patience().short_until = Some(Instant::now() + self.settings.wait_max);
+                let error = &failure as &dyn std::error::Error;
+                tracing::debug!(writer = W::NAME, requests = ops.len(), error, "waited for a lock in vain");
+            }
             if ops.len() > 1 && !matches!(&failure, WriteError::Sql(error) if is_spent(error)) {
                 return self.run_one_by_one(conn, ops).await;
             }
-            // Somebody holds a row that is waited for, as those are that count.
-            if matches!(&failure, WriteError::Sql(error) if sqlstate(error).as_deref() == Some(LOCK_NOT_AVAILABLE)) {
-                return ops.iter().map(|_| Ok(None)).collect();
+            if waited_in_vain {
+                return ops.iter().map(|_| Ok(Done::Alone)).collect();
             }
             return all_failed(ops, given_up(failure));
         }
@@ -336,7 +458,7 @@ impl<W: Writer> WriterBucket<W> {
             }
             // Boxed: this is the same future as the caller's, one level down, with batches of one.
             let mut cost = Cost::default();
-            let alone = Box::pin(self.run(conn, std::slice::from_ref(op), &mut cost));
+            let alone = Box::pin(self.run(conn, std::slice::from_ref(op), false, &mut cost));
             answers.extend(alone.await);
         }
         answers
@@ -355,23 +477,25 @@ impl<W: Writer> WriterBucket<W> {
         let deadline = Instant::now() + self.settings.batch_timeout;
         for (op, decided) in ops.iter().zip(decided) {
             let Some(decided) = decided else {
-                answers.push(Ok(None));
+                answers.push(Ok(Done::Aside));
                 continue;
             };
             let found = self.look_up_one(conn, op, deadline).await.ok_or(LaneError::OutcomeUnknown);
-            answers.push(found.map(|found| Some(self.writer.settle(op, decided, found))));
+            answers.push(found.map(|found| Done::Answered(self.writer.settle(op, decided, found))));
         }
         answers
     }
 
     async fn look_up_one(&self, conn: &mut LaneConn, op: &W::Op, deadline: Instant) -> Option<W::Answer> {
-        for attempt in 0..LOOK_UP_ATTEMPTS {
-            if Instant::now() >= deadline {
+        let mut failures = 0;
+        for attempt in 0.. {
+            if Instant::now() >= deadline || failures >= LOOK_UP_FAILURES {
                 return None;
             }
             if attempt > 0 {
                 tokio::time::sleep(Duration::from_millis(50 << attempt.min(4))).await;
             }
+            failures += 1;
             let Ok(open) = conn.open().await else { continue };
             let mut tx = Tx::of_lane(open, "begin", &self.settings, self.settings.leaves_max);
             let body = self.writer.look_up(&mut tx, op);
@@ -381,6 +505,11 @@ impl<W: Writer> WriterBucket<W> {
                 Ok(Ok(answer)) => {
                     roll_back(conn, has_begun).await;
                     return answer;
+                }
+                // The commit is under way.
+                Ok(Err(WriteError::Again(_))) => {
+                    failures -= 1;
+                    roll_back(conn, has_begun).await;
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(writer = W::NAME, error = &error as &dyn std::error::Error, "look-up failed");
@@ -420,7 +549,7 @@ fn passes(failure: &WriteError) -> bool {
     match failure {
         WriteError::Sql(error) => is_spent(error) || is_transient(error),
         WriteError::Again(_) => true,
-        WriteError::Inconsistent(_) => false,
+        WriteError::Apart | WriteError::Inconsistent(_) => false,
     }
 }
 
@@ -432,7 +561,7 @@ fn given_up(failure: WriteError) -> LaneError {
             LaneError::Unavailable(Arc::new(error))
         }
         WriteError::Sql(error) => LaneError::Failed(Arc::new(error)),
-        WriteError::Again(_) => LaneError::Overloaded,
+        WriteError::Again(_) | WriteError::Apart => LaneError::Overloaded,
         WriteError::Inconsistent(what) => LaneError::Inconsistent(what.into()),
     }
 }
@@ -444,7 +573,8 @@ fn all_failed<A, T>(ops: &[T], error: LaneError) -> Vec<Outcome<A>> {
 impl<W: Writer> Bucket for WriterBucket<W> {
     fn serve<'c>(self: Arc<Self>, conn: &'c mut LaneConn) -> Pin<Box<dyn Future<Output = ()> + Send + 'c>> {
         Box::pin(async move {
-            let Batch { requests } = self.take();
+            let Batch { requests, patient } = self.take();
+            let _turn = patient.then(|| Turn { bucket: &*self, began: Instant::now() });
             if requests.is_empty() {
                 return;
             }
@@ -452,15 +582,19 @@ impl<W: Writer> Bucket for WriterBucket<W> {
             let started = Instant::now();
             let mut cost = Cost { batch: ops.len() as u32, ..Cost::default() };
             self.writer.prepare(&ops).await;
-            let answers = self.run(conn, &ops, &mut cost).await;
+            let outcomes = self.run(conn, &ops, patient, &mut cost).await;
             cost.database = started.elapsed();
             metrics::histogram!("tessera_lane_batch_requests", "writer" => W::NAME).record(ops.len() as f64);
             let mut aside = Vec::new();
-            for (one, answer) in requests.into_iter().zip(answers) {
+            for (mut one, outcome) in requests.into_iter().zip(outcomes) {
                 let cost = Cost { queue: started - one.since, ..cost };
-                match answer {
-                    Ok(Some(answer)) => drop(one.answer.send(Ok((answer, cost)))),
-                    Ok(None) => aside.push(one),
+                match outcome {
+                    Ok(Done::Answered(answer)) => drop(one.answer.send(Ok((answer, cost)))),
+                    Ok(Done::Aside) => aside.push(one),
+                    Ok(Done::Alone) => {
+                        one.alone = true;
+                        aside.push(one);
+                    }
                     Err(error) => drop(one.answer.send(Err(error))),
                 }
             }
