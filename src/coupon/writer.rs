@@ -259,7 +259,7 @@ impl CouponWriter {
 
     /// Locks and reads what the requests are about, in the lock order of [`store`]; of those that somebody else's rows
     /// keep aside as little as is known then. The rows of the ledger come before the stock rows that they name: whoever
-    /// locks one holds the lock of its coupon.
+    /// locks one holds the lock of its coupon, or of the one that the till took it for.
     pub(super) async fn load(&self, tx: &mut Tx<'_>, mut world: World, ops: &[&CouponOp]) -> Result<World, WriteError> {
         let code_ids: BTreeSet<CodeId> = ops.iter().flat_map(|op| op.act.code_ids()).collect();
         if !code_ids.is_empty() {
@@ -314,7 +314,9 @@ impl Need {
         for op in ops {
             need.members.extend(op.act.members(world));
             match &op.act {
-                Act::Reverse(reverse) => drop(need.undone.insert(reverse.redemption_id)),
+                Act::Reverse(reverse) => {
+                    need.undone.extend(coupon(&reverse.code_id).map(|_| reverse.redemption_id));
+                }
                 Act::Issue(issue) => {
                     need.issued.insert(issue.rule.rule_id);
                     need.taken.extend(issue.member_id.map(|member_id| (member_id, issue.rule.rule_id)));

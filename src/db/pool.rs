@@ -95,9 +95,8 @@ pub fn is_connection_loss(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
         sqlx::Error::Database(_) => sqlstate(error).is_some_and(|code| {
-            // 57P01..57P04: shut down, crashed, starting up, database dropped. 53300: no slot was free. 25P03: ended by the
-            // server since its transaction did nothing for too long.
-            code.starts_with("08") || code.starts_with("57P0") || code == "53300" || code == "25P03"
+            // 57P01..57P04: shut down, crashed, starting up, database dropped. 53300: no slot was free.
+            code.starts_with("08") || code.starts_with("57P0") || code == "53300"
         }),
         _ => false,
     }

@@ -43,8 +43,8 @@ pub(super) fn with_settings(options: PgConnectOptions, settings: &LaneSettings) 
         ])
 }
 
-/// True when the connection that gave this error is of no more use: it broke, or what was prepared on it is gone (26000),
-/// is somebody else's (42P05) or gives rows of another shape since the table was altered. The last is told by the name of
+/// True when the connection that gave this error is of no more use: it broke, the server ended it since its transaction did
+/// nothing for too long (25P03), or what was prepared on it is gone (26000), is somebody else's (42P05) or gives rows of another shape since the table was altered. The last is told by the name of
 /// PostgreSQL's routine: its SQLSTATE is that of much else, and its text has a language.
 pub(super) fn is_spent(error: &sqlx::Error) -> bool {
     let reshaped = || {
@@ -53,7 +53,7 @@ pub(super) fn is_spent(error: &sqlx::Error) -> bool {
     };
     is_connection_loss(error)
         || match sqlstate(error).as_deref() {
-            Some("26000" | "42P05") => true,
+            Some("25P03" | "26000" | "42P05") => true,
             Some("0A000") => reshaped(),
             _ => false,
         }

@@ -274,8 +274,8 @@ impl Message {
         names_max: usize,
     ) -> Result<Vec<Vec<PgRow>>, WriteError> {
         if let (Some(begin), true) = (self.begin, self.statements.is_empty()) {
-            sqlx::raw_sql(begin).execute(conn).await?;
             self.begin = None;
+            sqlx::raw_sql(begin).execute(conn).await?;
             return Ok(Vec::new());
         }
         let mut numbers = Vec::with_capacity(self.statements.len());

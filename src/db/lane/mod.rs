@@ -12,7 +12,7 @@
 //!   prepared statements are gone or stale; what met that is sent again on a new one.
 //! - Queues are bounded. When one is full the caller gets [`LaneError::Overloaded`] at once; what waited longer than
 //!   `wait_max` is answered the same, or [`LaneError::Busy`], and was not executed.
-//! - Once COMMIT has been sent nothing is executed again; the outcome is looked up by request number.
+//! - Once COMMIT may have been executed nothing is executed again; the outcome is looked up by request number.
 //! - What one request must wait for, its neighbours in a batch do not: it is put aside. A row of counters, which all
 //!   requests of a rule need, is waited for at first: by a batch, for `lock_timeout` at most.
 //!

@@ -11,7 +11,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -39,6 +39,7 @@ pub(super) struct Queue {
     waiting_max: usize,
     /// Requests that were taken and hold an [`Unanswered`].
     unanswered: AtomicUsize,
+    patience: Mutex<Patience>,
     stopping: AtomicBool,
     workers: AtomicUsize,
     worker_ended: Notify,
@@ -77,6 +78,46 @@ impl Drop for Unanswered {
     }
 }
 
+/// How much of the connections' time goes to waiting for what somebody else holds.
+#[derive(Default)]
+pub(super) struct Patience {
+    waits_since: Option<Instant>,
+    /// Nobody waits before.
+    again_at: Option<Instant>,
+    /// Until then batches wait for locks for a short time only: one has waited in vain.
+    short_until: Option<Instant>,
+}
+
+impl Patience {
+    /// Whether a request may wait now. One at a time, unless one takes longer than any wait.
+    pub(super) fn begin(&mut self) -> bool {
+        let may = self.waits_since.is_none_or(|since| since.elapsed() > 2 * PATIENT_MAX)
+            && self.again_at.is_none_or(|at| Instant::now() >= at);
+        if may {
+            self.waits_since = Some(Instant::now());
+        }
+        may
+    }
+
+    /// For as long as it took, nobody waits again.
+    pub(super) fn end(&mut self, took: Duration) {
+        (self.waits_since, self.again_at) = (None, Some(Instant::now() + took.min(PATIENT_MAX)));
+    }
+
+    pub(super) fn is_short(&self) -> bool {
+        self.short_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// A batch has waited in vain. One that waited for a short time only says nothing new.
+    pub(super) fn be_short(&mut self, lasts: Duration) {
+        if !self.is_short() {
+            self.short_until = Some(Instant::now() + lasts);
+        }
+    }
+}
+
+/// What a turn of waiting is counted as at most.
+const PATIENT_MAX: Duration = Duration::from_millis(250);
 /// What waited so long for its turn is served by helpers too: several times what a turn takes on pages in memory.
 const LATE: Duration = Duration::from_millis(1);
 /// A helper that was not needed for so long closes its connection.
@@ -94,6 +135,7 @@ impl Queue {
             waiting: AtomicUsize::new(0),
             waiting_max,
             unanswered: AtomicUsize::new(0),
+            patience: Mutex::default(),
             stopping: AtomicBool::new(false),
             workers: AtomicUsize::new(0),
             serving: AtomicUsize::new(0),
@@ -126,6 +168,10 @@ impl Queue {
     /// A place again for a request that had one before and is still to be answered, however many there are.
     pub(super) fn enter_again(&self) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn patience(&self) -> MutexGuard<'_, Patience> {
+        self.patience.lock().expect("no code panics while it holds the patience")
     }
 
     pub(super) fn is_stopping(&self) -> bool {

@@ -2,18 +2,18 @@
 //!
 //! A batch is run, committed once and answered one by one. What fails before COMMIT is sent is rolled back and, where
 //! it is the kind of failure that passes, run again; a batch that fails as a whole is run one request at a time, so
-//! that a poisoned request fails alone. An error after COMMIT was sent leaves the outcome unknown: it is looked up by
-//! request number and never executed again.
+//! that a poisoned request fails alone. An error after COMMIT was sent leaves the outcome unknown, but for the one by which
+//! the server says that it had ended the session before: it is looked up by request number and never executed again.
 //!
 //! A request may need what somebody else holds, for a millisecond or, when a node stands still in a transaction, for
 //! seconds. It is put aside and joins a later batch, so that those which came with it do not wait. One that has been put
-//! aside often, or that waited for a lock in vain, has a batch of its own that waits for what is held: one at a time, so
-//! that the other connections serve the rest.
+//! aside often, or that waited for a lock in vain, has a batch of its own that waits for what is held: one at a time and
+//! half of the time at most, so that the connections serve the rest.
 
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -34,12 +34,16 @@ const LOOK_UP_FAILURES: u32 = 8;
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// SQLSTATE of a session that the server ended since its transaction did nothing for too long.
 const IDLE_IN_TRANSACTION: &str = "25P03";
+/// How long a lock is waited for by who has a turn of waiting, and by all after one has waited in vain.
+const SHORT_LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 /// For about so long a request is put aside at first, as long as a commit takes; each time after that twice as long,
 const ASIDE_PAUSE: Duration = Duration::from_millis(2);
 /// up to so many times.
 const ASIDE_DOUBLINGS: u32 = 5;
-/// Who was put aside so often may wait for what is held, in the order in which the server gives it.
+/// Who was put aside so often may wait for what is held.
 const PATIENT_AFTER: u32 = 6;
+/// So many of a batch that is run one by one may wait in vain; the rest is put aside.
+const IN_VAIN_MAX: usize = 2;
 
 /// Why the body of a write gave up. The transaction is rolled back in every case.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +85,9 @@ pub trait Writer: Send + Sync + 'static {
         std::future::ready(())
     }
 
-    /// Decides every request, in order of arrival, and writes what was granted. `None` is for one that needs what somebody
+    /// Decides every request, in order of arrival, and writes what was granted. `None` is for one that needs what
+    /// somebody else holds: nothing of it may be written, unless all are `None`, which is rolled back. No effect outside
+    /// the transaction, since it may be run again.
     fn run<'t>(
         &'t self,
         tx: &'t mut Tx<'_>,
@@ -137,43 +143,11 @@ struct WriterBucket<W: Writer> {
     waiting: Mutex<Vec<Waiting<W>>>,
     queue: Arc<Queue>,
     settings: Arc<LaneSettings>,
-    patience: Mutex<Patience>,
-}
-
-/// How much of the connections' time goes to waiting for what somebody else holds.
-#[derive(Default)]
-struct Patience {
-    waits: bool,
-    /// Nobody waits before.
-    again_at: Option<Instant>,
-    /// Until then batches wait for locks for a short time only: one has waited in vain.
-    short_until: Option<Instant>,
-}
-
-impl Patience {
-    fn begin(&mut self) -> bool {
-        let may = !self.waits && self.again_at.is_none_or(|at| Instant::now() >= at);
-        self.waits |= may;
-        may
-    }
-
-    /// As long as it took, nobody waits again.
-    fn end(&mut self, took: Duration) {
-        (self.waits, self.again_at) = (false, Some(Instant::now() + took));
-    }
 }
 
 impl<W: Writer> WriterHandle<W> {
     pub(super) fn new(writer: W, queue: Arc<Queue>, settings: Arc<LaneSettings>) -> Self {
-        Self {
-            bucket: Arc::new(WriterBucket {
-                writer,
-                waiting: Mutex::default(),
-                queue,
-                settings,
-                patience: Mutex::default(),
-            }),
-        }
+        Self { bucket: Arc::new(WriterBucket { writer, waiting: Mutex::default(), queue, settings }) }
     }
 
     /// Hands a request to the lane and waits for its answer. Dropping the future does not take the request back.
@@ -226,7 +200,7 @@ struct Turn<'b, W: Writer> {
 
 impl<W: Writer> Drop for Turn<'_, W> {
     fn drop(&mut self) {
-        self.bucket.patience().end(self.began.elapsed());
+        self.bucket.queue.patience().end(self.began.elapsed());
     }
 }
 
@@ -250,13 +224,13 @@ impl<W: Writer> WriterBucket<W> {
         }
         metrics::counter!("tessera_lane_put_aside_total", "writer" => W::NAME).increment(requests.len() as u64);
         for mut request in requests {
+            let pause = ASIDE_PAUSE * (1 << request.aside.min(ASIDE_DOUBLINGS));
+            request.aside += 1;
             if request.since.elapsed() >= self.settings.wait_max {
                 self.refuse(request);
                 continue;
             }
             self.queue.enter_again();
-            let pause = ASIDE_PAUSE * (1 << request.aside.min(ASIDE_DOUBLINGS));
-            request.aside += 1;
             let bucket = Arc::clone(self);
             tokio::spawn(async move {
                 // Not at once with others: two that need what the other got first would meet for ever.
@@ -282,19 +256,17 @@ impl<W: Writer> WriterBucket<W> {
         let mut not_yet = Vec::new();
         let (taken, patient, rest) = {
             let mut waiting = self.waiting.lock().expect("no code panics while it holds the bucket");
-            let mut patient = false;
-            while let Some(first) = waiting.first() {
-                let wants = first.alone || first.aside >= PATIENT_AFTER;
-                patient = wants && self.patience().begin();
-                if patient || !first.alone {
-                    break;
-                }
-                not_yet.push(waiting.remove(0));
+            let wants = waiting.iter().position(|one| one.alone || one.aside >= PATIENT_AFTER);
+            if let Some(at) = wants.filter(|_| self.queue.patience().begin()) {
+                (vec![waiting.remove(at)], true, waiting.len())
+            } else {
+                let (alone, others) = std::mem::take(&mut *waiting).into_iter().partition(|one| one.alone);
+                (not_yet, *waiting) = (alone, others);
+                let fits = self.fitting(&waiting);
+                let rest = waiting.split_off(fits);
+                let rest_len = rest.len();
+                (std::mem::replace(&mut *waiting, rest), false, rest_len)
             }
-            let fits = if patient { 1 } else { self.fitting(&waiting) };
-            let rest = waiting.split_off(fits);
-            let rest_len = rest.len();
-            (std::mem::replace(&mut *waiting, rest), patient, rest_len)
         };
         self.queue.leave(taken.len() + not_yet.len());
         if rest > 0 {
@@ -308,19 +280,15 @@ impl<W: Writer> WriterBucket<W> {
         Batch { requests, patient }
     }
 
-    /// How many of those that wait make a batch: up to the first that must have its own.
+    /// How many of those that wait make a batch.
     fn fitting(&self, waiting: &[Waiting<W>]) -> usize {
         let batch_max = if W::BATCHED { self.settings.write_batch_max } else { 1 };
         let mut weight = 0;
         let fits = waiting.iter().take_while(|one| {
             weight += self.writer.weight(&one.op);
-            weight <= batch_max && !one.alone
+            weight <= batch_max
         });
         fits.count().max(1).min(waiting.len())
-    }
-
-    fn patience(&self) -> MutexGuard<'_, Patience> {
-        self.patience.lock().expect("no code panics while it holds the patience")
     }
 
     /// How a transaction begins now.
@@ -328,8 +296,12 @@ impl<W: Writer> WriterBucket<W> {
         if W::SNAPSHOT {
             return "begin isolation level repeatable read";
         }
-        let is_short = self.patience().short_until.is_some_and(|until| Instant::now() < until);
-        if patient || is_short { "begin; set local lock_timeout = '100ms'" } else { "begin" }
+        let is_short = patient || self.queue.patience().is_short();
+        if is_short && self.settings.lock_timeout > SHORT_LOCK_TIMEOUT {
+            "begin; set local lock_timeout = '100ms'"
+        } else {
+            "begin"
+        }
     }
 
     async fn attempt(
@@ -432,7 +404,9 @@ impl<W: Writer> WriterBucket<W> {
             let waited_in_vain =
                 matches!(&failure, WriteError::Sql(error) if sqlstate(error).as_deref() == Some(LOCK_NOT_AVAILABLE));
             if waited_in_vain {
-                self.patience().short_until = Some(Instant::now() + self.settings.wait_max);
+                if !patient {
+                    self.queue.patience().be_short(self.settings.wait_max);
+                }
                 let error = &failure as &dyn std::error::Error;
                 tracing::debug!(writer = W::NAME, requests = ops.len(), error, "waited for a lock in vain");
             }
@@ -440,7 +414,8 @@ impl<W: Writer> WriterBucket<W> {
                 return self.run_one_by_one(conn, ops).await;
             }
             if waited_in_vain {
-                return ops.iter().map(|_| Ok(Done::Alone)).collect();
+                // A turn of waiting may have been for a row that batches pass by.
+                return ops.iter().map(|_| Ok(if patient { Done::Aside } else { Done::Alone })).collect();
             }
             return all_failed(ops, given_up(failure));
         }
@@ -449,17 +424,19 @@ impl<W: Writer> WriterBucket<W> {
     async fn run_one_by_one(&self, conn: &mut LaneConn, ops: &[Arc<W::Op>]) -> Vec<Outcome<W::Answer>> {
         metrics::counter!("tessera_lane_split_batches_total", "writer" => W::NAME).increment(1);
         let mut answers = Vec::with_capacity(ops.len());
-        let started = Instant::now();
+        let (started, mut in_vain) = (Instant::now(), 0);
         for op in ops {
-            // Somebody may hold a row that many of them want: the rest must neither wait nor be executed much later.
-            if started.elapsed() >= self.settings.wait_max {
-                answers.push(Err(LaneError::Overloaded));
+            // Somebody may hold a row that many of them want: the rest must not wait for that here.
+            if in_vain >= IN_VAIN_MAX || started.elapsed() >= self.settings.wait_max {
+                answers.push(Ok(Done::Aside));
                 continue;
             }
             // Boxed: this is the same future as the caller's, one level down, with batches of one.
             let mut cost = Cost::default();
             let alone = Box::pin(self.run(conn, std::slice::from_ref(op), false, &mut cost));
-            answers.extend(alone.await);
+            let outcome = alone.await;
+            in_vain += outcome.iter().filter(|outcome| matches!(outcome, Ok(Done::Alone))).count();
+            answers.extend(outcome);
         }
         answers
     }
