@@ -16,6 +16,9 @@ use crate::db::{is_connection_loss, sqlstate};
 /// How long a failed connect answers for the requests that follow it, so that a dead database costs them nothing.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a server that is starting is waited for, and the pause between two attempts.
+const STARTING_MAX: Duration = Duration::from_millis(100);
+const STARTING_PAUSE: Duration = Duration::from_millis(10);
 /// The server ends no transaction that has done nothing for less than this.
 const IDLE_MIN: Duration = Duration::from_secs(1);
 /// Plans older than this are thrown away. One that was made while a leaf was empty may walk the whole leaf when it has
@@ -59,6 +62,11 @@ pub(super) fn is_spent(error: &sqlx::Error) -> bool {
         }
 }
 
+/// True when the server is there and takes no connections yet (57P03).
+fn is_starting(error: &sqlx::Error) -> bool {
+    sqlstate(error).as_deref() == Some("57P03")
+}
+
 /// An open connection, and the statements that it has prepared by name.
 pub(super) struct LaneOpen {
     pub(super) conn: PgConnection,
@@ -100,26 +108,41 @@ impl LaneConn {
         if self.open.is_none() {
             if let Some((at, error)) = &self.failed_at
                 && at.elapsed() < RETRY_PAUSE
+                && !is_starting(error)
             {
                 return Err(error.clone());
             }
-            match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&self.options)).await {
-                Ok(Ok(conn)) => {
+            match self.connect().await {
+                Ok(conn) => {
                     self.failed_at = None;
                     self.planned_at = Instant::now();
                     self.open = Some(LaneOpen { conn, names: Names::default() });
                 }
-                failed => {
-                    let error = Arc::new(match failed {
-                        Ok(Err(error)) => error,
-                        _ => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
-                    });
+                Err(error) => {
+                    let error = Arc::new(error);
                     self.failed_at = Some((Instant::now(), error.clone()));
                     return Err(error);
                 }
             }
         }
         Ok(self.open.as_mut().expect("it was opened above"))
+    }
+
+    /// A new connection. A server that is starting is waited for a little: another connection may have found it up.
+    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        let began = Instant::now();
+        loop {
+            let connecting = PgConnection::connect_with(&self.options);
+            let error = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+                Ok(Ok(conn)) => return Ok(conn),
+                Ok(Err(error)) => error,
+                Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
+            };
+            if !is_starting(&error) || began.elapsed() >= STARTING_MAX {
+                return Err(error);
+            }
+            tokio::time::sleep(STARTING_PAUSE).await;
+        }
     }
 
     /// Forgets plans that are too old. Between batches, never in one.
