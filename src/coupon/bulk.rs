@@ -17,7 +17,7 @@ use sqlx::{Executor, PgConnection};
 use uuid::Uuid;
 
 use super::{
-    Coupon,
+    Coupon, copy,
     decide::{Wish, admit, take_stock_of},
     import::CouponImport,
     issue_job::{IssueJob, undo::IssueUndo},
@@ -330,7 +330,7 @@ pub async fn place(
             verdicts.push(verdict);
         }
         if !coupons.is_empty() {
-            Box::pin(store::copy_coupons(tx, coupons.iter().collect())).await?;
+            Box::pin(copy::copy_coupons(tx, coupons.iter().collect())).await?;
             let counts = world.changed.member_rules.iter().map(|key| (*key, world.member_rules[key])).collect();
             Box::pin(store::update_member_rules(tx, counts)).await?;
         }

@@ -67,6 +67,7 @@
 pub mod answer;
 pub mod bulk;
 pub mod code;
+mod copy;
 pub mod decide;
 pub mod desk;
 pub mod http;

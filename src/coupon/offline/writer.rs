@@ -128,13 +128,10 @@ async fn claim_items(
 fn follow_cores(numbers: &mut [Claim], tickets: &[Option<&Ticket>]) {
     for (position, ticket) in tickets.iter().enumerate() {
         let Some(ticket) = ticket else { continue };
-        match &numbers[position] {
-            Claim::Clashes(leader)
-                if tickets[*leader].is_some_and(|of| request::is_of_one_core(of.digest, ticket.digest)) =>
-            {
-                numbers[position] = Claim::Follows(*leader);
-            }
-            _ => {}
+        if let Claim::Clashes(leader) = numbers[position]
+            && tickets[leader].is_some_and(|of| request::is_of_one_core(of.digest, ticket.digest))
+        {
+            numbers[position] = Claim::Follows(leader);
         }
     }
 }
