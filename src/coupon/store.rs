@@ -4,8 +4,8 @@
 //! [`store`](crate::request::store)), `member_key`, `coupon`, `member`,
 //! `coupon_receive`, `coupon_index`, `coupon_history_index`, `member_rule`, `coupon_stock`, `redemption`,
 //! `redemption_conflict`, `event`; rows by (leaf, key). A base row and its index rows are written by `insert_coupons`,
-//! [`copy_coupons`](super::copy), `bind_coupons` and `update_coupons` and by nothing else; those of old codes, which are claimed first, by
-//! `claim_legacy`.
+//! `copy_coupons`, `bind_coupons` and `update_coupons` and by nothing else; those of old codes, which are claimed
+//! first, by `claim_legacy`.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
