@@ -200,6 +200,9 @@ impl Queue {
             // `stop` closes the semaphore only when nothing waits any more.
             while let Ok(permit) = self.ready.acquire().await {
                 permit.forget();
+                // Of many who were answered together the first asks again, and this task is run before the others. They
+                // can run now, and join.
+                tokio::task::yield_now().await;
                 if let Some(turn) = self.take() {
                     self.serve(turn, &mut conn, &served).await;
                 }
