@@ -113,26 +113,32 @@ fn raw<T: Copy + Into<i64>>(ids: &[T]) -> Vec<i64> {
     ids.iter().map(|id| (*id).into()).collect()
 }
 
-/// Locks coupons, in the order of the lock order, and reads them; those that somebody else has locked are not waited for
-/// and given apart, unless the batch is patient. Those that do not exist are left out.
-pub(super) async fn lock_free_coupons(
-    tx: &mut Tx<'_>,
-    code_ids: &BTreeSet<CodeId>,
-) -> Result<(HashMap<CodeId, Coupon>, HashSet<CodeId>), WriteError> {
-    let ids: Vec<CodeId> = code_ids.iter().copied().collect();
+/// Statements that lock coupons, in the order of the lock order, and read them. Those that somebody else has locked are
+/// not waited for; [`lock_or_leave`] sees to them.
+pub(super) fn lock_free_coupons(tx: &mut Tx<'_>, code_ids: impl Iterator<Item = CodeId>) -> Vec<Statement> {
     if tx.is_patient() {
-        return Ok((lock_coupons(tx, ids).await?, HashSet::new()));
+        // It waits: not before its number is known to be new, and in order.
+        return Vec::new();
     }
-    let free = fetch_coupons(tx, query("coupon/lock_free"), ids).await?;
-    let others: Vec<CodeId> = code_ids.iter().filter(|id| !free.contains_key(id)).copied().collect();
-    if others.is_empty() {
-        return Ok((free, HashSet::new()));
-    }
-    let blocked = find_coupons(tx, others).await?.into_keys().collect();
-    Ok((free, blocked))
+    coupon_statements(tx, query("coupon/lock_free"), BTreeSet::from_iter(code_ids).into_iter().collect())
 }
 
-/// As [`lock_free_coupons`], and waits for those that somebody else has locked.
+/// Of coupons that [`lock_free_coupons`] did not bring: waits for their locks, if the batch is patient; else gives those
+/// that are there, which somebody else has locked. Those that do not exist are left out.
+pub(super) async fn lock_or_leave(
+    tx: &mut Tx<'_>,
+    others: Vec<CodeId>,
+) -> Result<(HashMap<CodeId, Coupon>, HashSet<CodeId>), WriteError> {
+    if others.is_empty() {
+        Ok((HashMap::new(), HashSet::new()))
+    } else if tx.is_patient() {
+        Ok((lock_coupons(tx, others).await?, HashSet::new()))
+    } else {
+        Ok((HashMap::new(), find_coupons(tx, others).await?.into_keys().collect()))
+    }
+}
+
+/// Locks coupons, in the order of the lock order, and reads them, whoever has them now.
 pub(super) async fn lock_coupons(
     tx: &mut Tx<'_>,
     code_ids: Vec<CodeId>,
@@ -219,11 +225,16 @@ async fn fetch_coupons(
     query: &'static Query,
     ids: Vec<CodeId>,
 ) -> Result<HashMap<CodeId, Coupon>, WriteError> {
-    let mut statements = Vec::new();
-    for (target, ids) in tx.targets(ids, |id| (coupon_leaf(*id), *id)) {
-        statements.push(tx.statement(query, target).bind(raw(&ids)));
-    }
-    let rows: Vec<CouponRow> = tx.fetch(statements).await?;
+    let statements = coupon_statements(tx, query, ids);
+    coupons_of(tx.fetch(statements).await?)
+}
+
+fn coupon_statements(tx: &mut Tx<'_>, query: &'static Query, ids: Vec<CodeId>) -> Vec<Statement> {
+    let targets = tx.targets(ids, |id| (coupon_leaf(*id), *id));
+    targets.into_iter().map(|(target, ids)| tx.statement(query, target).bind(raw(&ids))).collect()
+}
+
+pub(super) fn coupons_of(rows: impl IntoIterator<Item = CouponRow>) -> Result<HashMap<CodeId, Coupon>, WriteError> {
     rows.into_iter().map(|row| Ok((row.code_id, row.into_coupon()?))).collect()
 }
 

@@ -2,7 +2,7 @@
 //! numbers that somebody else holds are not waited for: who needs them is put aside.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     sync::{Arc, Mutex, MutexGuard},
     time::Instant,
 };
@@ -10,7 +10,7 @@ use std::{
 use super::{
     decide::{self, Basket, Bind, Issue, Lock, Part, Redeem, Release, Reverse, Void},
     rule_cache::RuleBook,
-    store,
+    store::{self, CouponRow},
     warm::Warmth,
     world::{StockKey, World},
 };
@@ -26,7 +26,7 @@ use crate::{
     member,
     partition::{self, Leaf, plan},
     problem::Refusal,
-    request::store::{Answer, Claim, Ticket, claim, insert_answers, look_up},
+    request::store::{Answer, Claim, Ticket, claim_and_fetch, insert_answers, look_up},
 };
 
 /// One coupon request, with the number that makes it repeatable.
@@ -52,7 +52,7 @@ pub enum Act {
 
 impl Act {
     /// The coupons whose rows must be locked; new coupons have none.
-    fn code_ids(&self) -> Vec<CodeId> {
+    pub(super) fn code_ids(&self) -> Vec<CodeId> {
         match self {
             Act::Redeem(op) => vec![op.code_id],
             Act::Basket(op) => op.uses.iter().map(|redeem| redeem.code_id).collect(),
@@ -171,11 +171,16 @@ impl Writer for CouponWriter {
     async fn run(&self, tx: &mut Tx<'_>, ops: &[Arc<CouponOp>]) -> Result<Vec<Option<Answer>>, WriteError> {
         let (now, began) = (self.clock.now(), Instant::now());
         let tickets: Vec<Option<&Ticket>> = ops.iter().map(|op| Some(&op.ticket)).collect();
-        let claims = claim(tx, &tickets).await?;
+        // Of most batches all claims are won: their coupons are locked in the same message.
+        let lock = store::lock_free_coupons(tx, ops.iter().flat_map(|op| op.act.code_ids()));
+        let (claims, coupons) = claim_and_fetch::<CouponRow>(tx, &tickets, lock).await?;
         let live: Vec<&CouponOp> =
             ops.iter().zip(&claims).filter(|(_, claim)| **claim == Claim::Won).map(|(op, _)| &**op).collect();
-        let mut world = self.load(tx, World::new(now, self.zone), &live).await?;
-        self.warmth.saw(live.len(), began.elapsed());
+        let wanted: HashSet<CodeId> = live.iter().flat_map(|op| op.act.code_ids()).collect();
+        let coupons = coupons.into_iter().filter(|row| wanted.contains(&row.code_id));
+        let world = World { coupons: store::coupons_of(coupons)?, ..World::new(now, self.zone) };
+        let mut world = self.load(tx, world, &live).await?;
+        self.warmth.saw(ops.len(), began.elapsed());
         // Locks may have been waited for: what is decided and recorded is of now.
         world.now = self.clock.now();
 
@@ -200,6 +205,10 @@ impl Writer for CouponWriter {
         }
         let decided: Vec<(&Ticket, &Answer)> =
             decided.iter().filter_map(|&at| Some((&ops[at].ticket, answers[at].as_ref()?))).collect();
+        if decided.is_empty() {
+            tx.keep_nothing();
+            return Ok(answers);
+        }
         insert_answers(tx, world.now, &decided).await?;
         // What was put off is sent here, so that a month's refusal is told apart.
         let written = async {
@@ -257,14 +266,16 @@ impl CouponWriter {
         Ok(())
     }
 
-    /// Locks and reads what the requests are about, in the lock order of [`store`]; of those that somebody else's rows
-    /// keep aside as little as is known then. The rows of the ledger come before the stock rows that they name: whoever
-    /// locks one holds the lock of its coupon, or of the one that the till took it for.
+    /// Locks and reads what the requests are about, in the lock order of [`store`]; the world has those of their coupons
+    /// that were free. Of requests that somebody else's rows keep aside as little as is known then. The rows of the
+    /// ledger come before the stock rows that they name: whoever locks one holds the lock of its coupon, or of the one
+    /// that the till took it for.
     pub(super) async fn load(&self, tx: &mut Tx<'_>, mut world: World, ops: &[&CouponOp]) -> Result<World, WriteError> {
         let code_ids: BTreeSet<CodeId> = ops.iter().flat_map(|op| op.act.code_ids()).collect();
-        if !code_ids.is_empty() {
-            (world.coupons, world.blocked.coupons) = store::lock_free_coupons(tx, &code_ids).await?;
-        }
+        let others = code_ids.iter().filter(|id| !world.coupons.contains_key(id)).copied().collect();
+        let (waited_for, blocked) = store::lock_or_leave(tx, others).await?;
+        world.coupons.extend(waited_for);
+        world.blocked.coupons = blocked;
         self.ask_about_months(tx, &mut world, ops, &code_ids).await?;
         let open = world.open(ops);
         let need = Need::of(&world, &open);

@@ -13,6 +13,7 @@ use std::{
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
+use sqlx::{FromRow, postgres::PgRow};
 use uuid::Uuid;
 
 use super::RequestNumber;
@@ -100,23 +101,39 @@ fn lock_of(key: Uuid) -> i64 {
 /// # Errors
 /// [`WriteError`], of a statement.
 pub async fn claim(tx: &mut Tx<'_>, tickets: &[Option<&Ticket>]) -> Result<Vec<Claim>, WriteError> {
+    let (claims, _) = claim_and_fetch::<(i64,)>(tx, tickets, Vec::new()).await?;
+    Ok(claims)
+}
+
+/// As [`claim`], and in the same message what is run after it, whatever becomes of the claims: the rows of statements.
+///
+/// # Errors
+/// As [`claim`].
+pub async fn claim_and_fetch<R>(
+    tx: &mut Tx<'_>,
+    tickets: &[Option<&Ticket>],
+    after: Vec<Statement>,
+) -> Result<(Vec<Claim>, Vec<R>), WriteError>
+where
+    R: for<'r> FromRow<'r, PgRow>,
+{
     let mut claims = vec![Claim::Won; tickets.len()];
     let mut first: HashMap<Row, usize> = HashMap::new();
     // Who comes after another with the same number, and whether it says the same.
-    let mut after: Vec<(usize, usize, bool)> = Vec::new();
+    let mut second: Vec<(usize, usize, bool)> = Vec::new();
     for (position, ticket) in tickets.iter().enumerate() {
         let Some(ticket) = ticket else { continue };
         let rows = || ticket.number.days.iter().map(|day| (day, ticket.number.key));
         if let Some(leader) = rows().find_map(|row| first.get(&row)) {
-            after.push((position, *leader, tickets[*leader].is_some_and(|of| of.digest == ticket.digest)));
+            second.push((position, *leader, tickets[*leader].is_some_and(|of| of.digest == ticket.digest)));
         } else {
             first.extend(rows().map(|row| (row, position)));
         }
     }
     if first.is_empty() {
-        return Ok(claims);
+        return Ok((claims, tx.fetch(after).await?));
     }
-    let (free, answers) = lock_and_find(tx, first.keys().copied().collect()).await?;
+    let Found { free, answers, fetched } = lock_and_find(tx, first.keys().copied().collect(), after).await?;
 
     // The older day first: of two answers the first one counts.
     let mut rows: Vec<(Row, usize)> = first.into_iter().collect();
@@ -127,7 +144,7 @@ pub async fn claim(tx: &mut Tx<'_>, tickets: &[Option<&Ticket>]) -> Result<Vec<C
             claims[position] = claim_of(&row, digest, &free, &answers);
         }
     }
-    for (position, leader, says_the_same) in after {
+    for (position, leader, says_the_same) in second {
         let ticket = tickets[position].expect("only requests with a ticket were entered");
         claims[position] = match &claims[leader] {
             Claim::Won if says_the_same => Claim::Follows(leader),
@@ -143,7 +160,7 @@ pub async fn claim(tx: &mut Tx<'_>, tickets: &[Option<&Ticket>]) -> Result<Vec<C
             }
         };
     }
-    Ok(claims)
+    Ok((claims, fetched))
 }
 
 /// What one row says of the claim to it.
@@ -157,16 +174,25 @@ fn claim_of(row: &Row, digest: i64, free: &HashSet<i64>, answers: &HashMap<Row, 
     }
 }
 
+/// What was learned of numbers, with the rows of what was run after that.
+struct Found<R> {
+    /// The locks that nobody else had.
+    free: HashSet<i64>,
+    answers: HashMap<Row, (i64, Answer)>,
+    fetched: Vec<R>,
+}
+
 /// Tries the locks of numbers, then looks what stands under them: by statements of their own, so that what a former
-/// holder of the lock has committed is seen. Gives the locks that were free.
-async fn lock_and_find(
-    tx: &mut Tx<'_>,
-    rows: Vec<Row>,
-) -> Result<(HashSet<i64>, HashMap<Row, (i64, Answer)>), WriteError> {
+/// holder of the lock has committed is seen.
+async fn lock_and_find<R>(tx: &mut Tx<'_>, rows: Vec<Row>, after: Vec<Statement>) -> Result<Found<R>, WriteError>
+where
+    R: for<'r> FromRow<'r, PgRow>,
+{
     let locks: BTreeSet<i64> = rows.iter().map(|(_, key)| lock_of(*key)).collect();
     let try_lock = tx.statement_on_none(TRY_LOCK).bind(Vec::from_iter(locks));
     let find = find_statements(tx, rows);
-    let (free, found): (Vec<(i64,)>, Vec<FoundRow>) = tx.fetch_after(try_lock, find).await?;
+    let (free, found, fetched): (Vec<(i64,)>, Vec<FoundRow>, Vec<R>) =
+        tx.fetch_in_turn(vec![try_lock], find, after).await?;
     let mut answers = HashMap::with_capacity(found.len());
     for (day, key, digest, status, answer) in found {
         let (Some(status), Some(body)) = (status, answer) else {
@@ -174,7 +200,7 @@ async fn lock_and_find(
         };
         answers.insert((day, key), (digest, Answer { status: status as u16, body: body.into(), replayed: true }));
     }
-    Ok((free.into_iter().map(|(lock,)| lock).collect(), answers))
+    Ok(Found { free: free.into_iter().map(|(lock,)| lock).collect(), answers, fetched })
 }
 
 fn find_statements(tx: &mut Tx<'_>, rows: Vec<Row>) -> Vec<Statement> {

@@ -149,6 +149,25 @@ async fn a_number_that_somebody_answers_without_its_lock_is_answered_by_that() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_is_told_again_whoever_holds_the_coupon() {
+    let app = TestApp::spawn().await;
+    let codes = coupons(&app.client, 1).await;
+    let node = Arc::new(Node::start(&app.db, patient()).await);
+    let (number, code_id) = (node.ticket(Operation::Redeem), node.code_id(&codes[0]));
+    assert_eq!(spawn(&node, &number, code_id).await.unwrap().unwrap(), (200, false));
+    assert_eq!(spawn(&node, &number, code_id).await.unwrap().unwrap(), (200, true));
+    // That was rolled back: it keeps nothing for which it would wait for the disk.
+    let committed = "select count(*) from coupon where pg_xact_status(xmax::text::xid8) = 'committed'";
+    assert_eq!(app.db.count(committed).await, 0);
+    let holder = hold_row(&app.db, &codes[0]).await;
+    assert_eq!(spawn(&node, &number, code_id).await.unwrap().unwrap(), (200, true));
+    holder.close().await.unwrap();
+    assert_verified(&app.db).await;
+    node.app.stop().await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_has_waited_too_long_is_told_so_and_nothing_is_done() {
     let db = TestDb::new().await;
     let keys = Keys::make(&db).await;

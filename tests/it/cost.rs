@@ -71,7 +71,7 @@ async fn what_a_request_costs_is_frozen_by_route() {
     list audits of a member: 1 statements, 1 leaves
     get coupon: 1 statements, 1 leaves
     redeem, held: 10 statements, 9 leaves
-    redeem, held, replayed: 2 statements, 1 leaves
+    redeem, held, replayed: 3 statements, 2 leaves
     redeem, held, refused: 5 statements, 4 leaves
     redeem, anonymous: 8 statements, 7 leaves
     reverse, held: 11 statements, 10 leaves

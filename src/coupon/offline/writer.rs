@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{Conflict, Item, ItemDone, store};
 use crate::{
     coupon::{
-        decide,
+        decide, store as coupon_store,
         world::World,
         writer::{Act, CouponOp, CouponWriter, write},
     },
@@ -277,7 +277,10 @@ impl OfflineWriter {
             }
         }
         let live_ops: Vec<&CouponOp> = live.iter().map(|(_, op)| op).collect();
-        let mut world = self.coupons.load(tx, World::new(now, self.coupons.zone), &live_ops).await?;
+        let lock = coupon_store::lock_free_coupons(tx, live_ops.iter().flat_map(|op| op.act.code_ids()));
+        let coupons = coupon_store::coupons_of(tx.fetch(lock).await?)?;
+        let world = World { coupons, ..World::new(now, self.coupons.zone) };
+        let mut world = self.coupons.load(tx, world, &live_ops).await?;
         // Locks may have been waited for: what is decided and recorded is of now.
         world.now = self.coupons.clock.now();
 

@@ -1,5 +1,7 @@
 //! The transaction of a batch, and where its statements go.
 
+use std::ops::Range;
+
 use sqlx::{FromRow, PgConnection, postgres::PgRow};
 
 use super::{
@@ -30,6 +32,7 @@ pub struct Tx<'c> {
     leaves: u32,
     leaves_max: usize,
     patient: bool,
+    keeps_nothing: bool,
 }
 
 struct Together<'c> {
@@ -41,7 +44,15 @@ struct Together<'c> {
 impl<'c> Tx<'c> {
     /// Over the open transaction of a job, whose rows are many: every leaf is addressed by itself.
     pub(crate) fn of_job(conn: &'c mut PgConnection) -> Self {
-        Self { conn, together: None, statements: 0, leaves: 0, leaves_max: usize::MAX, patient: true }
+        Self {
+            conn,
+            together: None,
+            statements: 0,
+            leaves: 0,
+            leaves_max: usize::MAX,
+            patient: true,
+            keeps_nothing: false,
+        }
     }
 
     /// Over a connection of the lane, on which the transaction begins with the first statement.
@@ -53,12 +64,17 @@ impl<'c> Tx<'c> {
     ) -> Self {
         let waiting = Message::beginning_with(begin);
         let together = Some(Together { waiting, names, names_max: settings.statements_max });
-        Self { conn, together, statements: 0, leaves: 0, leaves_max, patient: false }
+        Self { conn, together, statements: 0, leaves: 0, leaves_max, patient: false, keeps_nothing: false }
     }
 
     /// From now on it waits for what somebody else holds.
     pub(super) fn be_patient(&mut self) {
         self.patient = true;
+    }
+
+    /// Whether it can be rolled back all the same.
+    pub(super) fn keeps_nothing(&self) -> bool {
+        self.keeps_nothing
     }
 
     /// Statements and leaves so far.
@@ -114,6 +130,11 @@ impl Tx<'_> {
         self.patient
     }
 
+    /// Says that nothing was written, whatever was locked. The lane ends it without a commit, which would wait for the disk.
+    pub fn keep_nothing(&mut self) {
+        self.keeps_nothing = true;
+    }
+
     /// A statement on no partitioned table, its parameters still to be bound; counts it.
     pub fn statement_on_none(&mut self, sql: &'static str) -> Statement {
         self.statements += 1;
@@ -161,33 +182,29 @@ impl Tx<'_> {
     where
         R: for<'r> FromRow<'r, PgRow>,
     {
-        let mut read = Vec::new();
-        for rows in self.ask(statements).await? {
-            read.extend(rows_of::<R>(&rows)?);
-        }
-        Ok(read)
+        rows_of(self.ask(statements).await?.iter().flatten())
     }
 
-    /// The rows of one statement, and those of others, of one shape, that are run after it.
+    /// The rows of statements of three shapes, which are run one after the other, each seeing what was committed before
+    /// it.
     ///
     /// # Errors
     /// As [`Tx::fetch`].
-    pub async fn fetch_after<A, B>(
+    pub async fn fetch_in_turn<A, B, C>(
         &mut self,
-        first: Statement,
-        others: Vec<Statement>,
-    ) -> Result<(Vec<A>, Vec<B>), WriteError>
+        first: Vec<Statement>,
+        second: Vec<Statement>,
+        third: Vec<Statement>,
+    ) -> Result<(Vec<A>, Vec<B>, Vec<C>), WriteError>
     where
         A: for<'r> FromRow<'r, PgRow>,
         B: for<'r> FromRow<'r, PgRow>,
+        C: for<'r> FromRow<'r, PgRow>,
     {
-        let mut answers = self.ask(std::iter::once(first).chain(others).collect()).await?.into_iter();
-        let first = rows_of(&answers.next().unwrap_or_default())?;
-        let mut read = Vec::new();
-        for rows in answers {
-            read.extend(rows_of::<B>(&rows)?);
-        }
-        Ok((first, read))
+        let (firsts, seconds) = (first.len(), first.len() + second.len());
+        let answers = self.ask(first.into_iter().chain(second).chain(third).collect()).await?;
+        let rows = |range: Range<usize>| answers[range].iter().flatten();
+        Ok((rows_of(rows(0..firsts))?, rows_of(rows(firsts..seconds))?, rows_of(rows(seconds..answers.len()))?))
     }
 
     /// The rows of each of several statements.
@@ -259,8 +276,11 @@ fn split_by_leaf<T, K: Ord>(
 }
 
 /// What rows say.
-pub(super) fn rows_of<R: for<'r> FromRow<'r, PgRow>>(rows: &[PgRow]) -> Result<Vec<R>, WriteError> {
-    Ok(rows.iter().map(R::from_row).collect::<Result<_, _>>()?)
+pub(super) fn rows_of<'a, R>(rows: impl IntoIterator<Item = &'a PgRow>) -> Result<Vec<R>, WriteError>
+where
+    R: for<'r> FromRow<'r, PgRow>,
+{
+    Ok(rows.into_iter().map(R::from_row).collect::<Result<_, _>>()?)
 }
 
 /// One column of an array statement.

@@ -329,9 +329,9 @@ impl<W: Writer> WriterBucket<W> {
             Err(_) => Err(WriteError::Sql(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
         };
         (cost.statements, cost.leaves) = tx.counts();
-        let has_begun = tx.has_begun();
+        let (has_begun, keeps_nothing) = (tx.has_begun(), tx.keeps_nothing());
         match decided {
-            Ok(answers) if answers.len() == ops.len() && answers.iter().all(Option::is_none) => {
+            Ok(answers) if answers.len() == ops.len() && (keeps_nothing || answers.iter().all(Option::is_none)) => {
                 roll_back(conn, has_begun).await;
                 Attempt::Committed(answers)
             }

@@ -104,6 +104,10 @@ impl Proxy {
         *self.shared.cut.lock().unwrap() = Some(cut);
     }
 
+    pub fn disarm(&self) {
+        *self.shared.cut.lock().unwrap() = None;
+    }
+
     /// How many connections were cut at a step.
     pub fn cuts(&self) -> usize {
         self.shared.cuts.load(Ordering::SeqCst)
